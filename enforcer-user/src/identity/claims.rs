@@ -1,0 +1,233 @@
+//! What a credential says of a workload: trust domain, namespace path, name and labels.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// The most bytes of a trust domain, a namespace path, a workload name, a label key or a label value.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// Why a name of an identity was refused. Each names the value found and what was expected.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// The trust domain has a character outside SPIFFE's set.
+    #[error(
+        "trust domain {0:?}: expected 1 to 255 lower-case letters, digits, '.', '-' or '_' (SPIFFE-ID 2.1)"
+    )]
+    TrustDomain(String),
+    /// The namespace path is not absolute or has a bad segment.
+    #[error(
+        "namespace {0:?}: expected an absolute path of letters, digits, '.', '-' and '_' such as /acme/prod/shop"
+    )]
+    Namespace(String),
+    /// The workload name is empty or has a character that a SPIFFE path segment may not hold.
+    #[error("workload name {0:?}: expected 1 to 255 letters, digits, '.', '-' or '_'")]
+    Workload(String),
+    /// The label key is empty, too long or not a plain word.
+    #[error("label key {0:?}: expected 1 to 255 letters, digits, '.', '-', '_' or '/'")]
+    LabelKey(String),
+    /// The label value is too long or has a control character.
+    #[error(
+        "label {key:?}: its value has {len} bytes or a control character; at most 255 printable bytes are allowed"
+    )]
+    LabelValue {
+        /// The label's key.
+        key: String,
+        /// Length of the refused value in bytes.
+        len: usize,
+    },
+}
+
+/// A namespace path: `/` or `/segment/segment`, compared by whole segments and never by prefix of text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Namespace(String);
+
+impl Namespace {
+    /// The root, above every namespace.
+    #[must_use]
+    pub fn root() -> Self {
+        Self("/".to_owned())
+    }
+
+    /// The path as text, starting with `/`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The segments from the top; none for the root.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/').filter(|segment| !segment.is_empty())
+    }
+
+    /// Whether `other` is this namespace or lies below it, by path segment: `/a/b` holds `/a/b/c`, not `/a/bc`.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        let mut theirs = other.segments();
+        self.segments().all(|ours| theirs.next() == Some(ours))
+    }
+
+    /// This namespace and all above it, the nearest first, the root last.
+    pub fn ancestors(&self) -> impl Iterator<Item = Self> {
+        let segments: Vec<&str> = self.segments().collect();
+        (0..=segments.len())
+            .rev()
+            .map(move |n| Self(format!("/{}", segments[..n].join("/"))))
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+}
+
+impl FromStr for Namespace {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let refused = || NameError::Namespace(text.to_owned());
+        if text == "/" {
+            return Ok(Self::root());
+        }
+        let path = text.strip_prefix('/').ok_or_else(refused)?;
+        if text.len() > MAX_NAME_BYTES || !path.split('/').all(is_segment) {
+            return Err(refused());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The identity of a workload. Two workloads with equal claims are the same identity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    trust_domain: String,
+    namespace: Namespace,
+    name: String,
+    labels: BTreeMap<String, String>,
+}
+
+impl Identity {
+    /// Checks every part; a refused one is named in the error.
+    pub fn new(
+        trust_domain: &str,
+        namespace: Namespace,
+        name: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Self, NameError> {
+        if !is_trust_domain(trust_domain) {
+            return Err(NameError::TrustDomain(trust_domain.to_owned()));
+        }
+        if !is_segment(name) {
+            return Err(NameError::Workload(name.to_owned()));
+        }
+        for (key, value) in &labels {
+            check_label(key, value)?;
+        }
+        Ok(Self { trust_domain: trust_domain.to_owned(), namespace, name: name.to_owned(), labels })
+    }
+
+    /// The SPIFFE trust domain, for example `example.org`.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    /// The namespace the workload lives in.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The workload's name inside its namespace.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The labels, in the order of their keys.
+    #[must_use]
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
+    /// The SPIFFE ID, `spiffe://trust-domain/namespace/name` (SPIFFE-ID 2).
+    #[must_use]
+    pub fn spiffe_id(&self) -> String {
+        let namespace = self.namespace.as_str().trim_end_matches('/');
+        format!("spiffe://{}{}/{}", self.trust_domain, namespace, self.name)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.spiffe_id())
+    }
+}
+
+fn check_label(key: &str, value: &str) -> Result<(), NameError> {
+    let key_char = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    if key.is_empty() || key.len() > MAX_NAME_BYTES || !key.chars().all(key_char) {
+        return Err(NameError::LabelKey(key.to_owned()));
+    }
+    if value.len() > MAX_NAME_BYTES || value.chars().any(char::is_control) {
+        return Err(NameError::LabelValue { key: key.to_owned(), len: value.len() });
+    }
+    Ok(())
+}
+
+fn is_segment(segment: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !segment.is_empty()
+        && segment.len() <= MAX_NAME_BYTES
+        && segment != "."
+        && segment != ".."
+        && segment.chars().all(allowed)
+}
+
+fn is_trust_domain(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+    !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.chars().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ns(text: &str) -> Namespace {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn namespaces_compare_by_segment() {
+        assert!(ns("/a/b").contains(&ns("/a/b/c")));
+        assert!(ns("/").contains(&ns("/a")));
+        assert!(!ns("/a/b").contains(&ns("/a/bc")));
+        assert!(!ns("/a/b").contains(&ns("/a")));
+    }
+
+    #[test]
+    fn malformed_namespaces_are_refused() {
+        for text in ["", "a", "/a//b", "/a/", "/a/../b", "/a b", "//"] {
+            assert!(text.parse::<Namespace>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ancestors_run_from_the_nearest_to_the_root() {
+        let paths: Vec<String> = ns("/a/b").ancestors().map(|n| n.to_string()).collect();
+        assert_eq!(paths, ["/a/b", "/a", "/"]);
+    }
+
+    #[test]
+    fn the_spiffe_id_joins_domain_namespace_and_name() {
+        let id = Identity::new("example.org", ns("/acme/prod"), "shop", BTreeMap::new()).unwrap();
+        assert_eq!(id.spiffe_id(), "spiffe://example.org/acme/prod/shop");
+        let id = Identity::new("example.org", Namespace::root(), "shop", BTreeMap::new()).unwrap();
+        assert_eq!(id.spiffe_id(), "spiffe://example.org/shop");
+    }
+}

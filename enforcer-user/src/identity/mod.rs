@@ -1,0 +1,5 @@
+//! Identities, and the credentials that carry them.
+
+pub mod claims;
+
+pub use claims::{Identity, NameError, Namespace};
