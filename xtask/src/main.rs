@@ -15,6 +15,7 @@ mod tally;
 mod test;
 mod toolchain;
 mod tools;
+mod vm;
 
 use std::process::ExitCode;
 

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::build::{self, Variant};
 use crate::tally::Tally;
 use crate::tools::Group;
-use crate::{mutate, process, project, setup};
+use crate::{mutate, process, project, setup, vm};
 
 const TESTS: &str = "enforcer-tests";
 /// Test files of the program layer are named so; all others are end to end.
@@ -32,6 +32,9 @@ pub struct Options {
     /// The layer to run; without it unit, prog and e2e
     #[arg(value_enum)]
     layer: Option<Layer>,
+    /// The kernels to boot, for vm; without it all
+    #[arg(long, value_enum)]
+    kernel: Vec<vm::Version>,
     /// Arguments for the test programs, after `--`: a filter, `--nocapture`
     #[arg(last = true)]
     arguments: Vec<OsString>,
@@ -46,6 +49,8 @@ pub enum Layer {
     Prog,
     /// Two enforcers and real sockets in network namespaces (root)
     E2e,
+    /// The load gate and the program tests in other kernels, under qemu
+    Vm,
     /// Switches each check off in turn and expects a named test to notice (root)
     Mutate,
 }
@@ -58,7 +63,7 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let mut sum = Tally::default();
     for layer in layers {
-        sum += run_layer(layer, &options.arguments).unwrap_or_else(|error| {
+        sum += run_layer(layer, options).unwrap_or_else(|error| {
             eprintln!("the {layer:?} layer could not run: {error:#}");
             Tally { failed: 1, ..Tally::default() }
         });
@@ -67,11 +72,14 @@ pub fn run(options: &Options) -> Result<()> {
     if sum.is_success() { Ok(()) } else { bail!("the tests did not succeed") }
 }
 
-fn run_layer(layer: Layer, arguments: &[OsString]) -> Result<Tally> {
+fn run_layer(layer: Layer, options: &Options) -> Result<Tally> {
+    let arguments = &options.arguments;
     match layer {
         Layer::Unit => unit(arguments),
         Layer::Prog => prog(arguments),
         Layer::E2e => e2e(arguments),
+        Layer::Vm if options.kernel.is_empty() => vm::run(&vm::Version::ALL),
+        Layer::Vm => vm::run(&options.kernel),
         Layer::Mutate => mutate::run(),
     }
 }
@@ -93,11 +101,11 @@ fn unit(arguments: &[OsString]) -> Result<Tally> {
 }
 
 fn prog(arguments: &[OsString]) -> Result<Tally> {
-    on_this_kernel(arguments, |program| program.is_library || program.is_named(PROGRAM_TESTS))
+    on_this_kernel(arguments, TestProgram::is_program_test)
 }
 
 fn e2e(arguments: &[OsString]) -> Result<Tally> {
-    on_this_kernel(arguments, |program| !program.is_library && !program.is_named(PROGRAM_TESTS))
+    on_this_kernel(arguments, |program| !program.is_program_test())
 }
 
 fn on_this_kernel(
@@ -127,9 +135,15 @@ impl TestProgram {
         &self.name
     }
 
-    /// Whether the program's file name starts with `prefix`.
-    fn is_named(&self, prefix: &str) -> bool {
-        self.name.starts_with(prefix)
+    /// Whether its tests need a kernel but no second host: the files named so, and the harness's
+    /// own tests.
+    pub fn is_program_test(&self) -> bool {
+        self.is_library || self.name.starts_with(PROGRAM_TESTS)
+    }
+
+    /// Where the program lies.
+    pub fn into_path(self) -> PathBuf {
+        self.executable
     }
 
     /// The program as root, as cargo would start it, told where the enforcer is.

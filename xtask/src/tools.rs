@@ -34,7 +34,7 @@ pub struct Tool {
 
 use Group::{Bench, Check, E2e, Vm};
 
-const TOOLS: [Tool; 14] = [
+const TOOLS: [Tool; 16] = [
     tool(&[E2e, Bench], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
     tool(&[E2e, Bench], "tc", "iproute2", "loss and delay on links; what is attached where"),
     tool(&[E2e, Bench], "nft", "nftables", "NAT between hosts; the firewall baseline"),
@@ -49,6 +49,8 @@ const TOOLS: [Tool; 14] = [
     tool(&[Vm], "qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
     tool(&[Vm], "/usr/share/doc/busybox-static", "busybox-static", "the guest's userland"),
     tool(&[Vm], "cpio", "cpio", "packs the guest's root file system"),
+    tool(&[Vm], "depmod", "kmod", "tells which module needs which"),
+    tool(&[Vm], "xz", "xz-utils", "unpacks modules"),
 ];
 
 const fn tool(
