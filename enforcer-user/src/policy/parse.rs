@@ -40,7 +40,9 @@ pub(super) fn parse(files: &[SourceFile]) -> Result<Parsed, PolicyErrors> {
         findings.push(PolicyError::general(message));
     }
     check_unique_names(&rules, &mut findings);
-    rules.iter().for_each(|rule| check_literals(rule, &mut findings));
+    for rule in &rules {
+        check_literals(rule, &mut findings);
+    }
     PolicyErrors::refuse_unless_empty(findings)?;
     validate(files, &rules, schema::schema(&labels)?)?;
     Ok(Parsed { rules, labels })
@@ -60,13 +62,13 @@ fn parse_file(
         }
     };
     for template in set.templates() {
-        let offset = template.as_ref().loc().map_or(0, |loc| loc.start());
+        let offset = template.as_ref().loc().map_or(0, |loc| loc.span.offset());
         let message = "a policy template (?principal, ?resource) is never filled in here";
         findings.push(at(file, offset, message.to_owned(), None));
     }
     let mut policies: Vec<(usize, &Policy)> = set
         .policies()
-        .map(|policy| (policy.as_ref().loc().map_or(0, |loc| loc.start()), policy))
+        .map(|policy| (policy.as_ref().loc().map_or(0, |loc| loc.span.offset()), policy))
         .collect();
     policies.sort_by_key(|(offset, _)| *offset);
     for (offset, policy) in policies {

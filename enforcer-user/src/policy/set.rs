@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy::{Authorizer, PolicySet as CedarSet, Response};
+use cedar_policy::{Authorizer, Policy, PolicySet as CedarSet, Response};
 use serde::Serialize;
 
 use super::error::PolicyErrors;
@@ -51,6 +51,14 @@ pub struct Decision<'a> {
     pub port_matters: bool,
 }
 
+/// What came of evaluating one policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Holds,
+    False,
+    Failed(String),
+}
+
 impl PolicySet {
     /// Parses and validates the files; all of them or none.
     pub fn from_sources(files: &[SourceFile]) -> Result<Self, PolicyErrors> {
@@ -81,6 +89,20 @@ impl PolicySet {
             }
             Err(message) => Decision::refuse(message),
         }
+    }
+
+    /// Evaluates one policy that is not part of the set, for explanations.
+    pub(super) fn try_alone(&self, policy: Policy, asked: &Question) -> Outcome {
+        let Ok(alone) = CedarSet::from_policies([policy]) else {
+            return Outcome::Failed("it does not stand alone".to_owned());
+        };
+        let response = self.authorizer.is_authorized(&asked.request, &alone, &asked.entities);
+        let diagnostics = response.diagnostics();
+        if let Some(error) = diagnostics.errors().next() {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+            return Outcome::Failed(error.inner().to_string());
+        }
+        if diagnostics.reason().next().is_some() { Outcome::Holds } else { Outcome::False }
     }
 
     fn judge(&self, asked: &Question, candidates: &[Candidate<'_>], now: i64) -> Decision<'_> {

@@ -1,6 +1,7 @@
 //! Policies as their authors meet them: decisions, refusals, and properties over random sets.
 
 mod decisions;
+mod explanations;
 mod loading;
 mod properties;
 
