@@ -1,0 +1,40 @@
+//! What the daemon sets for the whole datapath.
+
+use super::pod;
+
+/// The one value of the configuration map.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Config {
+    /// [`super::ABI_VERSION`] of the daemon that made the maps.
+    pub abi_version: u32,
+    /// Current policy epoch. A store of it is what makes a new policy hold.
+    pub epoch: u32,
+    /// Bits of [`config_flags`].
+    pub flags: u32,
+    /// Segments of unknown peers handed to the daemon a second, over all sources.
+    pub cold_per_second: u32,
+    /// The same for one source network (/24 or /64).
+    pub cold_per_source: u32,
+    /// Denied segments reported to the daemon for its log, a second.
+    pub samples_per_second: u32,
+}
+
+/// Flags of the configuration.
+pub mod config_flags {
+    /// A caller that was proven and is denied gets a reset.
+    pub const DENY_RESET: u32 = 1;
+}
+
+/// State of the nonce generator. Secret and counter stand in one value, so that neither can be
+/// replaced without the other.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NonceState {
+    /// Key of the PRF, fresh from the system whenever the value is written.
+    pub secret: [u32; 8],
+    /// Nonces made so far; only ever incremented.
+    pub counter: u64,
+}
+
+pod!(Config = 24, NonceState = 40);

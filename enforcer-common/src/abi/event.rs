@@ -1,0 +1,89 @@
+//! Records of the event rings, and the trailer of a re-injected frame.
+
+use super::{FlowKey, pod};
+
+/// The longest frame that is held for the daemon, in bytes.
+pub const HELD_FRAME_MAX: usize = 1536;
+
+/// Kinds of ring records.
+pub mod record_kind {
+    /// A [`super::HeldSegment`]: the kernel dropped it and asks for what it lacks.
+    pub const HELD: u32 = 1;
+    /// A [`super::RejectedSegment`]: a sampled drop, for the log.
+    pub const REJECTED: u32 = 2;
+}
+
+/// A segment of an unknown peer or without a verdict. Only the first `frame_length` bytes of
+/// `frame` travel.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct HeldSegment {
+    /// [`record_kind::HELD`].
+    pub kind: u32,
+    /// Interface it arrived on.
+    pub ifindex: u32,
+    /// Boot-time nanoseconds.
+    pub time_ns: u64,
+    /// Tuple of the segment.
+    pub key: FlowKey,
+    /// Handle of the local credential that the attempt uses.
+    pub local_handle: [u8; 8],
+    /// Port the verdict is asked for.
+    pub port: u16,
+    /// One of [`super::direction`].
+    pub direction: u8,
+    /// 1 if the interface is the host side of the workload's veth.
+    pub host_side: u8,
+    /// Offset of the TCP header in the frame.
+    pub tcp_offset: u16,
+    /// Bytes of `frame`.
+    pub frame_length: u16,
+    /// Current epoch when it was held.
+    pub epoch: u32,
+    /// Zero.
+    pub zero: u32,
+    /// The frame, from its Ethernet header on.
+    pub frame: [u8; HELD_FRAME_MAX],
+}
+
+impl HeldSegment {
+    /// Bytes in front of the frame.
+    pub const HEADER_BYTES: usize = size_of::<Self>() - HELD_FRAME_MAX;
+}
+
+/// A sampled drop.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct RejectedSegment {
+    /// [`record_kind::REJECTED`].
+    pub kind: u32,
+    /// Interface of the drop.
+    pub ifindex: u32,
+    /// Boot-time nanoseconds.
+    pub time_ns: u64,
+    /// Tuple of the segment.
+    pub key: FlowKey,
+    /// Identity id of the peer; 0 while unknown.
+    pub peer: u64,
+    /// Number of the [`super::DropReason`].
+    pub reason: u16,
+    /// 1 for a segment from the workload, 0 for one towards it.
+    pub from_workload: u8,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// Zero.
+    pub zero: u32,
+}
+
+/// The last bytes of a frame that the daemon writes to the helper interface; the program there
+/// cuts them off and sends the frame to where they say.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReinjectTrailer {
+    /// Interface to send it to.
+    pub ifindex: u32,
+    /// 1: as if it had arrived there (ingress), 0: out of it (egress).
+    pub ingress: u32,
+}
+
+pod!(HeldSegment = 1616, RejectedSegment = 72, ReinjectTrailer = 8);

@@ -1,0 +1,46 @@
+//! The wire format: frame headers as far as the datapath reads them, the TCP option, the fixed
+//! prefix of S2, and checksums.
+
+pub mod checksum;
+pub mod frame;
+pub mod option;
+pub mod prefix;
+
+/// Reads of packet bytes at an offset from the start of the frame, in the kernel and in tests.
+/// Values are returned in host order; `None` is past the end of the frame.
+pub trait Cursor {
+    /// One byte.
+    fn u8(&self, offset: usize) -> Option<u8>;
+    /// Two bytes, big endian in the packet.
+    fn u16(&self, offset: usize) -> Option<u16>;
+    /// Four bytes, big endian in the packet.
+    fn u32(&self, offset: usize) -> Option<u32>;
+    /// Sixteen bytes as they stand.
+    fn bytes16(&self, offset: usize) -> Option<[u8; 16]>;
+    /// Length of the whole frame in bytes.
+    fn frame_length(&self) -> usize;
+}
+
+impl Cursor for [u8] {
+    fn u8(&self, offset: usize) -> Option<u8> {
+        self.get(offset).copied()
+    }
+
+    fn u16(&self, offset: usize) -> Option<u16> {
+        let bytes = self.get(offset..)?.first_chunk()?;
+        Some(u16::from_be_bytes(*bytes))
+    }
+
+    fn u32(&self, offset: usize) -> Option<u32> {
+        let bytes = self.get(offset..)?.first_chunk()?;
+        Some(u32::from_be_bytes(*bytes))
+    }
+
+    fn bytes16(&self, offset: usize) -> Option<[u8; 16]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+
+    fn frame_length(&self) -> usize {
+        self.len()
+    }
+}

@@ -1,0 +1,224 @@
+//! The TCP option that carries the handshake, and the strict reading of a header's options.
+
+use crate::abi::{Handle, Mac, Nonce};
+
+/// Option kind for experiments (RFC 4727, RFC 6994).
+pub const KIND: u8 = 253;
+/// Length of our option, kind and length bytes included.
+pub const OPTION_BYTES: usize = 20;
+/// Our experiment identifier, "EN" (RFC 6994 3).
+pub const EXID: u16 = 0x454e;
+/// Most bytes of options in a TCP header.
+pub const OPTIONS_MAX: usize = 40;
+
+const NOP: u8 = 1;
+const END: u8 = 0;
+const KIND_MPTCP: u8 = 30;
+
+/// The option, as it stands at the end of the TCP header.
+///
+/// ```text
+///  0                   1                   2                   3
+///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+/// +---------------+---------------+-------------------------------+
+/// |   kind = 253  |  length = 20  |         ExID = 0x454e         |
+/// +---------------+---------------+-------------------------------+
+/// |                S1, S2: handle(8)     S3: mac_A(16)            |
+/// +                                                               +
+/// |                                                               |
+/// +---------------------------------------------------------------+
+/// |                S1, S2: nonce(8)                               |
+/// +                                                               +
+/// |                                                               |
+/// +---------------------------------------------------------------+
+/// ```
+#[repr(C, align(4))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandshakeOption {
+    /// Kind, length and ExID.
+    pub head: [u8; 4],
+    /// Handle and nonce, or the proof.
+    pub body: [u8; 16],
+}
+
+impl HandshakeOption {
+    /// The option of S1 and S2.
+    #[must_use]
+    #[inline(always)]
+    pub fn hello(handle: Handle, nonce: Nonce) -> Self {
+        let (h, n) = (handle, nonce);
+        Self::with([
+            h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], n[0], n[1], n[2], n[3], n[4], n[5],
+            n[6], n[7],
+        ])
+    }
+
+    /// The option of S3.
+    #[must_use]
+    #[inline(always)]
+    pub fn proof(mac: Mac) -> Self {
+        Self::with(mac)
+    }
+
+    /// Whether the head is ours.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_ours(&self) -> bool {
+        let exid = EXID.to_be_bytes();
+        self.head[0] == KIND
+            && self.head[1] as usize == OPTION_BYTES
+            && self.head[2] == exid[0]
+            && self.head[3] == exid[1]
+    }
+
+    /// The handle of S1 and S2.
+    #[must_use]
+    #[inline(always)]
+    pub fn handle(&self) -> Handle {
+        let b = &self.body;
+        [b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]
+    }
+
+    /// The nonce of S1 and S2.
+    #[must_use]
+    #[inline(always)]
+    pub fn nonce(&self) -> Nonce {
+        let b = &self.body;
+        [b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]
+    }
+
+    #[inline(always)]
+    fn with(body: [u8; 16]) -> Self {
+        let exid = EXID.to_be_bytes();
+        Self { head: [KIND, OPTION_BYTES as u8, exid[0], exid[1]], body }
+    }
+}
+
+/// What the options of a segment hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Ours stands last, well formed, once.
+    pub ours: bool,
+    /// An experimental option with our ExID that is not the above: wrong length, place or number.
+    pub wrong: bool,
+    /// An MPTCP MP_JOIN (RFC 8684 3.2).
+    pub join: bool,
+}
+
+/// Reads the options strictly (RFC 9293 3.1): every length must stay inside, and behind the end of
+/// the list only zeros may follow. `None`: malformed.
+///
+/// `length` is in bytes, at most [`OPTIONS_MAX`]; `options` holds them from the front.
+#[must_use]
+#[inline(always)]
+pub fn scan(options: &[u8; OPTIONS_MAX], length: usize) -> Option<Options> {
+    let mut found = Options::default();
+    if length > OPTIONS_MAX {
+        return None;
+    }
+    let mut at = 0usize;
+    let mut step = 0;
+    // Each step consumes a byte at least.
+    while step < OPTIONS_MAX {
+        step += 1;
+        if at >= length || at >= OPTIONS_MAX {
+            break;
+        }
+        let kind = options[at];
+        if kind == END {
+            return Some(found);
+        }
+        if kind == NOP {
+            at += 1;
+            continue;
+        }
+        if at + 1 >= length || at + 1 >= OPTIONS_MAX {
+            return None;
+        }
+        let size = options[at + 1] as usize;
+        if size < 2 || size > length - at {
+            return None;
+        }
+        if kind == KIND && at + 3 < OPTIONS_MAX && size >= 4 {
+            let exid = u16::from_be_bytes([options[at + 2], options[at + 3]]);
+            if exid == EXID {
+                let well_placed = size == OPTION_BYTES && at + size == length;
+                found.wrong |= found.ours || !well_placed;
+                found.ours = true;
+            }
+        }
+        if kind == KIND_MPTCP && at + 2 < OPTIONS_MAX && size > 2 && options[at + 2] >> 4 == 1 {
+            found.join = true;
+        }
+        at += size;
+    }
+    found.ours &= !found.wrong;
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn options(parts: &[&[u8]]) -> ([u8; OPTIONS_MAX], usize) {
+        let all: Vec<u8> = parts.concat();
+        let mut out = [0; OPTIONS_MAX];
+        out[..all.len()].copy_from_slice(&all);
+        (out, all.len())
+    }
+
+    fn ours() -> [u8; 20] {
+        let option = HandshakeOption::hello([1; 8], [2; 8]);
+        let mut out = [0; 20];
+        out[..4].copy_from_slice(&option.head);
+        out[4..].copy_from_slice(&option.body);
+        out
+    }
+
+    const LINUX_SYN: &[u8] = &[2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+
+    #[test]
+    fn ours_behind_the_options_of_a_linux_syn() {
+        let (o, n) = options(&[LINUX_SYN, &ours()]);
+        assert_eq!(n, 40);
+        assert_eq!(scan(&o, n), Some(Options { ours: true, ..Options::default() }));
+    }
+
+    #[test]
+    fn ours_must_stand_last_and_once() {
+        let (o, n) = options(&[&ours(), LINUX_SYN]);
+        assert_eq!(scan(&o, n).map(|o| (o.ours, o.wrong)), Some((false, true)));
+        let (o, n) = options(&[&ours(), &ours()]);
+        assert_eq!(scan(&o, n).map(|o| (o.ours, o.wrong)), Some((false, true)));
+    }
+
+    #[test]
+    fn another_length_is_wrong_and_another_exid_is_not_ours() {
+        let (o, n) = options(&[&[253, 4, 0x45, 0x4e]]);
+        assert_eq!(scan(&o, n).map(|o| (o.ours, o.wrong)), Some((false, true)));
+        let (o, n) = options(&[&[253, 4, 0x45, 0x4f]]);
+        assert_eq!(scan(&o, n), Some(Options::default()));
+    }
+
+    #[test]
+    fn lengths_that_leave_the_list_are_malformed() {
+        for bad in [&[2u8, 0][..], &[2, 1], &[2], &[2, 5, 1, 1]] {
+            let (o, n) = options(&[bad]);
+            assert_eq!(scan(&o, n), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_multipath_join_is_seen() {
+        let (o, n) = options(&[&[30, 12, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0]]);
+        assert!(scan(&o, n).unwrap().join);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(o: [u8; OPTIONS_MAX], n in 0..=OPTIONS_MAX) {
+            let _ = scan(&o, n);
+        }
+    }
+}
