@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn others_get_time_and_level() {
         let text = logged(false, || tracing::info!("ready"));
-        assert!(text.ends_with("Z  INFO ready\n"), "{text}");
+        assert!(text.ends_with("Z INFO  ready\n"), "{text}");
     }
 
     #[test]
