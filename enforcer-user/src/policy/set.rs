@@ -1,0 +1,166 @@
+//! An immutable set of policies behind one `decide()`.
+
+use std::collections::BTreeSet;
+
+use cedar_policy::{Authorizer, PolicySet as CedarSet, Response};
+use serde::Serialize;
+
+use super::error::PolicyErrors;
+use super::index::{Candidate, Index};
+use super::parse::{self, Parsed, rule_of};
+use super::request::{Question, Request};
+use super::rule::{Reads, Rule};
+use super::source::SourceFile;
+
+const SECONDS_A_MINUTE: i64 = 60;
+
+/// Policies that were checked together; they never change.
+#[derive(Debug)]
+pub struct PolicySet {
+    rules: Vec<Rule>,
+    labels: BTreeSet<String>,
+    index: Index,
+    authorizer: Authorizer,
+}
+
+/// A rule that could not be evaluated, and why.
+#[derive(Debug, Clone, Serialize)]
+pub struct RuleFailure<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// For example the label that was missing.
+    pub message: String,
+}
+
+/// May the caller connect to the callee, and because of what.
+#[derive(Debug, Clone, Serialize)]
+pub struct Decision<'a> {
+    /// True only when some `permit` holds, no `forbid` holds and no `forbid` failed.
+    pub allow: bool,
+    /// The rules that decided, in the order of their files: the permits that hold when allowed;
+    /// the forbids that hold or failed when denied; none when nothing permits.
+    pub rules: Vec<&'a Rule>,
+    /// The rules that could not be evaluated. A `permit` among them did not permit, a `forbid` denied.
+    pub failures: Vec<RuleFailure<'a>>,
+    /// Why the question could not be put at all; then it is denied.
+    pub refused: Option<String>,
+    /// The second (Unix time) at which the decision must be asked for again, because a policy that
+    /// took part reads the time: the next full minute. None: it does not depend on the time.
+    pub valid_until: Option<i64>,
+    /// Whether a policy that took part reads the port. If none did, the decision holds for all ports.
+    pub port_matters: bool,
+}
+
+impl PolicySet {
+    /// Parses and validates the files; all of them or none.
+    pub fn from_sources(files: &[SourceFile]) -> Result<Self, PolicyErrors> {
+        let Parsed { rules, labels } = parse::parse(files)?;
+        let index = Index::build(&rules)?;
+        Ok(Self { rules, labels, index, authorizer: Authorizer::new() })
+    }
+
+    /// The rules in the order of their files and lines.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Every label name that some rule uses; no other label needs to travel in a credential.
+    #[must_use]
+    pub fn labels_used(&self) -> &BTreeSet<String> {
+        &self.labels
+    }
+
+    /// Decides. What no rule permits is denied; an empty set denies everything.
+    #[must_use]
+    pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
+        match Question::new(request) {
+            Ok(asked) => {
+                let candidates = self.index.candidates(&asked);
+                self.judge(&asked, &candidates, request.unix_seconds)
+            }
+            Err(message) => Decision::refuse(message),
+        }
+    }
+
+    fn judge(&self, asked: &Question, candidates: &[Candidate<'_>], now: i64) -> Decision<'_> {
+        let mut reads = Reads::default();
+        let (mut forbids, mut permits) = (Findings::default(), Findings::default());
+        for candidate in candidates {
+            let bucket = candidate.bucket;
+            reads = reads.or(bucket.forbid_reads);
+            self.evaluate(&bucket.forbids, asked, &mut forbids);
+            if candidate.permits_apply {
+                reads = reads.or(bucket.permit_reads);
+                self.evaluate(&bucket.permits, asked, &mut permits);
+            }
+        }
+        let allow = !forbids.any && !permits.holding.is_empty();
+        let mut rules = if allow { permits.holding } else { forbids.holding };
+        if !allow {
+            rules.extend(forbids.failed.iter().map(|failure| failure.rule));
+        }
+        rules.sort_by_key(|rule| rule.number);
+        let mut failures = forbids.failed;
+        failures.extend(permits.failed);
+        failures.sort_by_key(|failure| failure.rule.number);
+        Decision {
+            allow,
+            rules,
+            failures,
+            refused: None,
+            valid_until: reads.time.then(|| next_minute(now)),
+            port_matters: reads.port,
+        }
+    }
+
+    /// Evaluates policies that all have one effect.
+    fn evaluate<'a>(&'a self, set: &CedarSet, asked: &Question, found: &mut Findings<'a>) {
+        if set.is_empty() {
+            return;
+        }
+        let response = self.authorizer.is_authorized(&asked.request, set, &asked.entities);
+        found.add(&self.rules, &response);
+    }
+}
+
+impl Decision<'_> {
+    fn refuse(message: String) -> Self {
+        Self {
+            allow: false,
+            rules: Vec::new(),
+            failures: Vec::new(),
+            refused: Some(message),
+            valid_until: None,
+            port_matters: false,
+        }
+    }
+}
+
+/// What became of the policies of one effect.
+#[derive(Debug, Default)]
+struct Findings<'a> {
+    holding: Vec<&'a Rule>,
+    failed: Vec<RuleFailure<'a>>,
+    /// Whether any policy held or failed, whether or not its rule was found again.
+    any: bool,
+}
+
+impl<'a> Findings<'a> {
+    fn add(&mut self, rules: &'a [Rule], response: &Response) {
+        let diagnostics = response.diagnostics();
+        self.any |= diagnostics.reason().next().is_some() || diagnostics.errors().next().is_some();
+        self.holding.extend(diagnostics.reason().filter_map(|id| rule_of(rules, id)));
+        for error in diagnostics.errors() {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+            if let Some(rule) = rule_of(rules, error.policy_id()) {
+                let message = error.inner().to_string();
+                self.failed.push(RuleFailure { rule, message });
+            }
+        }
+    }
+}
+
+fn next_minute(now: i64) -> i64 {
+    (now.div_euclid(SECONDS_A_MINUTE) + 1) * SECONDS_A_MINUTE
+}
