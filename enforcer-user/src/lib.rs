@@ -1,5 +1,9 @@
 //! The userspace half of the enforcer: identities, policy, the sans-IO engine, and the edges that
 //! load the datapath, answer its questions and show its state.
 
+pub mod config;
+pub mod control;
+pub mod engine;
 pub mod identity;
+pub mod metrics;
 pub mod policy;

@@ -1,1 +1,2 @@
+//! The `enforcer` binary.
 fn main() {}
