@@ -1,2 +1,7 @@
 //! The `enforcer` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    enforcer_user::cli::main()
+}

@@ -7,6 +7,7 @@
 //!
 //! Invariant: a credential, certificate or request has exactly one byte form that is accepted.
 
+pub mod armor;
 pub mod authority;
 mod cbor;
 pub mod certificate;
@@ -14,6 +15,8 @@ pub mod claims;
 mod contexts;
 pub mod credential;
 mod envelope;
+mod file_io;
+pub mod files;
 pub mod issue;
 pub mod keys;
 mod node_cache;
@@ -28,6 +31,8 @@ pub use cbor::EncodingError;
 pub use certificate::{AuthorityCertificate, CertificateError, NodeCertificate, NodeRequest};
 pub use claims::{Identity, NameError, Namespace};
 pub use credential::{MAX_CREDENTIAL_BYTES, MAX_LIFETIME_SECONDS, identity_id};
+pub use file_io::FileIoError;
+pub use files::FileError;
 pub use issue::{IssueError, Issuer, Limits, LocalCredential};
 pub use keys::{NoRandomness, PresharedKey, PskError, SigningKey};
 pub use pair::{PairError, PairKey, PairKeys, pair_keys};

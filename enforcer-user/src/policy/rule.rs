@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use cedar_policy::{EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use super::error::PolicyError;
 use crate::identity::Namespace;
 
 /// Whether a rule opens or closes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
     /// Opens, unless a `forbid` closes.
@@ -97,9 +97,48 @@ impl Rule {
     }
 }
 
+impl Serialize for Rule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RuleReference::from(self).serialize(serializer)
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.name)?;
+        RuleReference::from(self).fmt(f)
+    }
+}
+
+/// A rule as it is told of: in log lines, denials and over the control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleReference {
+    /// The `@id` annotation, or `file:line`.
+    pub name: String,
+    /// Whether it permits or forbids.
+    pub effect: Effect,
+    /// The file it was read from.
+    pub file: String,
+    /// The line it begins at, from 1.
+    pub line: usize,
+    /// The `@reason` annotation.
+    pub reason: Option<String>,
+}
+
+impl From<&Rule> for RuleReference {
+    fn from(rule: &Rule) -> Self {
+        Self {
+            name: rule.name.clone(),
+            effect: rule.effect,
+            file: rule.file.clone(),
+            line: rule.line,
+            reason: rule.reason.clone(),
+        }
+    }
+}
+
+impl fmt::Display for RuleReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
         let place = format!("{}:{}", self.file, self.line);
         if self.name != place {
             write!(f, " ({place})")?;
@@ -108,27 +147,6 @@ impl fmt::Display for Rule {
             Some(reason) => write!(f, ": {reason}"),
             None => Ok(()),
         }
-    }
-}
-
-impl Serialize for Rule {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Shown<'a> {
-            name: &'a str,
-            effect: Effect,
-            file: &'a str,
-            line: usize,
-            reason: Option<&'a str>,
-        }
-        Shown {
-            name: &self.name,
-            effect: self.effect,
-            file: &self.file,
-            line: self.line,
-            reason: self.reason(),
-        }
-        .serialize(serializer)
     }
 }
 

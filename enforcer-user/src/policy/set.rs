@@ -1,12 +1,13 @@
 //! An immutable set of policies behind one `decide()`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::{Authorizer, PolicySet as CedarSet, Response};
+use cedar_policy::{Authorizer, Policy, PolicySet as CedarSet, Response};
 use serde::Serialize;
 
-use super::error::PolicyErrors;
+use super::error::{PolicyError, PolicyErrors};
 use super::index::{Candidate, Index};
+use super::names::nearest;
 use super::parse::{self, Parsed, rule_of};
 use super::request::{Question, Request};
 use super::rule::{Reads, Rule};
@@ -18,7 +19,7 @@ const SECONDS_A_MINUTE: i64 = 60;
 #[derive(Debug)]
 pub struct PolicySet {
     rules: Vec<Rule>,
-    labels: BTreeSet<String>,
+    labels: BTreeMap<String, usize>,
     index: Index,
     authorizer: Authorizer,
 }
@@ -51,6 +52,14 @@ pub struct Decision<'a> {
     pub port_matters: bool,
 }
 
+/// What came of evaluating one policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Holds,
+    False,
+    Failed(String),
+}
+
 impl PolicySet {
     /// Parses and validates the files; all of them or none.
     pub fn from_sources(files: &[SourceFile]) -> Result<Self, PolicyErrors> {
@@ -67,8 +76,26 @@ impl PolicySet {
 
     /// Every label name that some rule uses; no other label needs to travel in a credential.
     #[must_use]
-    pub fn labels_used(&self) -> &BTreeSet<String> {
-        &self.labels
+    pub fn labels_used(&self) -> BTreeSet<&str> {
+        self.labels.keys().map(String::as_str).collect()
+    }
+
+    /// Warnings about labels that policies read, that nobody here carries, and that are nearly
+    /// written as one that somebody carries. No errors: workloads of other hosts may carry them.
+    #[must_use]
+    pub fn label_warnings(&self, carried: &BTreeSet<&str>) -> Vec<PolicyError> {
+        let unknown = self.labels.iter().filter(|(label, _)| !carried.contains(label.as_str()));
+        let warning = |(label, first): (&String, &usize)| {
+            let near = nearest(label, carried.iter().copied())?;
+            let message = format!("no workload here carries the label {label:?}");
+            Some(
+                self.rules
+                    .get(*first)?
+                    .finding(message)
+                    .with_help(format!("did you mean {near:?}?")),
+            )
+        };
+        unknown.filter_map(warning).collect()
     }
 
     /// Decides. What no rule permits is denied; an empty set denies everything.
@@ -81,6 +108,20 @@ impl PolicySet {
             }
             Err(message) => Decision::refuse(message),
         }
+    }
+
+    /// Evaluates one policy that is not part of the set, for explanations.
+    pub(super) fn try_alone(&self, policy: Policy, asked: &Question) -> Outcome {
+        let Ok(alone) = CedarSet::from_policies([policy]) else {
+            return Outcome::Failed("it does not stand alone".to_owned());
+        };
+        let response = self.authorizer.is_authorized(&asked.request, &alone, &asked.entities);
+        let diagnostics = response.diagnostics();
+        if let Some(error) = diagnostics.errors().next() {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+            return Outcome::Failed(error.inner().to_string());
+        }
+        if diagnostics.reason().next().is_some() { Outcome::Holds } else { Outcome::False }
     }
 
     fn judge(&self, asked: &Question, candidates: &[Candidate<'_>], now: i64) -> Decision<'_> {
