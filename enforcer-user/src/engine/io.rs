@@ -12,8 +12,9 @@ use enforcer_common::abi::{
 use zeroize::Zeroize;
 
 use super::jobs::{Job, JobResult};
-use super::policy::Policy;
-use crate::identity::{Identity, Issuer, VerifiedCredential, Verifier};
+use crate::policy::Policy;
+use super::peers::Vetted;
+use crate::identity::{Identity, Issuer, Verifier};
 
 /// A segment that the kernel could not judge alone, as its ring record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,7 +159,7 @@ pub struct Adopted {
     /// Prefix length and key of every network.
     pub networks: Vec<(u32, NetworkKey)>,
     /// What the earlier daemon had verified, if the same trust is configured now.
-    pub remembered: Vec<VerifiedCredential>,
+    pub remembered: Vec<Vetted>,
 }
 
 /// What happened.

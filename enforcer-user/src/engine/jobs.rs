@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use enforcer_common::abi::{Address, Handle};
+use enforcer_common::wire::checksum::sum_bytes;
 
 use super::counters::Refused;
 use super::io::HeldFrame;
+use super::peers::Vetted;
 use crate::identity::{
-    LocalCredential, PairError, PairKeys, VerifiedCredential, Verifier, VerifyError, pair_keys,
+    LocalCredential, PairError, PairKeys, Verifier, VerifyError, pair_keys,
 };
 
 /// The most jobs under way.
@@ -46,7 +48,7 @@ pub(super) enum Work {
         unix_seconds: u64,
     },
     /// Pairs a local credential with peers that were verified before.
-    Pair { local: Arc<LocalCredential>, peers: Vec<Arc<VerifiedCredential>> },
+    Pair { local: Arc<LocalCredential>, peers: Vec<Arc<Vetted>> },
 }
 
 /// What a job found.
@@ -59,9 +61,9 @@ pub struct JobResult {
 
 #[derive(Debug)]
 pub(super) enum Outcome {
-    Verified(Arc<VerifiedCredential>, Result<PairKeys, PairError>),
+    Verified(Arc<Vetted>, Result<PairKeys, PairError>),
     Refused(VerifyError),
-    Paired(Vec<(Arc<VerifiedCredential>, Result<PairKeys, PairError>)>),
+    Paired(Vec<(Arc<Vetted>, Result<PairKeys, PairError>)>),
 }
 
 impl Job {
@@ -73,7 +75,10 @@ impl Job {
                 match verifier.verify(&credential, unix_seconds) {
                     Ok(peer) => {
                         let keys = pair_keys(&local, &peer);
-                        Outcome::Verified(Arc::new(peer), keys)
+                        // The verifier refuses what is longer than a segment.
+                        let length = u16::try_from(credential.len()).unwrap_or(u16::MAX);
+                        let sum = sum_bytes(&credential);
+                        Outcome::Verified(Arc::new(Vetted { credential: peer, length, sum }), keys)
                     }
                     Err(error) => Outcome::Refused(error),
                 }

@@ -13,12 +13,9 @@ use enforcer_common::datapath::network::ANY_PROTOCOL;
 use ipnet::IpNet;
 
 use super::io::{LiveFlow, Network};
-use super::policy::Policy;
 use crate::identity::Identity;
-use crate::policy::{
-    Direction, MAX_ENTRIES_A_PREFIX, NetworkPrefix, NetworkRuleError, NetworkTable, NetworkTables,
-    Protocol, compile,
-};
+use crate::policy::network::{MAX_ENTRIES_A_PREFIX, NetworkPrefix, NetworkTables};
+use crate::policy::{Direction, NetworkRuleError, NetworkTable, Policy, Protocol};
 
 /// The rule set of a workload without a policy: no prefix has it, so nothing is allowed.
 pub const NO_RULES: u32 = u32::MAX;
@@ -49,7 +46,7 @@ impl Networks {
         policy: &Policy,
         workload: &Identity,
     ) -> Result<(u32, Vec<Network>), NetworkRuleError> {
-        let table = compile(&policy.network, workload)?;
+        let table = policy.network_table(workload)?;
         let known = self.tables.tables().len();
         let number = self.tables.number_of(table).ok_or_else(|| NetworkRuleError {
             rule: "all".to_owned(),
@@ -72,19 +69,32 @@ impl Networks {
     }
 }
 
+/// Where the mesh is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mesh {
+    /// Destinations where peers are expected to speak the protocol.
+    pub networks: Vec<IpNet>,
+    /// Destinations that may answer from another address (Services, published ports).
+    pub virtual_addresses: Vec<IpNet>,
+}
+
 /// The mesh of an epoch.
-pub fn mesh(policy: &Policy, epoch: u32) -> Vec<Network> {
+pub fn mesh(mesh: &Mesh, epoch: u32) -> Vec<Network> {
     let mut prefixes: Vec<IpNet> =
-        policy.mesh.iter().chain(&policy.virtual_addresses).copied().collect();
+        mesh.networks.iter().chain(&mesh.virtual_addresses).copied().collect();
     prefixes.sort_unstable();
     prefixes.dedup();
     let holds = |nets: &[IpNet], inner: &IpNet| nets.iter().any(|outer| outer.contains(inner));
     prefixes
         .iter()
         .map(|prefix| {
-            let mesh = if holds(&policy.mesh, prefix) { network_flags::MESH } else { 0 };
-            let other = holds(&policy.virtual_addresses, prefix);
-            let flags = mesh | if other { network_flags::VIRTUAL } else { 0 };
+            let mut flags = 0;
+            if holds(&mesh.networks, prefix) {
+                flags |= network_flags::MESH;
+            }
+            if holds(&mesh.virtual_addresses, prefix) {
+                flags |= network_flags::VIRTUAL;
+            }
             let (bits, key) = key(epoch & 1, prefix);
             (bits, key, NetworkValue { flags, ..NetworkValue::default() })
         })

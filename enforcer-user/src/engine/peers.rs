@@ -4,6 +4,7 @@
 //! and what a new local credential must be paired with.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use enforcer_common::abi::{Handle, PeerKey};
@@ -12,6 +13,25 @@ use super::clock::Now;
 use super::counters::Refused;
 use super::shares::Shares;
 use crate::identity::{Identity, Proof, VerifiedCredential};
+
+/// A credential that was verified, and what the kernel must know of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vetted {
+    /// What it says.
+    pub credential: VerifiedCredential,
+    /// Its length in bytes.
+    pub length: u16,
+    /// Its one's complement sum, as in [`enforcer_common::abi::PeerValue::sum`].
+    pub sum: u16,
+}
+
+impl Deref for Vetted {
+    type Target = VerifiedCredential;
+
+    fn deref(&self) -> &VerifiedCredential {
+        &self.credential
+    }
+}
 
 /// A peer in the kernel's map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +50,7 @@ pub struct Peer {
 #[derive(Debug, Clone)]
 pub struct Known {
     /// The credential of it that ends last.
-    pub latest: Arc<VerifiedCredential>,
+    pub latest: Arc<Vetted>,
 }
 
 /// Peers, the credentials behind them, and their identities.
@@ -46,7 +66,7 @@ pub struct Peers {
 #[derive(Debug)]
 struct Remote {
     hash: [u8; 32],
-    verified: Option<Arc<VerifiedCredential>>,
+    verified: Option<Arc<Vetted>>,
     deadline_ns: u64,
     peers: usize,
 }
@@ -95,7 +115,7 @@ impl Peers {
         handle: &Handle,
         hash: &[u8; 32],
         now: Now,
-    ) -> Option<Arc<VerifiedCredential>> {
+    ) -> Option<Arc<Vetted>> {
         let remote = self.remotes.get(handle)?;
         let live = remote.hash == *hash && remote.deadline_ns > now.boot_ns;
         remote.verified.clone().filter(|_| live)
@@ -112,7 +132,7 @@ impl Peers {
     }
 
     /// Learns who stands behind a credential; refuses an id that another identity has.
-    pub fn learn(&mut self, verified: &Arc<VerifiedCredential>) -> Result<(), Refused> {
+    pub fn learn(&mut self, verified: &Arc<Vetted>) -> Result<(), Refused> {
         let id = verified.identity_id;
         match self.identities.get_mut(&id) {
             Some(known) if known.latest.identity != verified.identity => {
@@ -136,7 +156,7 @@ impl Peers {
         &mut self,
         key: PeerKey,
         peer: Peer,
-        verified: Option<&Arc<VerifiedCredential>>,
+        verified: Option<&Arc<Vetted>>,
     ) -> Option<PeerKey> {
         self.remove(&key);
         let remote = self.remotes.entry(key.remote).or_insert(Remote {
@@ -169,15 +189,20 @@ impl Peers {
         self.table.keys_where(wanted)
     }
 
-    /// Credentials of live peers that `local` is not paired with, those used last first.
+    /// Up to `most` credentials of live peers of the local credentials `among` that `local` is not
+    /// paired with, those used last first.
     pub fn unpaired(
         &self,
         local: Handle,
         among: impl Fn(&Handle) -> bool,
         now: Now,
-    ) -> Vec<Arc<VerifiedCredential>> {
-        let mut found: Vec<Arc<VerifiedCredential>> = Vec::new();
+        most: usize,
+    ) -> Vec<Arc<Vetted>> {
+        let mut found: Vec<Arc<Vetted>> = Vec::new();
         for key in self.table.recent() {
+            if found.len() == most {
+                break;
+            }
             let paired = self.table.peek(&PeerKey { local, remote: key.remote });
             let listed = found.iter().any(|one| one.handle == key.remote);
             if !among(&key.local) || paired.is_some() || listed {
@@ -191,10 +216,10 @@ impl Peers {
     }
 
     /// Every credential and identity that a restart should find again.
-    pub fn remembered(&self) -> Vec<Arc<VerifiedCredential>> {
+    pub fn remembered(&self) -> Vec<Arc<Vetted>> {
         let remotes = self.remotes.values().filter_map(|remote| remote.verified.clone());
         let latest = self.identities.values().map(|known| Arc::clone(&known.latest));
-        let mut all: HashMap<[u8; 32], Arc<VerifiedCredential>> = HashMap::new();
+        let mut all: HashMap<[u8; 32], Arc<Vetted>> = HashMap::new();
         all.extend(remotes.chain(latest).map(|verified| (verified.hash, verified)));
         all.into_values().collect()
     }
@@ -227,13 +252,13 @@ impl Peers {
 }
 
 /// The share that a credential counts to: that of the node that signed it.
-fn group(verified: &VerifiedCredential) -> Arc<str> {
+fn group(verified: &Vetted) -> Arc<str> {
     Arc::from(verified.node().unwrap_or("preshared key"))
 }
 
 /// The second (Unix time) up to which a lease may be granted on this credential's word: the end of
 /// its node's certificate. A pre-shared key has no end.
-pub fn lease_limit(verified: &VerifiedCredential) -> u64 {
+pub fn lease_limit(verified: &Vetted) -> u64 {
     match verified.proof {
         Proof::Pki { node_not_after, .. } => node_not_after,
         Proof::Psk => u64::MAX,
