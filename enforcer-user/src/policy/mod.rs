@@ -3,9 +3,6 @@
 //! `files -> parse -> validate -> index -> decide`. A loaded policy never changes; a reload makes
 //! a new one, or an error and nothing else.
 
-// Caller and callee are this field's words; no other pair says it as well.
-#![allow(clippy::similar_names)]
-
 mod error;
 mod explain;
 mod facts;

@@ -1,6 +1,6 @@
 //! From text to rules: parse, check names, validate strictly. A whole set or none of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use cedar_policy::{
     EntityUid, Policy, PolicyId, PolicySet as CedarSet, Schema, ValidationMode, Validator,
@@ -24,14 +24,14 @@ pub const MAX_ANNOTATION_BYTES: usize = 256;
 pub(super) struct Parsed {
     /// In the order of their files and lines; `Rule::number` is the place here.
     pub rules: Vec<Rule>,
-    /// Every label name that some rule uses.
-    pub labels: BTreeSet<String>,
+    /// Every label name that some rule uses, with the first of them.
+    pub labels: BTreeMap<String, usize>,
 }
 
 /// Parses and validates all files.
 pub(super) fn parse(files: &[SourceFile]) -> Result<Parsed, PolicyErrors> {
     let mut findings = Vec::new();
-    let (mut rules, mut labels) = (Vec::new(), BTreeSet::new());
+    let (mut rules, mut labels) = (Vec::new(), BTreeMap::new());
     for file in files {
         parse_file(file, &mut rules, &mut labels, &mut findings);
     }
@@ -44,14 +44,14 @@ pub(super) fn parse(files: &[SourceFile]) -> Result<Parsed, PolicyErrors> {
         check_literals(rule, &mut findings);
     }
     PolicyErrors::refuse_unless_empty(findings)?;
-    validate(files, &rules, schema::schema(&labels)?)?;
+    validate(files, &rules, schema::schema(labels.keys())?)?;
     Ok(Parsed { rules, labels })
 }
 
 fn parse_file(
     file: &SourceFile,
     rules: &mut Vec<Rule>,
-    labels: &mut BTreeSet<String>,
+    labels: &mut BTreeMap<String, usize>,
     findings: &mut Vec<PolicyError>,
 ) {
     let set = match file.text.parse::<CedarSet>() {
@@ -73,9 +73,11 @@ fn parse_file(
     policies.sort_by_key(|(offset, _)| *offset);
     for (offset, policy) in policies {
         let needs = dependencies(policy);
-        labels.extend(needs.labels);
         let (line, _) = position(&file.text, offset);
         let number = rules.len();
+        for label in needs.labels {
+            labels.entry(label).or_insert(number);
+        }
         let name = policy.annotation("id").filter(|id| !id.is_empty());
         let rule = Rule {
             number,

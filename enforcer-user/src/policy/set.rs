@@ -1,12 +1,13 @@
 //! An immutable set of policies behind one `decide()`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::{Authorizer, Policy, PolicySet as CedarSet, Response};
 use serde::Serialize;
 
-use super::error::PolicyErrors;
+use super::error::{PolicyError, PolicyErrors};
 use super::index::{Candidate, Index};
+use super::names::nearest;
 use super::parse::{self, Parsed, rule_of};
 use super::request::{Question, Request};
 use super::rule::{Reads, Rule};
@@ -18,7 +19,7 @@ const SECONDS_A_MINUTE: i64 = 60;
 #[derive(Debug)]
 pub struct PolicySet {
     rules: Vec<Rule>,
-    labels: BTreeSet<String>,
+    labels: BTreeMap<String, usize>,
     index: Index,
     authorizer: Authorizer,
 }
@@ -75,8 +76,26 @@ impl PolicySet {
 
     /// Every label name that some rule uses; no other label needs to travel in a credential.
     #[must_use]
-    pub fn labels_used(&self) -> &BTreeSet<String> {
-        &self.labels
+    pub fn labels_used(&self) -> BTreeSet<&str> {
+        self.labels.keys().map(String::as_str).collect()
+    }
+
+    /// Warnings about labels that policies read, that nobody here carries, and that are nearly
+    /// written as one that somebody carries. No errors: workloads of other hosts may carry them.
+    #[must_use]
+    pub fn label_warnings(&self, carried: &BTreeSet<&str>) -> Vec<PolicyError> {
+        let unknown = self.labels.iter().filter(|(label, _)| !carried.contains(label.as_str()));
+        let warning = |(label, first): (&String, &usize)| {
+            let near = nearest(label, carried.iter().copied())?;
+            let message = format!("no workload here carries the label {label:?}");
+            Some(
+                self.rules
+                    .get(*first)?
+                    .finding(message)
+                    .with_help(format!("did you mean {near:?}?")),
+            )
+        };
+        unknown.filter_map(warning).collect()
     }
 
     /// Decides. What no rule permits is denied; an empty set denies everything.

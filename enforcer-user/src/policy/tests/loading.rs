@@ -110,6 +110,11 @@ fn the_labels_that_policies_use_are_known() {
         permit(principal, action, resource) when { principal.labels.tier == resource.labels["app/name"] };
         forbid(principal, action, resource) when { resource.labels has quarantine };
     "#);
-    let labels: Vec<&String> = policy.labels_used().iter().collect();
-    assert_eq!(labels, ["app/name", "quarantine", "tier"]);
+    assert_eq!(policy.labels_used(), ["app/name", "quarantine", "tier"].into());
+    let warnings = policy.label_warnings(&["teir", "app/name"].into());
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        ["test.cedar:2: no workload here carries the label \"tier\" (did you mean \"teir\"?)"]
+    );
 }

@@ -1,9 +1,11 @@
 //! Policies as their authors meet them: decisions, refusals, and properties over random sets.
 
 mod decisions;
+mod documentation;
 mod explanations;
 mod loading;
 mod properties;
+mod whole;
 
 use super::{PolicyErrors, PolicySet, Protocol, Request, SourceFile};
 use crate::identity::Identity;
