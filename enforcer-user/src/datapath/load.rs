@@ -2,7 +2,7 @@
 
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfLoader, Pod};
+use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 use aya_obj::{EbpfSectionKind, Object};
 use enforcer_common::abi::{ABI_VERSION, Config, NonceState};
@@ -235,6 +235,8 @@ fn make_maps(
     let level = log_level();
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, false);
+    // On a refusal the verifier then says why, without the states of every instruction before.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
     for (name, entries) in settings.capacities() {
         loader.map_max_entries(name, entries);
     }
@@ -300,11 +302,14 @@ fn single<V: Pod>(
         .map_err(map_error(name, "open", "its pin"))
 }
 
-fn read_single<V: Pod>(folder: &PinFolder, name: &'static str) -> Result<V, DatapathError> {
+pub(super) fn read_single<V: Pod>(
+    folder: &PinFolder,
+    name: &'static str,
+) -> Result<V, DatapathError> {
     single(folder, name)?.get(&0, 0).map_err(map_error(name, "read", 0))
 }
 
-fn write_single<V: Pod>(
+pub(super) fn write_single<V: Pod>(
     folder: &PinFolder,
     name: &'static str,
     value: V,

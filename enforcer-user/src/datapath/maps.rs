@@ -15,6 +15,7 @@ use enforcer_common::abi::{
 
 use super::error::DatapathError;
 use super::table::{Position, Table};
+use crate::engine::Network;
 
 /// The bits of the rule set in front of every prefix length of the trie.
 const RULE_SET_BITS: u32 = 32;
@@ -24,10 +25,6 @@ const MAX_COUNTERS: usize = 65_536;
 
 /// Prefixes that one listing may return; a bound on the loop, far above the map's size.
 const MAX_NETWORKS: usize = 1 << 22;
-
-/// A prefix of the trie: significant bits of the whole key (32 for the rule set, then those of the
-/// mapped address), rule set and network address, and what applies.
-pub type Network = (u32, NetworkKey, NetworkValue);
 
 /// Typed handles of the pinned maps.
 pub struct Maps {
