@@ -1,1 +1,65 @@
-fn main() {}
+//! The TC programs of the enforcer. `from_workload` sees what a workload sends, `to_workload` what
+//! it is about to receive; which hook of an interface that is depends on which end of a veth it
+//! sits on, and the daemon attaches accordingly. `reinject` serves the daemon's helper interface.
+//!
+//! The order of every packet: entry -> cursor -> parse -> flow (established path), else handshake,
+//! network rule or reset -> verdict.
+
+#![no_std]
+#![no_main]
+// Inline assembly for bpf, for the one atomic instruction that core does not offer there.
+#![feature(asm_experimental_arch)]
+#![allow(clippy::inline_always)]
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
+mod address;
+mod attempt;
+mod counter;
+mod cursor;
+mod entry;
+mod flow;
+mod handshake;
+mod hold;
+mod mac;
+mod maps;
+mod network;
+mod outcome;
+mod proof;
+mod reset;
+mod scratch;
+mod segment;
+mod skb;
+mod verdict;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+
+/// Hook of segments that a workload sends.
+#[classifier]
+pub fn from_workload(ctx: TcContext) -> i32 {
+    entry::run::<true>(ctx.skb.skb)
+}
+
+/// Hook of segments towards a workload.
+#[classifier]
+pub fn to_workload(ctx: TcContext) -> i32 {
+    entry::run::<false>(ctx.skb.skb)
+}
+
+/// Hook of the daemon's helper interface.
+#[classifier]
+pub fn reinject(ctx: TcContext) -> i32 {
+    hold::reinject(ctx.skb.skb)
+}
+
+/// A panic that survives optimisation becomes an endless loop, which the verifier refuses: the
+/// object does not load.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Some helpers are GPL only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
