@@ -3,6 +3,7 @@
 mod issue;
 mod pair;
 mod refused;
+mod vectors;
 mod verify;
 
 use std::collections::BTreeMap;
