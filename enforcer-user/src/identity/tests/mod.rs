@@ -3,6 +3,7 @@
 mod issue;
 mod pair;
 mod refused;
+mod refused_vectors;
 mod vectors;
 mod verify;
 

@@ -22,12 +22,21 @@ fn path(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "tests", "vectors", name].iter().collect()
 }
 
-fn read(name: &str) -> Value {
+pub(super) fn read(name: &str) -> Value {
     let text = fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     serde_json::from_str(&text).unwrap()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Writes `made` if asked to, and compares it with what is written.
+pub(super) fn compare(name: &str, made: &Value) {
+    if std::env::var_os("ENFORCER_WRITE_VECTORS").is_some() {
+        fs::create_dir_all(path("")).unwrap();
+        fs::write(path(name), serde_json::to_string_pretty(made).unwrap() + "\n").unwrap();
+    }
+    assert_eq!(read(name), *made, "{name} differs: the protocol has changed");
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in bytes {
         write!(text, "{byte:02x}").unwrap();
@@ -35,7 +44,7 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-fn bytes(value: &Value) -> Vec<u8> {
+pub(super) fn bytes(value: &Value) -> Vec<u8> {
     let text = value.as_str().expect("a string of hexadecimal digits");
     (0..text.len()).step_by(2).map(|n| u8::from_str_radix(&text[n..n + 2], 16).unwrap()).collect()
 }
@@ -170,11 +179,7 @@ fn vectors_are_what_the_code_makes() {
         ("credential_psk.json", psk_json(&psk_issuer)),
         ("pair_key.json", pair_json(&pki, (&psk_issuer, &psk_verifier))),
     ] {
-        if std::env::var_os("ENFORCER_WRITE_VECTORS").is_some() {
-            fs::create_dir_all(path("")).unwrap();
-            fs::write(path(name), serde_json::to_string_pretty(&made).unwrap() + "\n").unwrap();
-        }
-        assert_eq!(read(name), made, "{name} differs: the protocol has changed");
+        compare(name, &made);
     }
 }
 
