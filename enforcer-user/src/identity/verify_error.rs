@@ -16,8 +16,6 @@ pub enum Part {
     Credential,
     /// The node certificate behind it.
     NodeCertificate,
-    /// The authority certificate behind that.
-    Authority,
 }
 
 impl fmt::Display for Part {
@@ -25,7 +23,6 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Self::Credential => "credential",
             Self::NodeCertificate => "node certificate",
-            Self::Authority => "authority certificate",
         })
     }
 }

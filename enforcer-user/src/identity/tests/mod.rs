@@ -1,5 +1,6 @@
 //! The whole way of a credential: issued, verified, paired; and every way it must be refused.
 
+mod certificate;
 mod issue;
 mod pair;
 mod refused;
