@@ -25,6 +25,9 @@ pub enum NameError {
     /// The workload name is empty or has a character that a SPIFFE path segment may not hold.
     #[error("workload name {0:?}: expected 1 to 255 letters, digits, '.', '-' or '_'")]
     Workload(String),
+    /// The text is not the SPIFFE ID of a workload.
+    #[error("SPIFFE ID {0:?}: expected spiffe://trust-domain/namespace/name (SPIFFE-ID 2)")]
+    SpiffeId(String),
     /// The label key is empty, too long or not a plain word.
     #[error("label key {0:?}: expected 1 to 255 letters, digits, '.', '-', '_' or '/'")]
     LabelKey(String),
@@ -131,6 +134,17 @@ impl Identity {
         Ok(Self { trust_domain: trust_domain.to_owned(), namespace, name: name.to_owned(), labels })
     }
 
+    /// Takes a SPIFFE ID apart: the last path segment is the name, those before it the namespace.
+    pub fn from_spiffe_id(id: &str, labels: BTreeMap<String, String>) -> Result<Self, NameError> {
+        let refused = || NameError::SpiffeId(id.to_owned());
+        let rest = id.strip_prefix("spiffe://").ok_or_else(refused)?;
+        let (trust_domain, path) = rest.split_at(rest.find('/').ok_or_else(refused)?);
+        let (namespace, name) = path.rsplit_once('/').ok_or_else(refused)?;
+        let namespace = if namespace.is_empty() { "/" } else { namespace };
+        let identity = Self::new(trust_domain, namespace.parse()?, name, labels)?;
+        if identity.spiffe_id() == id { Ok(identity) } else { Err(refused()) }
+    }
+
     /// The SPIFFE trust domain, for example `example.org`.
     #[must_use]
     pub fn trust_domain(&self) -> &str {
@@ -180,7 +194,8 @@ fn check_label(key: &str, value: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-fn is_segment(segment: &str) -> bool {
+/// Whether `segment` may be one segment of a SPIFFE path: a workload's, a namespace's or a node's name.
+pub(super) fn is_segment(segment: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     !segment.is_empty()
         && segment.len() <= MAX_NAME_BYTES
@@ -189,7 +204,8 @@ fn is_segment(segment: &str) -> bool {
         && segment.chars().all(allowed)
 }
 
-fn is_trust_domain(text: &str) -> bool {
+/// Whether `text` may be a SPIFFE trust domain (SPIFFE-ID 2.1).
+pub(super) fn is_trust_domain(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
     !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.chars().all(allowed)
 }
@@ -229,5 +245,27 @@ mod tests {
         assert_eq!(id.spiffe_id(), "spiffe://example.org/acme/prod/shop");
         let id = Identity::new("example.org", Namespace::root(), "shop", BTreeMap::new()).unwrap();
         assert_eq!(id.spiffe_id(), "spiffe://example.org/shop");
+    }
+
+    #[test]
+    fn a_spiffe_id_comes_apart_as_it_was_joined() {
+        for (namespace, name) in [("/", "shop"), ("/acme", "web"), ("/acme/prod/x", "a.b-c_d")] {
+            let id = Identity::new("example.org", ns(namespace), name, BTreeMap::new()).unwrap();
+            assert_eq!(Identity::from_spiffe_id(&id.spiffe_id(), BTreeMap::new()), Ok(id));
+        }
+        for text in [
+            "",
+            "spiffe://",
+            "spiffe://example.org",
+            "spiffe://example.org/",
+            "spiffe://example.org//x",
+            "spiffe:///x",
+            "spiffe://example.org/a/",
+            "spiffe://example.org/a/../x",
+            "spiffe://Example.org/x",
+            "https://example.org/x",
+        ] {
+            assert!(Identity::from_spiffe_id(text, BTreeMap::new()).is_err(), "{text:?}");
+        }
     }
 }

@@ -1,0 +1,159 @@
+//! The claims of a workload's credential, and the names derived from its bytes.
+//!
+//! A credential travels as one COSE message, or two back to back (an RFC 8742 sequence):
+//!
+//! ```text
+//! PKI: COSE_Sign1(credential, by the node key) || COSE_Sign1(node certificate, by the authority)
+//! PSK: COSE_Mac0(credential, under the key derived from the pre-shared key)
+//! ```
+//!
+//! Namespace and name have no claims of their own: the SPIFFE ID in `sub` holds both, and a second
+//! copy could only disagree.
+
+pub use enforcer_common::abi::MAX_CREDENTIAL_BYTES;
+
+use super::Identity;
+use super::cbor::EncodingError::{self, Malformed};
+use super::contexts;
+use super::payload::{self, Payload, PublicKey};
+use super::validity::Validity;
+
+/// The longest life of a credential, and so of its X25519 key, in seconds.
+pub const MAX_LIFETIME_SECONDS: u64 = 3600;
+
+/// What makes a credential its own: a key in PKI mode, a random id under a pre-shared key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// The workload's X25519 public key (`cnf`).
+    Agreement([u8; 32]),
+    /// 8 random bytes (`cti`): without them two replicas could share one credential.
+    Id([u8; 8]),
+}
+
+/// What a credential says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Who it speaks for.
+    pub identity: Identity,
+    /// When it counts.
+    pub validity: Validity,
+    /// The key or id it is bound to.
+    pub binding: Binding,
+}
+
+impl Credential {
+    pub(super) fn payload(&self) -> Payload {
+        let (key, id) = match self.binding {
+            Binding::Agreement(x) => (Some(PublicKey::X25519(x)), None),
+            Binding::Id(id) => (None, Some(id)),
+        };
+        self.validity.fill(Payload {
+            subject: Some(self.identity.spiffe_id()),
+            labels: self.identity.labels().clone(),
+            key,
+            id,
+            ..Payload::default()
+        })
+    }
+
+    /// Every claim must have its use: one that the credential does not carry on is refused.
+    pub(super) fn from_payload(payload: &Payload) -> Result<Self, EncodingError> {
+        let subject = payload.subject.as_deref().ok_or(Malformed("sub is missing"))?;
+        let identity = Identity::from_spiffe_id(subject, payload.labels.clone())
+            .map_err(|_| Malformed("sub is not a workload's SPIFFE ID, or a label is not plain"))?;
+        let binding = match (payload.key, payload.id) {
+            (Some(PublicKey::X25519(x)), None) => Binding::Agreement(x),
+            (None, Some(id)) => Binding::Id(id),
+            _ => return Err(Malformed("neither one X25519 key nor one id")),
+        };
+        let credential = Self { identity, validity: Validity::from_payload(payload)?, binding };
+        if credential.payload() == *payload {
+            Ok(credential)
+        } else {
+            Err(Malformed("claims that a credential does not have"))
+        }
+    }
+}
+
+/// BLAKE3 over all bytes of a credential, node certificate included.
+#[must_use]
+pub fn hash(bytes: &[u8]) -> [u8; 32] {
+    blake3::hash(bytes).into()
+}
+
+/// The handle of a credential: the first 8 bytes of its hash.
+#[must_use]
+pub fn handle(hash: &[u8; 32]) -> [u8; 8] {
+    first_eight(hash)
+}
+
+/// A number for an identity that every node computes alike: the first 8 bytes, little endian, of
+/// BLAKE3 derive_key over the deterministic CBOR array `[trust domain, namespace, name, labels]`.
+/// Never 0, which stands for "nobody".
+#[must_use]
+pub fn identity_id(identity: &Identity) -> u64 {
+    let claims = ciborium::Value::Array(vec![
+        identity.trust_domain().into(),
+        identity.namespace().as_str().into(),
+        identity.name().into(),
+        payload::labels_value(identity.labels()),
+    ]);
+    let digest = blake3::derive_key(contexts::IDENTITY_ID, &payload::encode(&claims));
+    u64::from_le_bytes(first_eight(&digest)).max(1)
+}
+
+pub(super) fn first_eight(digest: &[u8; 32]) -> [u8; 8] {
+    std::array::from_fn(|n| digest[n])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn identity(namespace: &str, name: &str, label: &str) -> Identity {
+        let labels = BTreeMap::from([("app".to_owned(), label.to_owned())]);
+        Identity::new("example.org", namespace.parse().unwrap(), name, labels).unwrap()
+    }
+
+    fn credential(binding: Binding) -> Credential {
+        let validity = Validity { not_before: 1000, not_after: 2000 };
+        Credential { identity: identity("/acme", "web", "shop"), validity, binding }
+    }
+
+    #[test]
+    fn claims_survive_the_round_trip() {
+        for binding in [Binding::Agreement([9; 32]), Binding::Id([7; 8])] {
+            let credential = credential(binding);
+            assert_eq!(Credential::from_payload(&credential.payload()), Ok(credential));
+        }
+    }
+
+    #[test]
+    fn missing_and_superfluous_claims_are_refused() {
+        let good = credential(Binding::Agreement([9; 32])).payload();
+        for (name, payload) in [
+            ("no subject", Payload { subject: None, ..good.clone() }),
+            ("no end", Payload { expires: None, ..good.clone() }),
+            ("no start", Payload { not_before: None, ..good.clone() }),
+            ("ends before it starts", Payload { expires: Some(1000), ..good.clone() }),
+            ("no key", Payload { key: None, ..good.clone() }),
+            ("key and id", Payload { id: Some([0; 8]), ..good.clone() }),
+            ("a signing key", Payload { key: Some(PublicKey::Ed25519([9; 32])), ..good.clone() }),
+            ("an issuer", Payload { issuer: Some("spiffe://example.org".into()), ..good.clone() }),
+            ("namespaces", Payload { namespaces: vec!["/acme".parse().unwrap()], ..good.clone() }),
+            ("no workload", Payload { subject: Some("spiffe://example.org".into()), ..good }),
+        ] {
+            assert!(Credential::from_payload(&payload).is_err(), "{name} was accepted");
+        }
+    }
+
+    #[test]
+    fn equal_claims_have_equal_ids_and_others_do_not() {
+        let id = identity_id(&identity("/acme", "web", "shop"));
+        assert_eq!(id, identity_id(&identity("/acme", "web", "shop")));
+        assert_ne!(id, identity_id(&identity("/acme", "web", "other")));
+        assert_ne!(id, identity_id(&identity("/acme/web", "web", "shop")));
+    }
+}
