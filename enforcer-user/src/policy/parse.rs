@@ -71,9 +71,11 @@ fn parse_file(
         .map(|policy| (policy.as_ref().loc().map_or(0, |loc| loc.span.offset()), policy))
         .collect();
     policies.sort_by_key(|(offset, _)| *offset);
+    let (mut line, mut counted) = (1, 0);
     for (offset, policy) in policies {
         let needs = dependencies(policy);
-        let (line, _) = position(&file.text, offset);
+        line += file.text.get(counted..offset).unwrap_or_default().matches('\n').count();
+        counted = offset;
         let number = rules.len();
         for label in needs.labels {
             labels.entry(label).or_insert(number);
