@@ -7,9 +7,10 @@ use cedar_policy::{
 };
 use miette::Diagnostic;
 
+use super::dependencies::dependencies;
 use super::error::{MAX_REPORTED, PolicyError, PolicyErrors};
 use super::names::nearest;
-use super::rule::{Effect, Rule, dependencies};
+use super::rule::{Effect, Rule};
 use super::schema;
 use super::source::SourceFile;
 use crate::identity::{Identity, Namespace};
