@@ -50,7 +50,7 @@ fn measure(
     let resident_before = resident_kib()?;
     let started = processor_time()?;
     let policy = Policy::from_sources(&[SourceFile::new("cost.cedar", text)], Vec::new())?;
-    let load = processor_time()? - started;
+    let load = processor_time()?.saturating_sub(started);
     let resident = resident_kib()?.saturating_sub(resident_before);
     let mut times = decide_times(&policy, policies)?;
     let first = times[0];
@@ -83,11 +83,11 @@ fn decide_times(policy: &Policy, policies: usize) -> Result<Vec<Duration>, Box<d
         let before = processor_time()?;
         let decision = black_box(policy.decide(black_box(&request)));
         let after = processor_time()?;
-        times.push(after - before);
+        times.push(after.saturating_sub(before));
         if !decision.allow {
             return Err(format!("rule {n} of {policies} did not permit").into());
         }
-        if after - started > ROW_LIMIT {
+        if after.saturating_sub(started) > ROW_LIMIT {
             break;
         }
     }
