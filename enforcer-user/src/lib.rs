@@ -2,3 +2,4 @@
 //! load the datapath, answer its questions and show its state.
 
 pub mod identity;
+pub mod policy;

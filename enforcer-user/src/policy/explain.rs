@@ -1,0 +1,231 @@
+//! Why a request is allowed or denied, and what would have to be different.
+
+use std::fmt;
+
+use cedar_policy::{EntityUid, Policy};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::facts::facts;
+use super::request::{Ends, Question, Request};
+use super::rule::{Effect, Rule, RuleReference};
+use super::set::{Outcome, PolicySet};
+
+/// The most rules shown that nearly permitted.
+const MAX_NEAR_MISSES: usize = 3;
+/// The most rules whose conditions are tried one by one.
+const MAX_TRIED: usize = 64;
+/// The most parts of one rule's conditions that are tried.
+const MAX_PARTS: usize = 32;
+
+/// The answer to "why".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The caller's SPIFFE ID.
+    pub caller: String,
+    /// The callee's SPIFFE ID.
+    pub callee: String,
+    /// The callee's port.
+    pub port: u16,
+    /// The protocol's name.
+    pub protocol: String,
+    /// The second it was asked for, Unix time.
+    pub unix_seconds: i64,
+    /// Whether it is allowed.
+    pub allow: bool,
+    /// The rules that decided: permits when allowed, forbids when denied; none when nothing permits.
+    pub rules: Vec<RuleReference>,
+    /// Rules that could not be evaluated.
+    pub failures: Vec<Failure>,
+    /// Why the question could not be put at all.
+    pub refused: Option<String>,
+    /// When nothing permits: the rules that came nearest to it, nearest first.
+    pub nearest: Vec<NearMiss>,
+}
+
+/// A rule that could not be evaluated: a `permit` did not permit, a `forbid` denied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The rule.
+    pub rule: RuleReference,
+    /// Why, for example the missing label.
+    pub message: String,
+}
+
+/// A `permit` that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NearMiss {
+    /// The rule.
+    pub rule: RuleReference,
+    /// Everything that kept it from holding.
+    pub because: Vec<String>,
+}
+
+impl PolicySet {
+    /// Decides as [`PolicySet::decide`], and says why.
+    #[must_use]
+    pub fn explain(&self, asked: &Request<'_>) -> Explanation {
+        let decision = self.decide(asked);
+        let nothing_permits = !decision.allow && decision.rules.is_empty();
+        let ends = Ends::new(asked).ok().filter(|_| nothing_permits);
+        let failures = decision
+            .failures
+            .iter()
+            .map(|failure| Failure { rule: failure.rule.into(), message: failure.message.clone() });
+        Explanation {
+            caller: asked.caller.spiffe_id(),
+            callee: asked.callee.spiffe_id(),
+            port: asked.port,
+            protocol: asked.protocol.to_string(),
+            unix_seconds: asked.unix_seconds,
+            allow: decision.allow,
+            rules: decision.rules.iter().map(|rule| (*rule).into()).collect(),
+            failures: failures.collect(),
+            refused: decision.refused,
+            nearest: ends.map(|ends| self.near_misses(asked, &ends)).unwrap_or_default(),
+        }
+    }
+
+    fn near_misses(&self, asked: &Request<'_>, ends: &Ends) -> Vec<NearMiss> {
+        let Ok(question) = Question::new(asked, ends, true) else {
+            return Vec::new();
+        };
+        let permits = self.rules().iter().filter(|rule| rule.effect() == Effect::Permit);
+        let mut heads: Vec<(usize, &Rule, Vec<String>)> = permits
+            .map(|rule| (rule, head_misses(rule, asked, ends)))
+            .map(|(rule, misses)| (misses.len(), rule, misses))
+            .collect();
+        heads.sort_by_key(|(misses, rule, _)| (*misses, rule.number));
+        heads.truncate(MAX_TRIED);
+        let mut tried: Vec<(usize, usize, NearMiss)> = heads
+            .into_iter()
+            .map(|(in_head, rule, mut because)| {
+                because.extend(self.condition_misses(rule, asked, &question));
+                (because.len(), in_head, NearMiss { rule: rule.into(), because })
+            })
+            .collect();
+        tried.sort_by_key(|(all, in_head, _)| (*all, *in_head));
+        tried.into_iter().map(|(_, _, miss)| miss).take(MAX_NEAR_MISSES).collect()
+    }
+
+    /// Tries each part of the rule's conditions alone; every part must hold for the rule to hold.
+    fn condition_misses(
+        &self,
+        rule: &Rule,
+        asked: &Request<'_>,
+        question: &Question,
+    ) -> Vec<String> {
+        let Ok(written) = rule.policy.to_json() else {
+            return vec!["its conditions cannot be taken apart".to_owned()];
+        };
+        let miss = |(kind, body): (&str, &Value)| {
+            let policy = alone(kind, body)?;
+            let text = condition_text(&policy);
+            let values = facts(body, asked);
+            let values =
+                if values.is_empty() { String::new() } else { format!(": {}", values.join(", ")) };
+            match self.try_alone(policy, question) {
+                Outcome::Holds => None,
+                Outcome::False => Some(format!("`{text}` does not hold{values}")),
+                Outcome::Failed(error) if values.is_empty() => {
+                    Some(format!("`{text}` cannot be evaluated: {error}"))
+                }
+                Outcome::Failed(_) => Some(format!("`{text}` cannot be evaluated{values}")),
+            }
+        };
+        parts(&written).into_iter().filter_map(miss).collect()
+    }
+}
+
+/// What in the rule's head the request does not meet.
+fn head_misses(rule: &Rule, asked: &Request<'_>, ends: &Ends) -> Vec<String> {
+    let mut misses = Vec::new();
+    let owner = rule.scope();
+    if !owner.contains(asked.caller.namespace()) || !owner.contains(asked.callee.namespace()) {
+        misses.push(format!("its file speaks only for workloads in {owner}"));
+    }
+    if let Some(wanted) = rule.caller_scope()
+        && !ends.caller.is_or_is_in(&wanted)
+    {
+        misses.push(format!("the caller {} is not {}", asked.caller, wording(&wanted)));
+    }
+    if let Some(wanted) = rule.callee_scope()
+        && !ends.callee.is_or_is_in(&wanted)
+    {
+        misses.push(format!("the callee {} is not {}", asked.callee, wording(&wanted)));
+    }
+    misses
+}
+
+fn wording(wanted: &EntityUid) -> String {
+    let id = wanted.id().unescaped();
+    if super::schema::is_namespace(wanted) { format!("in {id}") } else { id.to_owned() }
+}
+
+/// The parts that must all hold: `when { a && b }` is two, `unless { a || b }` is two.
+fn parts(policy: &Value) -> Vec<(&str, &Value)> {
+    let mut found = Vec::new();
+    for condition in policy["conditions"].as_array().into_iter().flatten() {
+        let kind = condition["kind"].as_str().unwrap_or("when");
+        let joined_by = if kind == "unless" { "||" } else { "&&" };
+        let mut open = vec![&condition["body"]];
+        while let Some(body) = open.pop() {
+            match body.get(joined_by) {
+                Some(both) if found.len() + open.len() < MAX_PARTS => {
+                    open.extend([&both["right"], &both["left"]]);
+                }
+                _ => found.push((kind, body)),
+            }
+        }
+    }
+    found
+}
+
+/// A policy of nothing but this condition.
+fn alone(kind: &str, body: &Value) -> Option<Policy> {
+    let any = json!({ "op": "All" });
+    let policy = json!({
+        "effect": "permit",
+        "principal": any,
+        "action": any,
+        "resource": any,
+        "conditions": [{ "kind": kind, "body": body }],
+    });
+    Policy::from_json(None, policy).ok()
+}
+
+/// The text of the one condition, as Cedar writes it.
+fn condition_text(policy: &Policy) -> String {
+    let text = policy.to_cedar().unwrap_or_default();
+    let from = ["when", "unless"].into_iter().filter_map(|word| text.find(word)).min();
+    let condition = from.and_then(|from| text.get(from..)).unwrap_or(&text);
+    condition.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches(';').to_owned()
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.allow { "allow" } else { "deny" };
+        let Self { caller, callee, port, protocol, .. } = self;
+        write!(f, "{verdict}: {caller} -> {callee} port {port}/{protocol}")?;
+        if let Some(refused) = &self.refused {
+            write!(f, "\n  it cannot be asked: {refused}")?;
+        }
+        for rule in &self.rules {
+            let verb = if rule.effect == Effect::Permit { "permitted" } else { "forbidden" };
+            write!(f, "\n  {verb} by {rule}")?;
+        }
+        if !self.allow && self.rules.is_empty() && self.refused.is_none() {
+            write!(f, "\n  nothing permits it")?;
+        }
+        for failure in &self.failures {
+            write!(f, "\n  could not be evaluated: {}: {}", failure.rule.name, failure.message)?;
+        }
+        for miss in &self.nearest {
+            write!(f, "\n  nearest permit: {}", miss.rule)?;
+            for because in &miss.because {
+                write!(f, "\n    {because}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! Who may connect to whom: Cedar policies on identities, and network rules for what has none.
+//!
+//! `files -> parse -> validate -> index -> decide`. A loaded policy never changes; a reload makes
+//! a new one, or an error and nothing else.
+
+mod dependencies;
+mod error;
+mod explain;
+mod facts;
+mod index;
+mod names;
+pub mod network;
+mod parse;
+mod protocol;
+mod request;
+mod rule;
+mod schema;
+mod set;
+mod source;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Serialize, Serializer};
+
+pub use error::{PolicyError, PolicyErrors};
+pub use explain::{Explanation, Failure, NearMiss};
+pub use names::nearest;
+pub use network::{Direction, NetworkRule, NetworkRuleError, NetworkRuleSpec, NetworkTable};
+pub use protocol::{Protocol, ProtocolError};
+pub use request::Request;
+pub use rule::{Effect, Rule, RuleReference};
+pub use set::{Decision, PolicySet, RuleFailure};
+pub use source::{SourceFile, read_sources};
+
+use crate::identity::Identity;
+
+/// Everything that decides: the policies, the network rules, and a name for this state of both.
+///
+/// Immutable; shared between threads in an `Arc`.
+#[derive(Debug)]
+pub struct Policy {
+    set: PolicySet,
+    network_rules: Vec<NetworkRule>,
+    generation: Generation,
+}
+
+/// BLAKE3 over all policy texts and network rules: equal input, equal generation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Generation([u8; 32]);
+
+impl Policy {
+    /// Reads and checks the files and folders; one finding anywhere refuses the whole.
+    pub fn load(paths: &[PathBuf], rules: Vec<NetworkRule>) -> Result<Self, PolicyErrors> {
+        Self::from_sources(&read_sources(paths)?, rules)
+    }
+
+    /// As [`Policy::load`], from texts already at hand.
+    pub fn from_sources(
+        files: &[SourceFile],
+        network_rules: Vec<NetworkRule>,
+    ) -> Result<Self, PolicyErrors> {
+        network::check_rules(&network_rules)
+            .map_err(|error| PolicyError::general(error.to_string()))?;
+        let set = PolicySet::from_sources(files)?;
+        let generation = Generation::of(files, &network_rules);
+        Ok(Self { set, network_rules, generation })
+    }
+
+    /// May the caller connect to the callee? Asked at both ends; default deny.
+    #[must_use]
+    pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
+        self.set.decide(request)
+    }
+
+    /// Why the request is allowed or denied, in words.
+    #[must_use]
+    pub fn explain(&self, request: &Request<'_>) -> Explanation {
+        self.set.explain(request)
+    }
+
+    /// The policies.
+    #[must_use]
+    pub fn set(&self) -> &PolicySet {
+        &self.set
+    }
+
+    /// The network rules, in the order of the configuration.
+    #[must_use]
+    pub fn network_rules(&self) -> &[NetworkRule] {
+        &self.network_rules
+    }
+
+    /// The network rules of one workload, for the kernel's longest-prefix map.
+    pub fn network_table(&self, workload: &Identity) -> Result<NetworkTable, NetworkRuleError> {
+        network::compile(&self.network_rules, workload)
+    }
+
+    /// The name of the first network rule that lets this through for the workload.
+    ///
+    /// `port` is the server's, host byte order; protocols without ports pass 0.
+    #[must_use]
+    pub fn networks_match(
+        &self,
+        workload: &Identity,
+        direction: Direction,
+        address: IpAddr,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<&str> {
+        let mut rules = self.network_rules.iter().filter(|rule| rule.applies_to(workload));
+        rules.find(|rule| rule.matches(direction, address, protocol, port)).map(NetworkRule::name)
+    }
+
+    /// Names this state of policies and network rules.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+}
+
+impl Generation {
+    /// The 32 bytes of the hash.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn of(files: &[SourceFile], rules: &[NetworkRule]) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("enforcer 2026 policy generation");
+        // Lengths first, so that no two different lists run together into the same bytes.
+        let mut feed = |part: &str| {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        };
+        for file in files {
+            for part in [file.name.as_str(), file.scope.as_str(), file.text.as_str()] {
+                feed(part);
+            }
+        }
+        for rule in rules {
+            feed(&format!("{rule:?}"));
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Generation({self})")
+    }
+}
+
+impl Serialize for Generation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,18 @@
+//! Network rules: what may be exchanged with addresses that have no identity.
+//!
+//! `[[network_rule]] -> check -> NetworkRule -> compile for one workload -> longest-prefix table`.
+
+mod compile;
+mod rule;
+
+pub use compile::{
+    MAX_ENTRIES_A_PREFIX, MAX_TABLES, NetworkEntry, NetworkPrefix, NetworkTable, NetworkTables,
+    compile,
+};
+pub use rule::{
+    Direction, MAX_CIDRS, MAX_PORT_RANGES, MAX_RULES, NetworkRule, NetworkRuleError,
+    NetworkRuleSpec, check_rules,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! One policy of a set: its name, its place, and what it reads.
+
+use std::fmt;
+
+use cedar_policy::{EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::dependencies::Reads;
+use super::error::PolicyError;
+use crate::identity::Namespace;
+
+/// Whether a rule opens or closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Opens, unless a `forbid` closes.
+    Permit,
+    /// Closes, whatever permits.
+    Forbid,
+}
+
+/// A policy as the rest of the enforcer knows it.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub(super) number: usize,
+    pub(super) name: String,
+    pub(super) file: String,
+    pub(super) line: usize,
+    pub(super) reason: Option<String>,
+    pub(super) effect: Effect,
+    pub(super) scope: Namespace,
+    pub(super) reads: Reads,
+    pub(super) policy: Policy,
+}
+
+impl Rule {
+    /// The `@id` annotation, or `file:line`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file it was read from.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The line it begins at, from 1.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// The `@reason` annotation.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Whether it permits or forbids.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.effect
+    }
+
+    /// The namespace whose file it stands in.
+    #[must_use]
+    pub fn scope(&self) -> &Namespace {
+        &self.scope
+    }
+
+    /// The one entity that the caller must be or be in; none when the scope lets any caller pass.
+    pub(super) fn caller_scope(&self) -> Option<EntityUid> {
+        match self.policy.principal_constraint() {
+            PrincipalConstraint::In(uid)
+            | PrincipalConstraint::Eq(uid)
+            | PrincipalConstraint::IsIn(_, uid) => Some(uid),
+            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
+        }
+    }
+
+    /// The one entity that the callee must be or be in; none when the scope lets any callee pass.
+    pub(super) fn callee_scope(&self) -> Option<EntityUid> {
+        match self.policy.resource_constraint() {
+            ResourceConstraint::In(uid)
+            | ResourceConstraint::Eq(uid)
+            | ResourceConstraint::IsIn(_, uid) => Some(uid),
+            ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
+        }
+    }
+
+    pub(super) fn finding(&self, message: impl Into<String>) -> PolicyError {
+        let (file, message) = (self.file.clone(), message.into());
+        PolicyError { file, line: self.line, column: 0, message, help: None }
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RuleReference::from(self).serialize(serializer)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        RuleReference::from(self).fmt(f)
+    }
+}
+
+/// A rule as it is told of: in log lines, denials and over the control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleReference {
+    /// The `@id` annotation, or `file:line`.
+    pub name: String,
+    /// Whether it permits or forbids.
+    pub effect: Effect,
+    /// The file it was read from.
+    pub file: String,
+    /// The line it begins at, from 1.
+    pub line: usize,
+    /// The `@reason` annotation.
+    pub reason: Option<String>,
+}
+
+impl From<&Rule> for RuleReference {
+    fn from(rule: &Rule) -> Self {
+        Self {
+            name: rule.name.clone(),
+            effect: rule.effect,
+            file: rule.file.clone(),
+            line: rule.line,
+            reason: rule.reason.clone(),
+        }
+    }
+}
+
+impl fmt::Display for RuleReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        let place = format!("{}:{}", self.file, self.line);
+        if self.name != place {
+            write!(f, " ({place})")?;
+        }
+        match &self.reason {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! An immutable set of policies behind one `decide()`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cedar_policy::{Authorizer, Policy, PolicySet as CedarSet, Response};
+use serde::Serialize;
+
+use super::dependencies::Reads;
+use super::error::{PolicyError, PolicyErrors};
+use super::index::{Candidate, Index};
+use super::names::nearest;
+use super::parse::{self, Parsed, rule_of};
+use super::request::{Ends, Question, Request};
+use super::rule::Rule;
+use super::source::SourceFile;
+
+const SECONDS_A_MINUTE: i64 = 60;
+
+/// Policies that were checked together; they never change.
+#[derive(Debug)]
+pub struct PolicySet {
+    rules: Vec<Rule>,
+    labels: BTreeMap<String, usize>,
+    index: Index,
+    authorizer: Authorizer,
+}
+
+/// A rule that could not be evaluated, and why.
+#[derive(Debug, Clone, Serialize)]
+pub struct RuleFailure<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// For example the label that was missing.
+    pub message: String,
+}
+
+/// May the caller connect to the callee, and because of what.
+#[derive(Debug, Clone, Serialize)]
+pub struct Decision<'a> {
+    /// True only when some `permit` holds, no `forbid` holds and no `forbid` failed.
+    pub allow: bool,
+    /// The rules that decided, in the order of their files: the permits that hold when allowed;
+    /// the forbids that hold or failed when denied; none when nothing permits.
+    pub rules: Vec<&'a Rule>,
+    /// The rules that could not be evaluated. A `permit` among them did not permit, a `forbid` denied.
+    pub failures: Vec<RuleFailure<'a>>,
+    /// Why the question could not be put at all; then it is denied.
+    pub refused: Option<String>,
+    /// The second (Unix time) at which the decision must be asked for again, because a policy that
+    /// took part reads the time: the next full minute. None: it does not depend on the time.
+    pub valid_until: Option<i64>,
+    /// Whether a policy that took part reads the port. If none did, the decision holds for all ports.
+    pub port_matters: bool,
+}
+
+/// What came of evaluating one policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Holds,
+    False,
+    Failed(String),
+}
+
+impl PolicySet {
+    /// Parses and validates the files; all of them or none.
+    pub fn from_sources(files: &[SourceFile]) -> Result<Self, PolicyErrors> {
+        let Parsed { rules, labels } = parse::parse(files)?;
+        let index = Index::build(&rules)?;
+        Ok(Self { rules, labels, index, authorizer: Authorizer::new() })
+    }
+
+    /// The rules in the order of their files and lines.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Every label name that some rule uses; no other label needs to travel in a credential.
+    #[must_use]
+    pub fn labels_used(&self) -> BTreeSet<&str> {
+        self.labels.keys().map(String::as_str).collect()
+    }
+
+    /// Warnings about labels that policies read, that nobody here carries, and that are nearly
+    /// written as one that somebody carries. No errors: workloads of other hosts may carry them.
+    #[must_use]
+    pub fn label_warnings(&self, carried: &BTreeSet<&str>) -> Vec<PolicyError> {
+        let unknown = self.labels.iter().filter(|(label, _)| !carried.contains(label.as_str()));
+        let warning = |(label, first): (&String, &usize)| {
+            let near = nearest(label, carried.iter().copied())?;
+            let message = format!("no workload here carries the label {label:?}");
+            Some(
+                self.rules
+                    .get(*first)?
+                    .finding(message)
+                    .with_help(format!("did you mean {near:?}?")),
+            )
+        };
+        unknown.filter_map(warning).collect()
+    }
+
+    /// Decides. What no rule permits is denied; an empty set denies everything.
+    #[must_use]
+    pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
+        let judged = Ends::new(request).and_then(|ends| {
+            let candidates = self.index.candidates(&ends);
+            let reads = candidates.iter().fold(Reads::default(), |all, c| all.or(c.reads()));
+            let asked = Question::new(request, &ends, reads.time)?;
+            Ok(Decision {
+                valid_until: reads.time.then(|| next_minute(request.unix_seconds)),
+                port_matters: reads.port,
+                ..self.judge(&asked, &candidates)
+            })
+        });
+        judged.unwrap_or_else(Decision::refuse)
+    }
+
+    /// Evaluates one policy that is not part of the set, for explanations.
+    pub(super) fn try_alone(&self, policy: Policy, asked: &Question) -> Outcome {
+        let Ok(alone) = CedarSet::from_policies([policy]) else {
+            return Outcome::Failed("it does not stand alone".to_owned());
+        };
+        let response = self.authorizer.is_authorized(&asked.request, &alone, &asked.entities);
+        let diagnostics = response.diagnostics();
+        if let Some(error) = diagnostics.errors().next() {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+            return Outcome::Failed(error.inner().to_string());
+        }
+        if diagnostics.reason().next().is_some() { Outcome::Holds } else { Outcome::False }
+    }
+
+    /// Allowed or not and why; what the answer depends on is the caller's to add.
+    fn judge(&self, asked: &Question, candidates: &[Candidate<'_>]) -> Decision<'_> {
+        let (mut forbids, mut permits) = (Findings::default(), Findings::default());
+        for candidate in candidates {
+            self.evaluate(&candidate.bucket.forbids, asked, &mut forbids);
+            if candidate.permits_apply {
+                self.evaluate(&candidate.bucket.permits, asked, &mut permits);
+            }
+        }
+        let allow = !forbids.any && !permits.holding.is_empty();
+        let mut rules = if allow { permits.holding } else { forbids.holding };
+        if !allow {
+            rules.extend(forbids.failed.iter().map(|failure| failure.rule));
+        }
+        rules.sort_by_key(|rule| rule.number);
+        let mut failures = forbids.failed;
+        failures.extend(permits.failed);
+        failures.sort_by_key(|failure| failure.rule.number);
+        Decision { allow, rules, failures, refused: None, valid_until: None, port_matters: false }
+    }
+
+    /// Evaluates policies that all have one effect.
+    fn evaluate<'a>(&'a self, set: &CedarSet, asked: &Question, found: &mut Findings<'a>) {
+        if set.is_empty() {
+            return;
+        }
+        let response = self.authorizer.is_authorized(&asked.request, set, &asked.entities);
+        found.add(&self.rules, &response);
+    }
+}
+
+impl Decision<'_> {
+    fn refuse(message: String) -> Self {
+        Self {
+            allow: false,
+            rules: Vec::new(),
+            failures: Vec::new(),
+            refused: Some(message),
+            valid_until: None,
+            port_matters: false,
+        }
+    }
+}
+
+/// What became of the policies of one effect.
+#[derive(Debug, Default)]
+struct Findings<'a> {
+    holding: Vec<&'a Rule>,
+    failed: Vec<RuleFailure<'a>>,
+    /// Whether any policy held or failed, whether or not its rule was found again.
+    any: bool,
+}
+
+impl<'a> Findings<'a> {
+    fn add(&mut self, rules: &'a [Rule], response: &Response) {
+        let diagnostics = response.diagnostics();
+        self.any |= diagnostics.reason().next().is_some() || diagnostics.errors().next().is_some();
+        self.holding.extend(diagnostics.reason().filter_map(|id| rule_of(rules, id)));
+        for error in diagnostics.errors() {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+            if let Some(rule) = rule_of(rules, error.policy_id()) {
+                let message = error.inner().to_string();
+                self.failed.push(RuleFailure { rule, message });
+            }
+        }
+    }
+}
+
+fn next_minute(now: i64) -> i64 {
+    (now.div_euclid(SECONDS_A_MINUTE) + 1) * SECONDS_A_MINUTE
+}

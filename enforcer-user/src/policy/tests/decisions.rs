@@ -1,0 +1,163 @@
+//! What a set decides, and what a decision depends on.
+
+use super::{MONDAY, set, tcp, workload};
+use crate::policy::{Decision, PolicySet, Protocol, Request, SourceFile};
+
+fn names<'a>(decision: &Decision<'a>) -> Vec<&'a str> {
+    decision.rules.iter().map(|rule| rule.name()).collect()
+}
+
+#[test]
+fn an_empty_set_denies() {
+    let (web, shop) = (workload("/a/web", &[]), workload("/a/shop", &[]));
+    let empty = set("");
+    let decision = empty.decide(&tcp(&web, &shop, 80));
+    assert!(!decision.allow && decision.rules.is_empty() && decision.refused.is_none());
+}
+
+#[test]
+fn a_permit_opens_and_a_forbid_overrules_it() {
+    let (web, shop) = (workload("/a/web", &[]), workload("/a/shop", &[]));
+    let permit = r#"@id("shop-open") permit(principal, action, resource in Namespace::"/a");"#;
+    let open = set(permit);
+    let decision = open.decide(&tcp(&web, &shop, 80));
+    assert!(decision.allow);
+    assert_eq!(names(&decision), ["shop-open"]);
+
+    let forbid = format!("{permit}\nforbid(principal, action, resource);");
+    let closed = set(&forbid);
+    let decision = closed.decide(&tcp(&web, &shop, 80));
+    assert!(!decision.allow);
+    assert_eq!(names(&decision), ["test.cedar:2"]);
+}
+
+#[test]
+fn namespaces_hold_what_is_below_and_not_what_only_sounds_alike() {
+    let policy = set(r#"permit(principal in Namespace::"/a/b", action, resource);"#);
+    let callee = workload("/x/db", &[]);
+    let decide = |path| policy.decide(&tcp(&workload(path, &[]), &callee, 1)).allow;
+    assert!(decide("/a/b/web"));
+    assert!(decide("/a/b/c/web"));
+    assert!(!decide("/a/bc/web"));
+    assert!(!decide("/a/web"));
+}
+
+#[test]
+fn a_missing_label_neither_permits_nor_escapes_a_forbid() {
+    let callee = workload("/a/db", &[]);
+    let front = workload("/a/web", &[("tier", "front")]);
+    let dev = workload("/a/web", &[("tier", "dev")]);
+    let bare = workload("/a/web", &[]);
+    let policy =
+        set(r#"permit(principal, action, resource) when { principal.labels.tier != "dev" };"#);
+    assert!(policy.decide(&tcp(&front, &callee, 1)).allow);
+    assert!(!policy.decide(&tcp(&dev, &callee, 1)).allow);
+    let decision = policy.decide(&tcp(&bare, &callee, 1));
+    assert!(!decision.allow);
+    assert!(decision.failures[0].message.contains("tier"), "{decision:?}");
+
+    let policy = set(r#"
+        permit(principal, action, resource);
+        @id("no-dev") forbid(principal, action, resource) when { principal.labels.tier == "dev" };
+    "#);
+    assert!(policy.decide(&tcp(&front, &callee, 1)).allow);
+    assert!(!policy.decide(&tcp(&dev, &callee, 1)).allow);
+    let decision = policy.decide(&tcp(&bare, &callee, 1));
+    assert!(!decision.allow, "a forbid whose evaluation fails denies");
+    assert_eq!(names(&decision), ["no-dev"]);
+}
+
+#[test]
+fn a_forbid_may_pick_out_those_who_carry_a_label() {
+    let policy = set(r"
+        permit(principal, action, resource);
+        forbid(principal, action, resource) when { principal.labels has quarantine };
+    ");
+    let callee = workload("/a/db", &[]);
+    assert!(policy.decide(&tcp(&workload("/a/web", &[]), &callee, 1)).allow);
+    let held = workload("/a/web", &[("quarantine", "yes")]);
+    assert!(!policy.decide(&tcp(&held, &callee, 1)).allow);
+}
+
+#[test]
+fn attributes_and_context_are_what_the_schema_says() {
+    let policy = set(r#"permit(principal, action == Action::"connect", resource) when {
+        principal.namespace == resource.namespace && principal in resource.namespace &&
+        principal.trust_domain == "example.org" && principal.name == "web" &&
+        principal.spiffe_id == "spiffe://example.org/a/web" &&
+        context.port == 443 && context.protocol == "tcp" &&
+        context.time == datetime("2026-03-02T10:30:20Z")
+    };"#);
+    let (web, shop) = (workload("/a/web", &[]), workload("/a/shop", &[]));
+    let asked = tcp(&web, &shop, 443);
+    assert!(policy.decide(&asked).allow, "{:?}", policy.decide(&asked));
+    assert!(!policy.decide(&tcp(&web, &shop, 444)).allow);
+    assert!(!policy.decide(&tcp(&shop, &web, 443)).allow);
+    assert!(!policy.decide(&Request { protocol: Protocol::UDP, ..asked }).allow);
+    assert!(!policy.decide(&Request { unix_seconds: MONDAY + 1, ..asked }).allow);
+}
+
+#[test]
+fn only_candidates_make_port_and_time_matter() {
+    let policy = set(r#"
+        permit(principal, action, resource in Namespace::"/p") when { context.port == 80 };
+        permit(principal, action, resource in Namespace::"/t")
+            when { context.time < datetime("2030-01-01") };
+        permit(principal, action, resource in Namespace::"/n");
+    "#);
+    let web = workload("/a/web", &[]);
+    let ask = |path| {
+        let decision = policy.decide(&tcp(&web, &workload(path, &[]), 80));
+        (decision.port_matters, decision.valid_until)
+    };
+    assert_eq!(ask("/p/x"), (true, None));
+    assert_eq!(ask("/t/x"), (false, Some(MONDAY - MONDAY % 60 + 60)));
+    assert_eq!(ask("/n/x"), (false, None));
+}
+
+#[test]
+fn what_cannot_be_asked_is_denied() {
+    let open = set("permit(principal, action, resource);");
+    let web = workload("/a/web", &[]);
+    let foreign = crate::identity::Identity::new(
+        "example.com",
+        web.namespace().clone(),
+        "web",
+        web.labels().clone(),
+    )
+    .unwrap();
+    let twin = workload("/a/web", &[("tier", "front")]);
+    let shop = workload("/a/shop", &[]);
+    for request in [
+        tcp(&foreign, &shop, 1),
+        tcp(&web, &twin, 1),
+        Request { unix_seconds: -1, ..tcp(&web, &shop, 1) },
+        Request { unix_seconds: i64::MAX, ..tcp(&web, &shop, 1) },
+    ] {
+        let decision = open.decide(&request);
+        assert!(!decision.allow && decision.refused.is_some(), "{decision:?}");
+    }
+    assert!(open.decide(&tcp(&web, &web, 1)).allow, "a workload may call itself");
+}
+
+#[test]
+fn a_file_speaks_only_of_the_namespace_it_belongs_to() {
+    let owned = |text: &str| SourceFile {
+        scope: "/a".parse().unwrap(),
+        ..SourceFile::new("a.cedar", text)
+    };
+    let inside = workload("/a/x/web", &[]);
+    let (shop, outside) = (workload("/a/shop", &[]), workload("/b/db", &[]));
+    let permit = PolicySet::from_sources(&[owned("permit(principal, action, resource);")]).unwrap();
+    assert!(permit.decide(&tcp(&inside, &shop, 1)).allow);
+    assert!(!permit.decide(&tcp(&outside, &shop, 1)).allow);
+    assert!(!permit.decide(&tcp(&shop, &outside, 1)).allow);
+    assert!(!permit.decide(&tcp(&outside, &outside, 1)).allow);
+
+    let all = SourceFile::new("root.cedar", "permit(principal, action, resource);");
+    let forbid = owned("forbid(principal, action, resource);");
+    let both = PolicySet::from_sources(&[all, forbid]).unwrap();
+    assert!(!both.decide(&tcp(&outside, &shop, 1)).allow);
+    assert!(!both.decide(&tcp(&shop, &outside, 1)).allow);
+    assert!(both.decide(&tcp(&outside, &outside, 1)).allow);
+}

@@ -1,0 +1,33 @@
+//! Policies as their authors meet them: decisions, refusals, and properties over random sets.
+
+mod decisions;
+mod documentation;
+mod explanations;
+mod loading;
+mod properties;
+mod whole;
+
+use super::{PolicyErrors, PolicySet, Protocol, Request, SourceFile};
+use crate::identity::Identity;
+
+/// 2026-03-02, a Monday, 10:30:20 UTC.
+const MONDAY: i64 = 1_772_447_420;
+
+fn set(text: &str) -> PolicySet {
+    try_set(text).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+}
+
+fn try_set(text: &str) -> Result<PolicySet, PolicyErrors> {
+    PolicySet::from_sources(&[SourceFile::new("test.cedar", text)])
+}
+
+fn workload(path: &str, labels: &[(&str, &str)]) -> Identity {
+    let (namespace, name) = path.rsplit_once('/').unwrap();
+    let namespace = if namespace.is_empty() { "/" } else { namespace };
+    let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Identity::new("example.org", namespace.parse().unwrap(), name, labels).unwrap()
+}
+
+fn tcp<'a>(caller: &'a Identity, callee: &'a Identity, port: u16) -> Request<'a> {
+    Request { caller, callee, port, protocol: Protocol::TCP, unix_seconds: MONDAY }
+}
