@@ -1,1 +1,7 @@
-fn main() {}
+//! The `enforcer` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    enforcer_user::cli::main()
+}

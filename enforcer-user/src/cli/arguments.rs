@@ -1,0 +1,55 @@
+//! Arguments that several subcommands share.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::config::{Config, DEFAULT_INSTANCE, DEFAULT_RUN_DIR};
+use crate::control::{Client, SOCKET_NAME};
+
+/// Which running enforcer to ask.
+#[derive(Debug, clap::Args)]
+pub(super) struct Daemon {
+    /// Ask the enforcer that runs with this configuration
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    pub(super) config: Option<PathBuf>,
+    /// Ask over this control socket [default: /run/enforcer/default/control.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+}
+
+impl Daemon {
+    /// A client for that enforcer.
+    pub(super) fn client(&self) -> anyhow::Result<Client> {
+        let socket = match (&self.socket, &self.config) {
+            (Some(socket), _) => socket.clone(),
+            (None, Some(file)) => Config::load(file)?.control_socket(),
+            (None, None) => PathBuf::from(DEFAULT_RUN_DIR).join(DEFAULT_INSTANCE).join(SOCKET_NAME),
+        };
+        Ok(Client::new(socket))
+    }
+}
+
+/// How a report is shown.
+#[derive(Debug, clap::Args)]
+pub(super) struct Form {
+    /// Print JSON for programs instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Runs a question to its end; one thread is enough for that.
+pub(super) fn block_on<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start an event loop")?;
+    runtime.block_on(question)
+}
+
+/// Unix seconds now.
+pub(super) fn unix_now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

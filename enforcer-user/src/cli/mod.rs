@@ -1,0 +1,98 @@
+//! The command line: one subcommand a file.
+
+mod arguments;
+mod ca;
+mod check_config;
+mod completions;
+mod counters;
+mod detach;
+mod explain;
+mod flows;
+mod identities;
+mod output;
+mod probe;
+mod psk;
+mod reload;
+mod run;
+mod status;
+mod table;
+mod workloads;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use output::Output;
+
+/// Authenticates workloads inside the TCP handshake and enforces who may talk to whom.
+#[derive(Debug, Parser)]
+#[command(
+    name = "enforcer",
+    version,
+    propagate_version = true,
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 `explain` says deny."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    CheckConfig(check_config::Arguments),
+    Status(status::Arguments),
+    Workloads(workloads::Arguments),
+    Flows(flows::Arguments),
+    Identities(identities::Arguments),
+    Explain(explain::Arguments),
+    Counters(counters::Arguments),
+    Reload(reload::Arguments),
+    Probe(probe::Arguments),
+    Detach(detach::Arguments),
+    #[command(subcommand)]
+    Ca(ca::Command),
+    #[command(subcommand)]
+    Psk(psk::Command),
+    Completions(completions::Arguments),
+}
+
+/// Reads the command line, does what it says, and gives the exit status: 0 done, 1 failed (said on
+/// standard error), 2 wrong usage, 3 `explain` says deny.
+#[must_use]
+pub fn main() -> ExitCode {
+    let out = Output::standard();
+    match execute(Cli::parse().command, &out) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("enforcer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command, out: &Output) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(arguments) => run::execute(&arguments),
+        Command::CheckConfig(arguments) => check_config::execute(&arguments, out),
+        Command::Status(arguments) => status::execute(&arguments, out),
+        Command::Workloads(arguments) => workloads::execute(&arguments, out),
+        Command::Flows(arguments) => flows::execute(&arguments, out),
+        Command::Identities(arguments) => identities::execute(&arguments, out),
+        Command::Explain(arguments) => explain::execute(&arguments, out),
+        Command::Counters(arguments) => counters::execute(&arguments, out),
+        Command::Reload(arguments) => reload::execute(&arguments, out),
+        Command::Probe(arguments) => probe::execute(&arguments, out),
+        Command::Detach(arguments) => detach::execute(&arguments, out),
+        Command::Ca(command) => ca::execute(&command, out),
+        Command::Psk(command) => psk::execute(&command, out),
+        Command::Completions(arguments) => completions::execute(&arguments, out),
+    }
+}
+
+/// Whoever read our output has seen enough; that is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,39 @@
+//! `enforcer run`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::{daemon, logging};
+
+/// Threads of the daemon's event loop; verification has its own.
+const WORKER_THREADS: usize = 2;
+
+/// Attach to the configured workloads and enforce
+///
+/// Runs in the foreground until SIGTERM or SIGINT; SIGHUP loads the policy anew. The datapath stays
+/// attached and goes on enforcing when the daemon ends: `enforcer detach` removes it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  enforcer run --config /etc/enforcer/enforcer.toml")]
+pub(super) struct Arguments {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// What to log, for example debug or warn,enforcer_user=debug; overrules RUST_LOG and the file
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&arguments.config)?;
+    logging::init(arguments.log.as_deref(), &config.log.level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(daemon::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}

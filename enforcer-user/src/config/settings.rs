@@ -1,0 +1,65 @@
+//! `[policy]`, `[metrics]` and `[log]`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+
+use super::reader::{Read, Section, Value};
+
+/// The most files or folders of rules.
+const MAX_POLICY_FILES: usize = 1024;
+
+/// Where the rules are, and how a refusal is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// Cedar files, or folders of `*.cedar`. Empty: nothing is permitted by identity.
+    pub files: Vec<PathBuf>,
+    /// Whether a verified but denied caller, and both ends of a flow that lost its rule, are reset.
+    pub deny_reset: bool,
+}
+
+/// Where metrics are served beside the control socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Address of the Prometheus listener; none when absent.
+    pub listen: Option<SocketAddr>,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A filter of the `tracing` form, such as `info` or `info,enforcer_user::engine=debug`.
+    pub level: String,
+    /// Sampled lines about denied connections, each second.
+    pub denials_per_second: u32,
+}
+
+pub(super) fn policy(mut section: Section<'_>) -> PolicyConfig {
+    let files = section.or("files", Vec::new(), |value| value.list(MAX_POLICY_FILES, Value::path));
+    let deny_reset = section.or("deny_reset", true, Value::boolean);
+    section.finish();
+    PolicyConfig { files, deny_reset }
+}
+
+pub(super) fn metrics(mut section: Section<'_>) -> MetricsConfig {
+    let expected = "an address and port such as \"127.0.0.1:9464\"";
+    let listen = section.optional("listen", |value| value.parsed(expected));
+    section.finish();
+    MetricsConfig { listen }
+}
+
+pub(super) fn log(mut section: Section<'_>) -> LogConfig {
+    let level = section.or("level", "info".to_owned(), filter);
+    let denials_per_second = section.or("denials_per_second", 10, |v| v.integer(&(0..=10_000)));
+    section.finish();
+    LogConfig { level, denials_per_second }
+}
+
+fn filter(value: &Value<'_>) -> Read<String> {
+    let text = value.text()?;
+    match EnvFilter::try_new(text) {
+        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
+        _ => value.refuse("a filter such as \"info\" or \"warn,enforcer_user=debug\""),
+    }
+}

@@ -1,0 +1,252 @@
+//! `[[workload]]`: who lives here, and behind which interface.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::reader::{Claims, Read, Section, Value};
+use crate::identity::{Identity, Namespace};
+
+/// The most workloads of one configuration.
+pub(super) const MAX_WORKLOADS: usize = 4096;
+/// The most addresses of one workload.
+const MAX_ADDRESSES: usize = 64;
+/// The most bytes of an interface's name (`IFNAMSIZ` less its closing zero).
+const MAX_INTERFACE_BYTES: usize = 15;
+
+/// One workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadConfig {
+    /// Who it is. Its name is unique in the file.
+    pub identity: Identity,
+    /// The network interface; unique in the file.
+    pub interface: String,
+    /// Which end of the wire the interface is.
+    pub side: Side,
+    /// Source addresses the workload may use. Empty only for [`Side::Own`]: those on the interface.
+    pub addresses: Vec<IpAddr>,
+    /// The source MAC expected from it; only for [`Side::Host`], and unchecked when absent.
+    pub mac: Option<[u8; 6]>,
+    /// Whether its verdicts bind.
+    pub mode: Mode,
+    /// What happens to connections that are open when it is first attached.
+    pub existing: Existing,
+}
+
+/// Which end of the wire a workload's interface is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The netdev is the workload's own: what leaves it passes the egress hook.
+    Own,
+    /// The host's end of the workload's veth: what leaves the workload arrives at the ingress hook.
+    Host,
+}
+
+/// Whether a workload's verdicts bind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Denied is denied.
+    Enforce,
+    /// A policy denial is reported and let pass; everything else is still enforced.
+    Observe,
+}
+
+/// What happens to connections older than the attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// They are reset at both ends.
+    Reset,
+    /// They become flows without a peer identity and live on.
+    Adopt,
+}
+
+impl Side {
+    /// The word of the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Host => "host",
+        }
+    }
+}
+
+impl Mode {
+    /// The word of the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+/// The workloads that were read, and the names that occur even where a workload was refused.
+pub(super) struct Workloads {
+    /// `None` if any was refused.
+    pub(super) read: Option<Vec<WorkloadConfig>>,
+    /// Each name, with its namespace where that could be read.
+    pub(super) names: BTreeMap<String, Option<Namespace>>,
+}
+
+struct Seen {
+    names: Claims<String>,
+    interfaces: Claims<String>,
+    addresses: Claims<IpAddr>,
+}
+
+pub(super) fn read(sections: Vec<Section<'_>>, trust_domain: &str) -> Workloads {
+    let mut seen =
+        Seen { names: Claims::new(), interfaces: Claims::new(), addresses: Claims::new() };
+    let mut workloads = Some(Vec::with_capacity(sections.len()));
+    let mut names = BTreeMap::new();
+    for section in sections {
+        match one(section, trust_domain, &mut seen, &mut names) {
+            Some(workload) => workloads.iter_mut().for_each(|all| all.push(workload.clone())),
+            None => workloads = None,
+        }
+    }
+    Workloads { read: workloads, names }
+}
+
+fn one(
+    mut section: Section<'_>,
+    trust_domain: &str,
+    seen: &mut Seen,
+    names: &mut BTreeMap<String, Option<Namespace>>,
+) -> Option<WorkloadConfig> {
+    let claims = &mut seen.names;
+    let name = section.required("name", "the workload's name", |value| {
+        let name = segment(value)?;
+        claims.claim(value, name, "a name that no other workload has")
+    });
+    let hint = "the namespace's path, such as \"/acme/prod/shop\"";
+    let namespace = section.required("namespace", hint, namespace);
+    if let Some(name) = &name {
+        names.insert(name.clone(), namespace.clone());
+    }
+    let labels = section.or("labels", BTreeMap::new(), labels);
+    let claims = &mut seen.interfaces;
+    let interface = section.required("interface", "the name of a network interface", |value| {
+        let interface = interface(value)?;
+        claims.claim(value, interface, "an interface that no other workload has")
+    });
+    let side = section
+        .or("side", Side::Own, |value| value.word(&[("own", Side::Own), ("host", Side::Host)]));
+    let addresses = addresses(&mut section, side, &mut seen.addresses);
+    let mac = mac(&mut section, side);
+    let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+    let mode = section.or("mode", Mode::Enforce, |value| value.word(&modes));
+    let choices = [("reset", Existing::Reset), ("adopt", Existing::Adopt)];
+    let existing = section.or("existing", Existing::Reset, |value| value.word(&choices));
+    let (name, namespace, interface) = (name?, namespace?, interface?);
+    let identity = match Identity::new(trust_domain, namespace, &name, labels) {
+        Ok(identity) => identity,
+        Err(error) => {
+            section.fault(format!("[[workload]]: {error}"));
+            return None;
+        }
+    };
+    section.finish();
+    Some(WorkloadConfig { identity, interface, side, addresses: addresses?, mac, mode, existing })
+}
+
+fn segment(value: &Value<'_>) -> Read<String> {
+    let name = value.text()?;
+    match Identity::new("invalid", Namespace::root(), name, BTreeMap::new()) {
+        Ok(_) => Ok(name.to_owned()),
+        Err(_) => value.refuse("1 to 255 letters, digits, '.', '-' or '_'"),
+    }
+}
+
+/// A namespace's path.
+pub(super) fn namespace(value: &Value<'_>) -> Read<Namespace> {
+    value.parsed("an absolute path of letters, digits, '.', '-' and '_' such as \"/acme/prod\"")
+}
+
+fn labels(value: &Value<'_>) -> Read<BTreeMap<String, String>> {
+    let labels = value.string_map()?;
+    match Identity::new("invalid", Namespace::root(), "invalid", labels.clone()) {
+        Ok(_) => Ok(labels),
+        Err(error) => value.refuse(format!("other labels: {error}")),
+    }
+}
+
+fn interface(value: &Value<'_>) -> Read<String> {
+    let name = value.text()?;
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if name.is_empty()
+        || name.len() > MAX_INTERFACE_BYTES
+        || name.starts_with('.')
+        || name.contains(bad)
+    {
+        return value.refuse("the name of a network interface, 1 to 15 bytes");
+    }
+    Ok(name.to_owned())
+}
+
+fn addresses(
+    section: &mut Section<'_>,
+    side: Side,
+    seen: &mut Claims<IpAddr>,
+) -> Option<Vec<IpAddr>> {
+    let mut one = |value: &Value<'_>| {
+        let address = address(value)?;
+        seen.claim(value, address, "an address that no other workload has")
+    };
+    let mut list = |value: &Value<'_>| {
+        let addresses = value.list(MAX_ADDRESSES, &mut one)?;
+        match (side, addresses.is_empty()) {
+            (Side::Host, true) => value.refuse("the workload's addresses (side = \"host\")"),
+            _ => Ok(addresses),
+        }
+    };
+    match side {
+        Side::Own if !section.has("addresses") => {
+            section.optional("addresses", list).or(Some(vec![]))
+        }
+        Side::Own => section.optional("addresses", list),
+        Side::Host => {
+            let hint =
+                "the workload's addresses: with side = \"host\" they are not on the interface";
+            section.required("addresses", hint, &mut list)
+        }
+    }
+}
+
+fn address(value: &Value<'_>) -> Read<IpAddr> {
+    let address: IpAddr = value.parsed("an address without a prefix, such as \"10.0.0.7\"")?;
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    if address.is_unspecified() || address.is_multicast() || mapped {
+        return value.refuse("a unicast address of its own family");
+    }
+    Ok(address)
+}
+
+fn mac(section: &mut Section<'_>, side: Side) -> Option<[u8; 6]> {
+    match side {
+        Side::Own => {
+            section.forbidden("mac", "no such key with side = \"own\": the interface has its own");
+            None
+        }
+        Side::Host => section.optional("mac", mac_address),
+    }
+}
+
+fn mac_address(value: &Value<'_>) -> Read<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = value.text()?.split(':');
+    let mut complete = true;
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2);
+        match part.and_then(|part| u8::from_str_radix(part, 16).ok()) {
+            Some(parsed) => *byte = parsed,
+            None => complete = false,
+        }
+    }
+    let unicast = mac[0] & 1 == 0 && mac != [0; 6];
+    if !complete || parts.next().is_some() || !unicast {
+        return value.refuse("a unicast MAC such as \"02:00:00:00:00:01\"");
+    }
+    Ok(mac)
+}

@@ -1,0 +1,49 @@
+//! What the control socket asks of the daemon: one method a route.
+
+use std::future::Future;
+
+use thiserror::Error;
+
+use super::protocol::{
+    CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
+    ReloadReport, StatusReport, WorkloadReport,
+};
+
+/// Why a question was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BackendError {
+    /// The question names something that is not here or makes no sense (HTTP 400).
+    #[error("{0}")]
+    BadRequest(String),
+    /// The daemon cannot answer now; a later try may succeed (HTTP 503).
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something failed inside, such as reading a map (HTTP 500).
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// An answer, or why there is none.
+pub type Answer<T> = Result<T, BackendError>;
+
+/// The daemon as the control socket sees it. Every answer must come within
+/// [`super::server::ANSWER_TIME_LIMIT`].
+pub trait Backend: Send + Sync + 'static {
+    /// `GET /v1/status`.
+    fn status(&self) -> impl Future<Output = Answer<StatusReport>> + Send;
+    /// `GET /v1/workloads`.
+    fn workloads(&self) -> impl Future<Output = Answer<Vec<WorkloadReport>>> + Send;
+    /// `GET /v1/flows`.
+    fn flows(&self, query: FlowQuery) -> impl Future<Output = Answer<FlowsReport>> + Send;
+    /// `GET /v1/identities`.
+    fn identities(&self) -> impl Future<Output = Answer<Vec<IdentityReport>>> + Send;
+    /// `GET /v1/counters`.
+    fn counters(&self) -> impl Future<Output = Answer<CountersReport>> + Send;
+    /// `POST /v1/explain`.
+    fn explain(
+        &self,
+        request: ExplainRequest,
+    ) -> impl Future<Output = Answer<ExplainReport>> + Send;
+    /// `POST /v1/reload`.
+    fn reload(&self) -> impl Future<Output = Answer<ReloadReport>> + Send;
+}

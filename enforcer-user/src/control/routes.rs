@@ -1,0 +1,117 @@
+//! Which request asks what of the backend.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use serde::Serialize;
+
+use super::backend::{Answer, Backend};
+use super::http::{Reply, backend_refusal, body, json, refusal, reply, wrong_method};
+use super::protocol::{ExplainRequest, FlowQuery, MAX_FLOW_LIMIT};
+use super::server::ANSWER_TIME_LIMIT;
+use crate::metrics;
+
+/// Every route of the control socket, for the refusal of an unknown one.
+const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /metrics, \
+                      POST /v1/explain /v1/reload";
+
+/// Answers one request of the control socket.
+pub(super) async fn control<B: Backend>(backend: Arc<B>, request: Request<Incoming>) -> Reply {
+    let expected = match request.uri().path() {
+        "/v1/explain" | "/v1/reload" => Method::POST,
+        "/v1/status" | "/v1/workloads" | "/v1/flows" | "/v1/identities" | "/v1/counters"
+        | "/metrics" => Method::GET,
+        path => {
+            let text = format!("no route {path:?}; expected one of {ROUTES}");
+            return refusal(StatusCode::NOT_FOUND, text);
+        }
+    };
+    if *request.method() != expected {
+        return wrong_method(if expected == Method::GET { "GET" } else { "POST" });
+    }
+    match request.uri().path() {
+        "/v1/status" => answer(backend.status()).await,
+        "/v1/workloads" => answer(backend.workloads()).await,
+        "/v1/flows" => match flow_query(request.uri().query().unwrap_or_default()) {
+            Ok(query) => answer(backend.flows(query)).await,
+            Err(text) => refusal(StatusCode::BAD_REQUEST, text),
+        },
+        "/v1/identities" => answer(backend.identities()).await,
+        "/v1/counters" => answer(backend.counters()).await,
+        "/v1/explain" => explain(&*backend, request).await,
+        "/v1/reload" => answer(backend.reload()).await,
+        _ => metrics_text(&*backend).await,
+    }
+}
+
+/// Answers one request of the metrics listener: nothing but `GET /metrics`.
+pub(super) async fn metrics_only<B: Backend>(backend: Arc<B>, request: Request<Incoming>) -> Reply {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => metrics_text(&*backend).await,
+        (_, "/metrics") => wrong_method("GET"),
+        (_, path) => {
+            refusal(StatusCode::NOT_FOUND, format!("no route {path:?}; expected GET /metrics"))
+        }
+    }
+}
+
+async fn answer<T: Serialize>(asked: impl Future<Output = Answer<T>>) -> Reply {
+    match tokio::time::timeout(ANSWER_TIME_LIMIT, asked).await {
+        Ok(Ok(report)) => json(StatusCode::OK, &report),
+        Ok(Err(error)) => backend_refusal(error),
+        Err(_) => late(),
+    }
+}
+
+async fn explain<B: Backend>(backend: &B, request: Request<Incoming>) -> Reply {
+    let bytes = match body(request).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return refused,
+    };
+    match serde_json::from_slice::<ExplainRequest>(&bytes) {
+        Ok(question) => answer(backend.explain(question)).await,
+        Err(error) => {
+            let text = format!("explain request: {error}; expected {{from, to, port}}");
+            refusal(StatusCode::BAD_REQUEST, text)
+        }
+    }
+}
+
+async fn metrics_text<B: Backend>(backend: &B) -> Reply {
+    let both = async { Ok((backend.status().await?, backend.counters().await?)) };
+    match tokio::time::timeout(ANSWER_TIME_LIMIT, both).await {
+        Ok(Ok((status, counters))) => {
+            let text = metrics::prometheus(&status, &counters);
+            reply(StatusCode::OK, metrics::CONTENT_TYPE, text.into_bytes())
+        }
+        Ok(Err(error)) => backend_refusal(error),
+        Err(_) => late(),
+    }
+}
+
+fn late() -> Reply {
+    let text = format!("no answer within {} s; try again", ANSWER_TIME_LIMIT.as_secs());
+    refusal(StatusCode::GATEWAY_TIMEOUT, text)
+}
+
+fn flow_query(text: &str) -> Result<FlowQuery, String> {
+    let mut query = FlowQuery::default();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("limit", value)) => query.limit = flow_limit(value)?,
+            // Names of workloads have no character that a query would escape.
+            Some(("workload", value)) => query.workload = Some(value.to_owned()),
+            _ => return Err(format!("query {pair:?}: expected limit=N or workload=NAME")),
+        }
+    }
+    Ok(query)
+}
+
+fn flow_limit(value: &str) -> Result<usize, String> {
+    match value.parse() {
+        Ok(limit) if (1..=MAX_FLOW_LIMIT).contains(&limit) => Ok(limit),
+        _ => Err(format!("limit {value:?}: expected a number from 1 to {MAX_FLOW_LIMIT}")),
+    }
+}
