@@ -1,0 +1,128 @@
+//! The arrangement most tests share: a client, a server, a daemon on each, and who may call whom.
+
+use anyhow::{Context, Result};
+
+use crate::config::{Config, Mode, Workload};
+use crate::enforcer::Enforcer;
+use crate::host::Host;
+use crate::keys::Keys;
+use crate::policy;
+use crate::topology::TwoHosts;
+use crate::twin::Enforcement;
+
+/// The namespace of client and server.
+pub const NAMESPACE: &str = "/acme/prod";
+/// The port servers listen on unless a test needs another.
+pub const PORT: u16 = 8080;
+
+/// The caller of most tests.
+#[must_use]
+pub fn client() -> Workload {
+    Workload::own(NAMESPACE, "client")
+}
+
+/// The callee of most tests.
+#[must_use]
+pub fn server() -> Workload {
+    Workload::own(NAMESPACE, "server")
+}
+
+/// Configurations of both ends, to be changed before the start.
+#[derive(Debug)]
+pub struct Setup {
+    /// Where both nodes' keys come from.
+    pub keys: Keys,
+    /// The client's node.
+    pub client: Config,
+    /// The server's node.
+    pub server: Config,
+}
+
+impl Setup {
+    /// Both nodes hold one pre-shared key; the client may call the server.
+    pub fn psk() -> Result<Self> {
+        Self::with(Keys::psk()?)
+    }
+
+    /// Both nodes are certified by one authority for [`NAMESPACE`]; the client may call the server.
+    pub fn pki() -> Result<Self> {
+        Self::with(Keys::pki()?)
+    }
+
+    /// Both nodes with keys of this kind; the client may call the server.
+    pub fn with(keys: Keys) -> Result<Self> {
+        let policy = policy::allow(&client(), &server());
+        Ok(Self {
+            client: Config::new(keys.node("client-node", NAMESPACE)?, client(), &policy),
+            server: Config::new(keys.node("server-node", NAMESPACE)?, server(), &policy),
+            keys,
+        })
+    }
+
+    /// Replaces the client's policy.
+    #[must_use]
+    pub fn client_policy(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.client.policy);
+        self
+    }
+
+    /// Replaces the server's policy.
+    #[must_use]
+    pub fn server_policy(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.server.policy);
+        self
+    }
+
+    /// Starts the daemons on two hosts.
+    pub fn start(self, client: &Host, server: &Host, enforcement: Enforcement) -> Result<Daemons> {
+        let mode = match enforcement {
+            Enforcement::Enforced => Mode::Enforce,
+            Enforcement::Observed => Mode::Observe,
+            Enforcement::Absent => {
+                return Ok(Daemons { client: None, server: None, keys: self.keys });
+            }
+        };
+        Ok(Daemons {
+            client: Some(Enforcer::start(client, &self.client.mode(mode))?),
+            server: Some(Enforcer::start(server, &self.server.mode(mode))?),
+            keys: self.keys,
+        })
+    }
+
+    /// Starts the daemons on two new hosts.
+    pub fn start_pair(self, enforcement: Enforcement) -> Result<Pair> {
+        let net = TwoHosts::new()?;
+        let daemons = self.start(&net.client, &net.server, enforcement)?;
+        Ok(Pair { daemons, net })
+    }
+}
+
+/// The daemons of a client and a server, none without enforcement.
+#[derive(Debug)]
+pub struct Daemons {
+    client: Option<Enforcer>,
+    server: Option<Enforcer>,
+    /// Their keys, which must live as long as they do.
+    pub keys: Keys,
+}
+
+impl Daemons {
+    /// The client's daemon; an error without enforcement.
+    pub fn client(&mut self) -> Result<&mut Enforcer> {
+        self.client.as_mut().context("the client has no enforcer in this scenario")
+    }
+
+    /// The server's daemon; an error without enforcement.
+    pub fn server(&mut self) -> Result<&mut Enforcer> {
+        self.server.as_mut().context("the server has no enforcer in this scenario")
+    }
+}
+
+/// Two hosts with their daemons.
+#[derive(Debug)]
+pub struct Pair {
+    /// The daemons, ended before the hosts go.
+    pub daemons: Daemons,
+    /// The hosts.
+    pub net: TwoHosts,
+}
