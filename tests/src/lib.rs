@@ -1,7 +1,7 @@
 //! The end-to-end harness: network namespaces as hosts, real sockets, captures, and the real enforcer.
 //!
 //! Read in the order in which a test uses it: [`topology`] makes [`host`]s, [`enforcer`] starts the daemon on
-//! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`] and [`load`] send traffic,
+//! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`udp`] and [`load`] send traffic,
 //! [`capture`] and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with
 //! the drop counters. [`scenario`] has the arrangements most tests share, and [`twin`]
 //! makes the pair of tests that every enforcement claim needs.
@@ -9,10 +9,12 @@
 //! Everything here needs root. Missing privilege or a missing tool is an error that names it, never a skip.
 
 pub mod accounting;
+pub mod bulk;
 pub mod capture;
 pub mod config;
 pub mod enforcer;
 pub mod host;
+pub mod interactive;
 pub mod keys;
 pub mod load;
 pub mod need;

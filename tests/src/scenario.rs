@@ -1,5 +1,8 @@
 //! The arrangement most tests share: a client, a server, a daemon on each, and who may call whom.
 
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 
 use crate::config::{Config, Mode, Workload};
@@ -7,6 +10,7 @@ use crate::enforcer::Enforcer;
 use crate::host::Host;
 use crate::keys::Keys;
 use crate::policy;
+use crate::tcp::{Got, PATIENCE, SILENCE, Server, dial};
 use crate::topology::TwoHosts;
 use crate::twin::Enforcement;
 
@@ -14,6 +18,8 @@ use crate::twin::Enforcement;
 pub const NAMESPACE: &str = "/acme/prod";
 /// The port servers listen on unless a test needs another.
 pub const PORT: u16 = 8080;
+/// How long a server is watched after a connect that failed.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// The caller of most tests.
 #[must_use]
@@ -125,4 +131,40 @@ pub struct Pair {
     pub daemons: Daemons,
     /// The hosts.
     pub net: TwoHosts,
+}
+
+/// What came of one connect to a server that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contact {
+    /// What the client got.
+    pub got: Got,
+    /// Whether the server's socket handed a connection to its application.
+    pub seen_by_server: bool,
+}
+
+impl Contact {
+    /// A connection at both ends.
+    pub const MADE: Self = Self { got: Got::Connection, seen_by_server: true };
+    /// A refusal that the server's application knows nothing of.
+    pub const REFUSED: Self = Self { got: Got::Refusal, seen_by_server: false };
+    /// No answer, and the server's application knows nothing of it.
+    pub const SILENT: Self = Self { got: Got::Silence, seen_by_server: false };
+
+    /// Whether either end believes in a connection.
+    #[must_use]
+    pub fn is_made(self) -> bool {
+        self.got == Got::Connection || self.seen_by_server
+    }
+}
+
+/// Connects once, past the first retransmissions, and looks at both ends.
+pub fn contact(client: &Host, to: SocketAddr, server: &Server) -> Result<Contact> {
+    let before = server.accepted();
+    let dialled = dial(client, to, SILENCE)?;
+    let got = dialled.got();
+    let deadline = Instant::now() + if got == Got::Connection { PATIENCE } else { GRACE };
+    while server.accepted() == before && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(Contact { got, seen_by_server: server.accepted() > before })
 }

@@ -1,4 +1,4 @@
-//! TCP servers and clients on hosts: connect with its outcome and latency, echo, one line, bulk with a digest.
+//! TCP servers and clients on hosts: connect with its outcome and latency, echo, one line, bulk.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::bulk::{hash_to_end, write_pattern};
 use crate::host::Host;
 
 /// Long enough for every exchange that must succeed, a retransmission or two included.
@@ -17,7 +18,6 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub const SILENCE: Duration = Duration::from_millis(3500);
 /// A connection that is open and idle is given up after this.
 const IDLE: Duration = Duration::from_mins(2);
-const CHUNK: usize = 64 * 1024;
 
 /// How a connect ended.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ pub enum Service {
     OneByte,
     /// Reads to the end of the stream, then answers with the 32 bytes of its BLAKE3 hash.
     Digest,
-    /// Sends this many bytes of [`pattern`] and closes.
+    /// Sends this many bytes of [`crate::bulk::pattern`] and closes.
     Source(u64),
 }
 
@@ -301,112 +301,4 @@ pub fn read_line(host: &Host, to: SocketAddr, timeout: Duration) -> Result<Strin
     let mut text = String::new();
     stream.read_to_string(&mut text).with_context(|| format!("reading a line from {to}"))?;
     Ok(text.trim_end().to_owned())
-}
-
-/// Sends `bytes` of [`pattern`] to a [`Service::Digest`] and fails unless what arrived is what was sent.
-pub fn upload(host: &Host, to: SocketAddr, bytes: u64) -> Result<()> {
-    let mut stream = dial(host, to, PATIENCE)?.stream()?;
-    let sent = write_pattern(&mut stream, bytes).context("sending")?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = [0; blake3::OUT_LEN];
-    stream.read_exact(&mut answer).context("waiting for the digest")?;
-    ensure!(sent == answer, "{bytes} bytes to {to} arrived changed");
-    Ok(())
-}
-
-/// Reads the stream of a [`Service::Source`] and fails unless it is `bytes` of [`pattern`].
-pub fn download(host: &Host, to: SocketAddr, bytes: u64) -> Result<()> {
-    let mut stream = dial(host, to, PATIENCE)?.stream()?;
-    let (hash, length) = hash_to_end(&mut stream).context("receiving")?;
-    ensure!(length == bytes, "{length} of {bytes} bytes arrived from {to}");
-    ensure!(
-        hash == write_pattern(&mut io::sink(), bytes)?,
-        "{bytes} bytes from {to} arrived changed"
-    );
-    Ok(())
-}
-
-/// Byte `offset` of the bulk stream: a multiplicative hash of the position, so that shifted, repeated or
-/// swapped segments change the digest.
-#[must_use]
-pub fn pattern(offset: u64) -> u8 {
-    (offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56).to_be_bytes()[7]
-}
-
-fn write_pattern(out: &mut impl Write, bytes: u64) -> io::Result<blake3::Hash> {
-    let mut hasher = blake3::Hasher::new();
-    let mut chunk = Vec::with_capacity(CHUNK);
-    let mut sent = 0;
-    while sent < bytes {
-        let until = bytes.min(sent + CHUNK as u64);
-        chunk.clear();
-        chunk.extend((sent..until).map(pattern));
-        hasher.update(&chunk);
-        out.write_all(&chunk)?;
-        sent = until;
-    }
-    Ok(hasher.finalize())
-}
-
-fn hash_to_end(stream: &mut impl Read) -> io::Result<(blake3::Hash, u64)> {
-    let mut hasher = blake3::Hasher::new();
-    let mut chunk = vec![0; CHUNK];
-    let mut length = 0;
-    loop {
-        match stream.read(&mut chunk)? {
-            0 => return Ok((hasher.finalize(), length)),
-            n => {
-                hasher.update(&chunk[..n]);
-                length += n as u64;
-            }
-        }
-    }
-}
-
-/// A long-lived connection to a [`Service::Echo`], used now and then.
-#[derive(Debug)]
-pub struct Interactive {
-    stream: TcpStream,
-    exchanges: u64,
-}
-
-impl Interactive {
-    /// Connects and makes one exchange.
-    pub fn open(host: &Host, to: SocketAddr) -> Result<Self> {
-        let mut interactive = Self { stream: dial(host, to, PATIENCE)?.stream()?, exchanges: 0 };
-        interactive.exchange()?;
-        Ok(interactive)
-    }
-
-    /// Writes eight bytes that were never written before and waits for exactly them to come back.
-    pub fn exchange(&mut self) -> Result<Duration> {
-        self.exchanges += 1;
-        let start = Instant::now();
-        self.stream.write_all(&self.exchanges.to_be_bytes()).context("writing")?;
-        let mut answer = [0; 8];
-        self.stream.read_exact(&mut answer).context("waiting for the echo")?;
-        ensure!(answer == self.exchanges.to_be_bytes(), "the echo is not what was written");
-        Ok(start.elapsed())
-    }
-
-    /// Waits, without writing, for the connection to end. Returns how.
-    pub fn wait_end(&mut self, timeout: Duration) -> Result<End> {
-        self.stream.set_read_timeout(Some(timeout))?;
-        match self.stream.read(&mut [0; 8]) {
-            Ok(0) => Ok(End::Closed),
-            Ok(n) => bail!("{n} bytes arrived that were not asked for"),
-            Err(error) => match error.kind() {
-                ErrorKind::ConnectionReset => Ok(End::Reset),
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                    bail!("the connection is still open after {timeout:?}")
-                }
-                kind => Ok(End::Failed(kind)),
-            },
-        }
-    }
-
-    /// The local address and port.
-    pub fn local(&self) -> Result<SocketAddr> {
-        self.stream.local_addr().context("the stream has no local address")
-    }
 }

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use enforcer_tests::accounting::{Account, Ledger};
+use enforcer_tests::bulk::{download, upload};
 use enforcer_tests::capture::{Capture, Direction, Flags};
 use enforcer_tests::enforcer::Counters;
 use enforcer_tests::host::{Family, Host};
+use enforcer_tests::interactive::Interactive;
 use enforcer_tests::load::{Close, Load, prepare_client};
 use enforcer_tests::raw::Forged;
 use enforcer_tests::stats::Stats;
-use enforcer_tests::tcp::{
-    End, Got, Interactive, PATIENCE, Server, Service, dial, download, read_line, upload,
-};
+use enforcer_tests::tcp::{End, Got, PATIENCE, Server, Service, dial, read_line};
 use enforcer_tests::topology::{INTERFACE, OneNode, Routed, ThreeHosts, TwoHosts, near};
 use enforcer_tests::udp::{Responder, ask};
 
