@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::keys::{NodeKeys, Pki};
+use crate::keys::{NodeFiles, NodeKeys, Pki};
 use crate::topology::{INTERFACE, MESH_NETWORKS};
 
 /// What a test says of a daemon; the harness adds the instance, its folders and the policy file.
@@ -295,9 +295,9 @@ impl<'a> ConfigFile<'a> {
 
 impl<'a> IdentitySection<'a> {
     fn new(config: &'a Config) -> Self {
-        let (mode, files) = match &config.keys {
-            NodeKeys::Psk { psk_file } => ("psk", IdentityFiles::Psk { psk_file }),
-            NodeKeys::Pki { authorities, certificate, key } => (
+        let (mode, files) = match &config.keys.files {
+            NodeFiles::Psk { psk_file } => ("psk", IdentityFiles::Psk { psk_file }),
+            NodeFiles::Pki { authorities, certificate, key } => (
                 "pki",
                 IdentityFiles::Pki {
                     authority: authorities,

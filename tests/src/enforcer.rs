@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::config::{Config, Place};
 use crate::host::Host;
+use crate::keys::NodeKeys;
 use crate::need;
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -50,6 +51,8 @@ pub struct Enforcer {
     folder: TempDir,
     place: Place,
     process: Option<Child>,
+    /// Read again at every start.
+    _keys: NodeKeys,
 }
 
 impl Enforcer {
@@ -66,7 +69,8 @@ impl Enforcer {
         let folder = TempDir::with_prefix("enftest-")?;
         let place = place(folder.path());
         fs::create_dir(&place.policy)?;
-        let enforcer = Self { host: host.clone(), folder, place, process: None };
+        let enforcer =
+            Self { host: host.clone(), folder, place, process: None, _keys: config.keys.clone() };
         enforcer.write_policy(&config.policy)?;
         enforcer.write_config(config)?;
         Ok(enforcer)

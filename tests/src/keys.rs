@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -36,15 +37,23 @@ impl Keys {
     /// The files of one node: made for PKI, may speak for `namespace` and below.
     pub fn node(&self, name: &str, namespace: &str) -> Result<NodeKeys> {
         match self {
-            Self::Psk(psk) => Ok(NodeKeys::Psk { psk_file: psk.file() }),
+            Self::Psk(psk) => Ok(psk.node()),
             Self::Pki(pki) => pki.node(name, namespace),
         }
     }
 }
 
-/// The identity files that one node's configuration names.
+/// The identity files of one node; they stay as long as this does.
 #[derive(Debug, Clone)]
-pub enum NodeKeys {
+pub struct NodeKeys {
+    /// What the node's configuration names.
+    pub files: NodeFiles,
+    _folder: Arc<TempDir>,
+}
+
+/// The paths of a node's identity files.
+#[derive(Debug, Clone)]
+pub enum NodeFiles {
     /// Pre-shared key mode.
     Psk {
         /// 64 hexadecimal digits, mode 0600.
@@ -63,7 +72,7 @@ pub enum NodeKeys {
 
 /// A pre-shared key in a file that only root may read.
 pub struct Psk {
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Psk {
@@ -74,9 +83,16 @@ impl Psk {
             .and_then(|mut random| random.read_exact(halves.as_flattened_mut()))
             .context("no random bytes")?;
         let [high, low] = halves.map(u128::from_be_bytes);
-        let psk = Self { folder: TempDir::with_prefix("enftest-psk-")? };
+        let psk = Self { folder: Arc::new(TempDir::with_prefix("enftest-psk-")?) };
         write_private(&psk.file(), &format!("{high:032x}{low:032x}"))?;
         Ok(psk)
+    }
+
+    /// The identity files of any node.
+    #[must_use]
+    pub fn node(&self) -> NodeKeys {
+        let files = NodeFiles::Psk { psk_file: self.file() };
+        NodeKeys { files, _folder: Arc::clone(&self.folder) }
     }
 
     /// The file, as `psk_file` expects it.
@@ -95,7 +111,7 @@ impl fmt::Debug for Psk {
 /// An authority of files, made with `enforcer ca`.
 #[derive(Debug)]
 pub struct Pki {
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Pki {
@@ -104,7 +120,7 @@ impl Pki {
 
     /// Makes an authority for [`Pki::TRUST_DOMAIN`].
     pub fn init() -> Result<Self> {
-        let pki = Self { folder: TempDir::with_prefix("enftest-pki-")? };
+        let pki = Self { folder: Arc::new(TempDir::with_prefix("enftest-pki-")?) };
         need::run(
             Command::new(binary()?)
                 .args(["ca", "init", "--trust-domain", Self::TRUST_DOMAIN, "--dir"])
@@ -141,7 +157,8 @@ impl Pki {
                 .arg("--out")
                 .arg(&certificate),
         )?;
-        Ok(NodeKeys::Pki { authorities: vec![self.authority()], certificate, key })
+        let files = NodeFiles::Pki { authorities: vec![self.authority()], certificate, key };
+        Ok(NodeKeys { files, _folder: Arc::clone(&self.folder) })
     }
 
     fn authority_folder(&self) -> PathBuf {

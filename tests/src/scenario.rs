@@ -85,13 +85,12 @@ impl Setup {
             Enforcement::Enforced => Mode::Enforce,
             Enforcement::Observed => Mode::Observe,
             Enforcement::Absent => {
-                return Ok(Daemons { client: None, server: None, keys: self.keys });
+                return Ok(Daemons { client: None, server: None });
             }
         };
         Ok(Daemons {
             client: Some(Enforcer::start(client, &self.client.mode(mode))?),
             server: Some(Enforcer::start(server, &self.server.mode(mode))?),
-            keys: self.keys,
         })
     }
 
@@ -108,8 +107,6 @@ impl Setup {
 pub struct Daemons {
     client: Option<Enforcer>,
     server: Option<Enforcer>,
-    /// Their keys, which must live as long as they do.
-    pub keys: Keys,
 }
 
 impl Daemons {
