@@ -92,8 +92,23 @@ impl Enforcer {
             .context("the daemon does not start")?;
         self.process = Some(child);
         self.cli(&["status", "--wait-ready", WAIT_READY_SECONDS])
-            .with_context(|| format!("not ready; its log:\n{}", self.log_tail()))
-            .map(drop)
+            .with_context(|| format!("not ready; its log:\n{}", self.log_tail()))?;
+        self.check_alive()
+    }
+
+    fn check_alive(&mut self) -> Result<()> {
+        let ended = self.process.as_mut().map(Child::try_wait).transpose()?.flatten();
+        if ended.is_some() {
+            self.process = None;
+        }
+        ensure!(
+            ended.is_none(),
+            "the daemon of {} has ended; its log:\n{}",
+            self.host.label(),
+            self.log_tail()
+        );
+        ensure!(self.status()?.ready, "`status --wait-ready` returned although it is not ready");
+        Ok(())
     }
 
     /// Runs a command that talks to this daemon and returns what it printed.

@@ -20,6 +20,7 @@ pub mod load;
 pub mod need;
 pub mod policy;
 pub mod raw;
+pub mod saved_syn;
 pub mod scenario;
 pub mod stats;
 pub mod tcp;

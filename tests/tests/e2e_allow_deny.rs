@@ -1,11 +1,12 @@
 //! Who may connect, and who hears nothing: two hosts, a daemon on each, real sockets.
 
 use enforcer_tests::accounting::Ledger;
-use enforcer_tests::capture::{Capture, Direction, Flags};
+use enforcer_tests::capture::{Capture, Direction, Flags, Segment};
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::host::Family;
 use enforcer_tests::policy::{self, DENY_ALL};
 use enforcer_tests::raw::Forged;
+use enforcer_tests::saved_syn::SynListener;
 use enforcer_tests::scenario::{Contact, PORT, Setup, client, contact, server};
 use enforcer_tests::stats::Stats;
 use enforcer_tests::tcp::{Got, PATIENCE, SILENCE, Server, Service, dial, read_line};
@@ -82,6 +83,23 @@ fn the_handshake_carries_identity_in_all_three_segments_and_nowhere_else() {
         segments.iter().filter(|s| s.identity().is_some() && !s.flags.has(Flags::SYN)).collect();
     assert!(!proofs.is_empty(), "{segments:#?}");
     assert!(proofs.iter().all(|s| s.flags == Flags::ACK && s.payload_length == 0), "{proofs:#?}");
+}
+
+#[test]
+fn the_servers_stack_sees_the_syn_that_the_clients_stack_sent() {
+    for family in Family::BOTH {
+        let [plain, enforced] = [Enforcement::Absent, Enforcement::Enforced].map(|enforcement| {
+            let pair = Setup::psk().unwrap().start_pair(enforcement).unwrap();
+            let listener = SynListener::start(&pair.net.server, PORT).unwrap();
+            dial(&pair.net.client, pair.net.server.at(family, PORT), PATIENCE).unwrap();
+            listener.accept().unwrap()
+        });
+        let shape = |syn: &Segment| {
+            let kinds: Vec<u8> = syn.options.iter().map(|option| option.kind).collect();
+            (kinds, syn.flags, syn.payload_length, syn.window)
+        };
+        assert_eq!(shape(&enforced), shape(&plain));
+    }
 }
 
 twin!(a_caller_whose_own_policy_denies_is_refused_over_ipv4, egress_denied_v4,

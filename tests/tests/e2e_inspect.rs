@@ -70,7 +70,7 @@ fn explain_says_allow_with_its_rule_and_deny_without() {
 fn bpftool_prints_flows_and_verdicts_with_named_fields() {
     let (_stream, _server, mut pair) = with_open_stream();
     let pins = pair.daemons.server().unwrap().pins();
-    for (map, field) in [("flows_v4", "remote_port"), ("verdicts", "epoch")] {
+    for (map, field) in [("FLOWS4", "remote_port"), ("VERDICTS", "epoch")] {
         let mut dump = std::process::Command::new(need::tool("bpftool").unwrap());
         dump.args(["map", "dump", "pinned"]).arg(pins.join(map));
         let text = need::run(&mut dump).unwrap();

@@ -10,6 +10,7 @@ use enforcer_tests::host::{Family, Host};
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::load::{Close, Load, prepare_client};
 use enforcer_tests::raw::Forged;
+use enforcer_tests::saved_syn::SynListener;
 use enforcer_tests::stats::Stats;
 use enforcer_tests::tcp::{End, Got, PATIENCE, Server, Service, dial, read_line};
 use enforcer_tests::topology::{INTERFACE, OneNode, Routed, ThreeHosts, TwoHosts, near};
@@ -179,6 +180,20 @@ fn bulk_arrives_unchanged_with_offloads_on_and_off() {
         assert_eq!(all_judged, !on, "all checksums are on the wire only without offload");
         let longest = segments.iter().map(|s| s.payload_length).max().unwrap();
         assert_eq!(longest > 1500, on, "segments longer than the MTU only with offload");
+    }
+}
+
+#[test]
+fn a_saved_syn_is_the_one_on_the_wire() {
+    let net = TwoHosts::new().unwrap();
+    let listener = SynListener::start(&net.server, PORT).unwrap();
+    for family in Family::BOTH {
+        let capture = Capture::start(&net.server, INTERFACE).unwrap();
+        dial(&net.client, net.server.at(family, PORT), PATIENCE).unwrap();
+        let saved = listener.accept().unwrap();
+        let seen = capture.wait_for("SYN", PATIENCE, |s| s.flags == Flags::SYN).unwrap();
+        assert_eq!((saved.options, saved.sequence), (seen.options, seen.sequence));
+        assert_eq!((saved.payload_length, seen.payload_length), (0, 0));
     }
 }
 

@@ -145,7 +145,7 @@ fn show(enforcers: &Enforcers) -> Result<()> {
             println!("{}", indented(&text));
         }
     }
-    for map in ["flows_v4", "verdicts"] {
+    for map in ["FLOWS4", "VERDICTS"] {
         let pin = enforcers.server.pins().join(map);
         heading(&format!("bpftool map dump pinned {}", pin.display()));
         let dump = need::run(
