@@ -1,6 +1,5 @@
 //! What the command line and bpftool show of a running pair.
 
-use enforcer_tests::enforcer::command;
 use enforcer_tests::host::Family;
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::need;
@@ -84,15 +83,4 @@ fn the_pin_folder_is_closed_to_others() {
     let (_stream, _server, mut pair) = with_open_stream();
     let folder = std::fs::metadata(pair.daemons.server().unwrap().pins()).unwrap();
     assert_eq!(folder.permissions().mode() & 0o777, 0o700);
-}
-
-#[test]
-fn an_unknown_key_in_the_configuration_is_named_with_the_nearest() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("enforcer.toml");
-    std::fs::write(&file, "instance = \"a\"\ntrust_domian = \"example.org\"\n").unwrap();
-    let error = need::run(command(&["check-config", "--config"]).unwrap().arg(&file)).unwrap_err();
-    let text = format!("{error:#}");
-    assert!(text.contains("trust_domian") && text.contains("trust_domain"), "{text}");
-    assert!(text.contains(":2") || text.contains("line 2"), "{text}");
 }
