@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::accounting::{Account, Books};
 use crate::config::{Config, Mode, Workload};
-use crate::enforcer::Enforcer;
+use crate::enforcer::{Counters, Enforcer};
 use crate::host::Host;
 use crate::keys::Keys;
 use crate::policy;
 use crate::tcp::{Got, PATIENCE, SILENCE, Server, dial};
-use crate::topology::TwoHosts;
+use crate::topology::{INTERFACE, TwoHosts};
 use crate::twin::Enforcement;
 
 /// The namespace of client and server.
@@ -128,6 +129,24 @@ pub struct Pair {
     pub daemons: Daemons,
     /// The hosts.
     pub net: TwoHosts,
+}
+
+impl Pair {
+    /// Starts to count packets and drops of both hosts.
+    pub fn open_books(&self) -> Result<Books> {
+        Books::open([&self.net.client, &self.net.server], INTERFACE, &|side| self.counters(side))
+    }
+
+    /// Stops to count. Returns the client's and the server's account.
+    pub fn close_books(&self, books: &Books) -> Result<[Account; 2]> {
+        books.close(&|side| self.counters(side))
+    }
+
+    /// The counters of the client's (0) or the server's (1) enforcer, none without one.
+    fn counters(&self, side: usize) -> Result<Counters> {
+        let enforcer = if side == 0 { &self.daemons.client } else { &self.daemons.server };
+        enforcer.as_ref().map_or_else(|| Ok(Counters::default()), Enforcer::counters)
+    }
 }
 
 /// What came of one connect to a server that is watched.

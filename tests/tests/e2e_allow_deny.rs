@@ -1,6 +1,6 @@
 //! Who may connect, and who hears nothing: two hosts, a daemon on each, real sockets.
 
-use enforcer_tests::accounting::Ledger;
+use enforcer_tests::accounting::Account;
 use enforcer_tests::capture::{Capture, Direction, Flags, Segment};
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::host::Family;
@@ -256,45 +256,46 @@ fn garbage(enforcement: Enforcement) -> bool {
 
 #[test]
 fn every_packet_of_permitted_connections_is_accounted_for() {
-    let mut pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
+    let pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
     let _server = Server::start(&pair.net.server, PORT, &Service::Line(BEER.into())).unwrap();
-    let enforcer = &*pair.daemons.server().unwrap();
-    let ledger = Ledger::open(&pair.net.server, INTERFACE, || enforcer.counters()).unwrap();
+    let books = pair.open_books().unwrap();
     for family in Family::BOTH {
         let line = read_line(&pair.net.client, pair.net.server.at(family, PORT), PATIENCE).unwrap();
         assert_eq!(line, BEER);
     }
-    ledger.close().unwrap().verify().unwrap();
+    for account in pair.close_books(&books).unwrap() {
+        account.verify().unwrap();
+        // The first contact was held at both ends.
+        account.without("held").verify().unwrap_err();
+    }
 }
 
 #[test]
-fn every_packet_of_denied_connections_is_accounted_for_at_the_callee() {
+fn every_packet_of_connections_that_the_callee_denies_is_accounted_for() {
     let setup = Setup::psk().unwrap().server_policy(DENY_ALL);
-    let mut pair = setup.start_pair(Enforcement::Enforced).unwrap();
-    let server = Server::start(&pair.net.server, PORT, &Service::Line(BEER.into())).unwrap();
-    let enforcer = &*pair.daemons.server().unwrap();
-    let ledger = Ledger::open(&pair.net.server, INTERFACE, || enforcer.counters()).unwrap();
-    for family in Family::BOTH {
-        let to = pair.net.server.at(family, PORT);
-        assert_eq!(contact(&pair.net.client, to, &server).unwrap(), Contact::SILENT);
-    }
-    let account = ledger.close().unwrap();
-    assert!(account.lost() > 0, "{account}");
-    account.verify().unwrap();
-    assert!(account.drops.contains_key("policy_denied"), "{account}");
-    account.without("policy_denied").verify().unwrap_err();
+    let [_, server] = accounts_of_contact(setup, Contact::SILENT);
+    assert!(server.drops.contains_key("policy_denied"), "{server}");
+    server.without("policy_denied").verify().unwrap_err();
 }
 
 #[test]
-fn every_packet_of_denied_connections_is_accounted_for_at_the_caller() {
+fn every_packet_of_connections_that_the_caller_denies_is_accounted_for() {
     let setup = Setup::psk().unwrap().client_policy(DENY_ALL);
-    let mut pair = setup.start_pair(Enforcement::Enforced).unwrap();
+    let [client, _] = accounts_of_contact(setup, Contact::REFUSED);
+    assert!(client.drops.contains_key("policy_denied"), "{client}");
+    client.without("policy_denied").verify().unwrap_err();
+}
+
+/// The verified accounts of both ends, after one contact in each family that ended as told.
+fn accounts_of_contact(setup: Setup, expected: Contact) -> [Account; 2] {
+    let pair = setup.start_pair(Enforcement::Enforced).unwrap();
     let server = Server::start(&pair.net.server, PORT, &Service::Line(BEER.into())).unwrap();
-    let enforcer = &*pair.daemons.client().unwrap();
-    let ledger = Ledger::open(&pair.net.client, INTERFACE, || enforcer.counters()).unwrap();
+    let books = pair.open_books().unwrap();
     for family in Family::BOTH {
         let to = pair.net.server.at(family, PORT);
-        assert_eq!(contact(&pair.net.client, to, &server).unwrap(), Contact::REFUSED);
+        assert_eq!(contact(&pair.net.client, to, &server).unwrap(), expected);
     }
-    ledger.close().unwrap().verify().unwrap();
+    let accounts = pair.close_books(&books).unwrap();
+    accounts.iter().for_each(|account| account.verify().unwrap());
+    accounts
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use enforcer_tests::accounting::{Account, Ledger};
+use enforcer_tests::accounting::{Account, Books};
 use enforcer_tests::bulk::{download, upload};
 use enforcer_tests::capture::{Capture, Direction, Flags};
 use enforcer_tests::enforcer::Counters;
@@ -265,13 +265,16 @@ fn a_name_server_answers_over_udp() {
 fn books_balance_when_nothing_is_dropped() {
     let net = TwoHosts::new().unwrap();
     let _server = Server::start(&net.server, PORT, &Service::Echo).unwrap();
-    let ledger = Ledger::open(&net.server, INTERFACE, || Ok(Counters::default())).unwrap();
+    let none = |_| Ok(Counters::default());
+    let books = Books::open([&net.client, &net.server], INTERFACE, &none).unwrap();
     for family in Family::BOTH {
         drop(Interactive::open(&net.client, net.server.at(family, PORT)).unwrap());
+        dial(&net.client, net.server.at(family, PORT + 1), SHORT).unwrap();
     }
-    let account = ledger.close().unwrap();
-    assert!(account.received_on_wire >= 10, "{account}");
-    account.verify().unwrap();
+    for account in books.close(&none).unwrap() {
+        assert!(account.received_on_wire >= 10, "{account}");
+        account.verify().unwrap();
+    }
 }
 
 #[test]
@@ -301,17 +304,21 @@ fn dropping_account(counting: bool) -> Account {
             if counting { "counter name dropped" } else { "" }
         ))
         .unwrap();
-    let read = || {
+    let read = |side| {
         let mut counters = Counters::default();
-        counters.drops.insert("nftables".into(), nft_counter(&net.server));
+        if side == 1 {
+            counters.drops.insert("nftables".into(), nft_counter(&net.server));
+        }
         Ok(counters)
     };
-    let ledger = Ledger::open(&net.server, INTERFACE, read).unwrap();
+    let books = Books::open([&net.client, &net.server], INTERFACE, &read).unwrap();
     for family in Family::BOTH {
         dial(&net.client, net.server.at(family, PORT), SHORT).unwrap();
         dial(&net.client, net.server.at(family, PORT + 1), SHORT).unwrap();
     }
-    ledger.close().unwrap()
+    let [client, server] = books.close(&read).unwrap();
+    client.verify().unwrap();
+    server
 }
 
 fn nft_counter(host: &Host) -> u64 {
