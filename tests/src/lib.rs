@@ -12,6 +12,7 @@ pub mod accounting;
 pub mod bulk;
 pub mod capture;
 pub mod config;
+pub mod custom;
 pub mod enforcer;
 pub mod host;
 pub mod interactive;

@@ -296,6 +296,8 @@ fn accounts_of_contact(setup: Setup, expected: Contact) -> [Account; 2] {
         assert_eq!(contact(&pair.net.client, to, &server).unwrap(), expected);
     }
     let accounts = pair.close_books(&books).unwrap();
-    accounts.iter().for_each(|account| account.verify().unwrap());
+    for account in &accounts {
+        account.verify().unwrap();
+    }
     accounts
 }
