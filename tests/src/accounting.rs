@@ -82,7 +82,7 @@ impl Side {
 
     fn frame_count(&self) -> Result<usize> {
         let [first, second] = &self.captures;
-        Ok(first.frames()?.len() + second.frames()?.len())
+        Ok(first.with_frames(<[Frame]>::len)? + second.with_frames(<[Frame]>::len)?)
     }
 
     fn account(&self, counters: &Counters) -> Result<Account> {
@@ -99,7 +99,9 @@ impl Side {
             ..Account::default()
         };
         for capture in &self.captures {
-            capture.frames()?.iter().filter(|frame| is_ip(frame)).for_each(|f| account.count(f));
+            capture.with_frames(|frames| {
+                frames.iter().filter(|frame| is_ip(frame)).for_each(|frame| account.count(frame));
+            })?;
         }
         Ok(account)
     }

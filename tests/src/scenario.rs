@@ -95,11 +95,13 @@ impl Setup {
         })
     }
 
-    /// Starts the daemons on two new hosts.
+    /// Starts the daemons on two new hosts and opens the books of both.
     pub fn start_pair(self, enforcement: Enforcement) -> Result<Pair> {
         let net = TwoHosts::new()?;
         let daemons = self.start(&net.client, &net.server, enforcement)?;
-        Ok(Pair { daemons, net })
+        let mut pair = Pair::new(daemons, net);
+        pair.books = Some(pair.open_books()?);
+        Ok(pair)
     }
 }
 
@@ -122,9 +124,11 @@ impl Daemons {
     }
 }
 
-/// Two hosts with their daemons.
+/// Two hosts with their daemons. Dropped by a test that has not failed, it fails the test unless every packet
+/// lost on either host was counted under a reason.
 #[derive(Debug)]
 pub struct Pair {
+    books: Option<Books>,
     /// The daemons, ended before the hosts go.
     pub daemons: Daemons,
     /// The hosts.
@@ -132,6 +136,20 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Without books.
+    #[must_use]
+    pub fn new(daemons: Daemons, net: TwoHosts) -> Self {
+        Self { books: None, daemons, net }
+    }
+
+    /// The same without books, where they cannot balance for the reason given: the stack and the wire count
+    /// differently, or a daemon that is away cannot be asked.
+    #[must_use]
+    pub fn without_books(mut self, _reason: &str) -> Self {
+        self.books = None;
+        self
+    }
+
     /// Starts to count packets and drops of both hosts.
     pub fn open_books(&self) -> Result<Books> {
         Books::open([&self.net.client, &self.net.server], INTERFACE, &|side| self.counters(side))
@@ -183,4 +201,19 @@ pub fn contact(client: &Host, to: SocketAddr, server: &Server) -> Result<Contact
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(Contact { got, seen_by_server: server.accepted() > before })
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let Some(books) = self.books.take() else { return };
+        if std::thread::panicking() {
+            return;
+        }
+        let accounts = self.close_books(&books).expect("the books can be closed");
+        for account in accounts {
+            if let Err(error) = account.verify() {
+                panic!("{error:#}");
+            }
+        }
+    }
 }

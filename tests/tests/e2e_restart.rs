@@ -20,7 +20,8 @@ const LONG: Duration = Duration::from_mins(1);
 
 #[test]
 fn established_flows_and_known_identities_go_on_while_both_daemons_are_dead() {
-    let mut pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
+    let pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
+    let mut pair = pair.without_books("the daemons cannot be asked once they are dead");
     let _echo = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
     let mut stream = open(&pair);
     pair.daemons.client().unwrap().kill().unwrap();
@@ -164,7 +165,7 @@ fn attached_to_open_stream(existing: Existing) -> (Interactive, Server, Pair) {
     setup.client = setup.client.existing(existing);
     setup.server = setup.server.existing(existing);
     let daemons = setup.start(&net.client, &net.server, Enforcement::Enforced).unwrap();
-    (stream, echo, Pair { daemons, net })
+    (stream, echo, Pair::new(daemons, net))
 }
 
 #[test]

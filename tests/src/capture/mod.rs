@@ -70,15 +70,7 @@ impl Capture {
 
     /// All packets so far, after everything that was sent before this call has been read.
     pub fn packets(&self) -> Result<Vec<Packet>> {
-        self.settle()?;
-        let kept = self.shared.kept();
-        ensure!(
-            kept.lost == 0,
-            "capture {} lost {} frames: what it shows proves nothing; capture less or cut frames",
-            self.label,
-            kept.lost
-        );
-        Ok(kept.frames.iter().filter_map(Packet::parse).collect())
+        self.with_frames(|frames| frames.iter().filter_map(Packet::parse).collect())
     }
 
     /// The TCP segments among [`Capture::packets`].
@@ -88,8 +80,15 @@ impl Capture {
 
     /// The raw frames so far.
     pub fn frames(&self) -> Result<Vec<Frame>> {
+        self.with_frames(<[Frame]>::to_vec)
+    }
+
+    /// Looks at the raw frames so far where they are.
+    pub fn with_frames<T>(&self, look: impl FnOnce(&[Frame]) -> T) -> Result<T> {
         self.settle()?;
-        Ok(self.shared.kept().frames.clone())
+        let kept = self.shared.kept();
+        kept.check(&self.label)?;
+        Ok(look(&kept.frames))
     }
 
     /// Fails when anything but address resolution was sent to `peer`: no TCP, no UDP, no ICMP error.
@@ -160,6 +159,15 @@ impl Shared {
 }
 
 impl Kept {
+    fn check(&self, label: &str) -> Result<()> {
+        ensure!(
+            self.lost == 0,
+            "capture {label} lost {} frames: what it shows proves nothing; capture less or cut frames",
+            self.lost
+        );
+        Ok(())
+    }
+
     fn push(&mut self, frame: Frame) {
         if self.bytes + frame.bytes.len() > MAX_BYTES {
             self.lost += 1;
