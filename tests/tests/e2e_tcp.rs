@@ -175,11 +175,11 @@ fn two_ends_that_call_each_other_meet() {
     let setup = Setup::psk().unwrap().client_policy(&both).server_policy(&both);
     let pair = setup.start_pair(Enforcement::Enforced).unwrap();
     let (left, right) = (&pair.net.client, &pair.net.server);
-    // Neither answers the other's SYN with a reset before it calls itself.
+    // A SYN that comes before the other end calls is answered by a reset, which must not end the call.
     for host in [left, right] {
         host.nft(
-            "add table inet mute; add chain inet mute out { type filter hook output priority 0; }; \
-             add rule inet mute out tcp flags & rst == rst drop",
+            "add table inet mute; add chain inet mute in { type filter hook input priority 0; }; \
+             add rule inet mute in tcp flags & rst == rst drop",
         )
         .unwrap();
     }
