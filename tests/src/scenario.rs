@@ -19,6 +19,9 @@ use crate::twin::Enforcement;
 pub const NAMESPACE: &str = "/acme/prod";
 /// The port servers listen on unless a test needs another.
 pub const PORT: u16 = 8080;
+/// Why tests of flows that a daemon cuts keep no books: the resets that it sends itself are in no counter of
+/// the kernel's.
+pub const CUT_BY_DAEMON: &str = "the daemon's own resets are in no counter of the datapath";
 /// How long a server is watched after a connect that failed.
 const GRACE: Duration = Duration::from_millis(200);
 

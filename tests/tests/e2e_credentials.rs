@@ -11,7 +11,9 @@ use enforcer_tests::keys::{Keys, NodeFiles, NodeKeys};
 use enforcer_tests::load::Load;
 use enforcer_tests::policy;
 use enforcer_tests::raw::Forged;
-use enforcer_tests::scenario::{Contact, NAMESPACE, PORT, Pair, Setup, client, contact, server};
+use enforcer_tests::scenario::{
+    CUT_BY_DAEMON, Contact, NAMESPACE, PORT, Pair, Setup, client, contact, server,
+};
 use enforcer_tests::tcp::{PATIENCE, Server, Service};
 use enforcer_tests::topology::{INTERFACE, TwoHosts};
 use enforcer_tests::twin::Enforcement;
@@ -111,7 +113,7 @@ fn contact_once(pair: &Pair) -> Contact {
 
 #[test]
 fn nothing_outlives_its_credential_when_the_daemon_is_away() {
-    let mut pair = short_lived();
+    let mut pair = short_lived().without_books(CUT_BY_DAEMON);
     let listener = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
     let to = pair.net.server.at(Family::V4, PORT);
     let mut stream = Interactive::open(&pair.net.client, to).unwrap();

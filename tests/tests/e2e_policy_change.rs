@@ -7,7 +7,9 @@ use enforcer_tests::host::Family;
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::load::{Load, prepare_client};
 use enforcer_tests::policy::{self, ALLOW_ALL, DENY_ALL};
-use enforcer_tests::scenario::{Contact, PORT, Pair, Setup, client, contact, server};
+use enforcer_tests::scenario::{
+    CUT_BY_DAEMON, Contact, PORT, Pair, Setup, client, contact, server,
+};
 use enforcer_tests::tcp::{End, PATIENCE, Server, Service};
 use enforcer_tests::twin::Enforcement;
 
@@ -142,7 +144,7 @@ fn rule(port: u16) -> String {
 
 fn started(policy: &str) -> Pair {
     let setup = Setup::psk().unwrap().client_policy(policy).server_policy(policy);
-    setup.start_pair(Enforcement::Enforced).unwrap()
+    setup.start_pair(Enforcement::Enforced).unwrap().without_books(CUT_BY_DAEMON)
 }
 
 fn streams(pair: &Pair, port: u16) -> Vec<Interactive> {

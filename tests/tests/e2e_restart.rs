@@ -9,7 +9,8 @@ use enforcer_tests::interactive::Interactive;
 use enforcer_tests::load::Load;
 use enforcer_tests::policy;
 use enforcer_tests::scenario::{
-    Contact, NAMESPACE, PORT, Pair, Setup, client, contact, server as server_workload,
+    CUT_BY_DAEMON, Contact, NAMESPACE, PORT, Pair, Setup, client, contact,
+    server as server_workload,
 };
 use enforcer_tests::tcp::{End, PATIENCE, Server, Service};
 use enforcer_tests::topology::{ThreeHosts, TwoHosts};
@@ -112,7 +113,8 @@ fn under_load(happens: impl FnOnce(&mut Pair)) {
 
 #[test]
 fn the_next_daemon_adopts_flows_and_still_cuts_them_by_policy() {
-    let mut pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
+    let pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
+    let mut pair = pair.without_books(CUT_BY_DAEMON);
     let echo = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
     let mut stream = open(&pair);
     let server = pair.daemons.server().unwrap();
@@ -127,7 +129,8 @@ fn the_next_daemon_adopts_flows_and_still_cuts_them_by_policy() {
 
 #[test]
 fn a_policy_that_changed_while_the_daemon_was_dead_is_enforced_by_the_next() {
-    let mut pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
+    let pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
+    let mut pair = pair.without_books(CUT_BY_DAEMON);
     let _echo = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
     let mut stream = open(&pair);
     let server = pair.daemons.server().unwrap();
