@@ -20,7 +20,8 @@ use crate::keys::NodeKeys;
 use crate::need;
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
-const WAIT_READY_SECONDS: &str = "30";
+/// How long a daemon may take to be ready.
+const READY: Duration = Duration::from_secs(30);
 /// How long a daemon may take to end after SIGTERM.
 const END: Duration = Duration::from_secs(10);
 /// Lines of the log that a failed test prints.
@@ -91,23 +92,35 @@ impl Enforcer {
             .spawn()
             .context("the daemon does not start")?;
         self.process = Some(child);
-        self.cli(&["status", "--wait-ready", WAIT_READY_SECONDS])
-            .with_context(|| format!("not ready; its log:\n{}", self.log_tail()))?;
-        self.check_alive()
+        self.wait_ready()
     }
 
-    fn check_alive(&mut self) -> Result<()> {
-        let ended = self.process.as_mut().map(Child::try_wait).transpose()?.flatten();
-        if ended.is_some() {
-            self.process = None;
+    /// In short waits, so that a daemon that has ended is noticed at once.
+    fn wait_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        while self.cli(&["status", "--wait-ready", "1"]).is_err() {
+            self.check_running()?;
+            ensure!(
+                Instant::now() < deadline,
+                "not ready within {READY:?}; the daemon's log:\n{}",
+                self.log_tail()
+            );
         }
-        ensure!(
-            ended.is_none(),
-            "the daemon of {} has ended; its log:\n{}",
-            self.host.label(),
-            self.log_tail()
-        );
+        self.check_running()?;
         ensure!(self.status()?.ready, "`status --wait-ready` returned although it is not ready");
+        Ok(())
+    }
+
+    fn check_running(&mut self) -> Result<()> {
+        let ended = self.process.as_mut().map(Child::try_wait).transpose()?.flatten();
+        if let Some(status) = ended {
+            self.process = None;
+            bail!(
+                "the daemon of {} ended with {status}; its log:\n{}",
+                self.host.label(),
+                self.log_tail()
+            );
+        }
         Ok(())
     }
 
