@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,9 +16,8 @@ use tempfile::TempDir;
 use crate::config::{Config, Place};
 use crate::host::Host;
 use crate::keys::NodeKeys;
-use crate::need;
+use crate::{need, pins};
 
-const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// How long a daemon may take to be ready.
 const READY: Duration = Duration::from_secs(30);
 /// How long a daemon may take to end after SIGTERM.
@@ -66,9 +64,9 @@ impl Enforcer {
 
     /// Writes configuration and policy without starting anything.
     pub fn prepare(host: &Host, config: &Config) -> Result<Self> {
-        mount_bpf_file_system()?;
+        pins::prepare()?;
         let folder = TempDir::with_prefix("enftest-")?;
-        let place = place(folder.path());
+        let place = pins::place(folder.path());
         fs::create_dir(&place.policy)?;
         let enforcer =
             Self { host: host.clone(), folder, place, process: None, _keys: config.keys.clone() };
@@ -333,31 +331,6 @@ pub struct Status {
     pub policy_generation: u64,
     /// Entries of the flow tables.
     pub flows: u64,
-}
-
-fn place(folder: &Path) -> Place {
-    static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    Place {
-        instance: format!("t{}-{count}", std::process::id()),
-        bpf_root: Path::new(BPF_FILE_SYSTEM).join("enforcer-tests"),
-        run_dir: folder.join("run"),
-        policy: folder.join("policy"),
-    }
-}
-
-/// Mounts the BPF file system once, for all test processes: two that did it at the same time would hide each
-/// other's pins.
-fn mount_bpf_file_system() -> Result<()> {
-    use nix::mount::{MsFlags, mount};
-    use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-    let lock = File::create(std::env::temp_dir().join("enftest-bpf.lock"))?;
-    lock.lock().context("cannot lock the mounting of the BPF file system")?;
-    if statfs(BPF_FILE_SYSTEM)?.filesystem_type() == BPF_FS_MAGIC {
-        return Ok(());
-    }
-    mount(Some("bpf"), BPF_FILE_SYSTEM, Some("bpf"), MsFlags::empty(), None::<&str>)
-        .with_context(|| format!("cannot mount the BPF file system at {BPF_FILE_SYSTEM}"))
 }
 
 /// Runs `enforcer` with these words outside any namespace.

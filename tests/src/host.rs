@@ -254,6 +254,7 @@ fn maker_of(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
 }
 
-fn is_alive(pid: u32) -> bool {
+/// Whether a process of this id exists.
+pub(crate) fn is_alive(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }

@@ -19,6 +19,7 @@ pub mod interactive;
 pub mod keys;
 pub mod load;
 pub mod need;
+pub mod pins;
 pub mod policy;
 pub mod raw;
 pub mod saved_syn;
