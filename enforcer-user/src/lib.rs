@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod engine;
 pub mod explain;
 pub mod identity;
 pub mod logging;

@@ -27,6 +27,8 @@ pub enum Proof {
         node: String,
         /// BLAKE3 over that node's certificate.
         node_certificate: [u8; 32],
+        /// First second at which that certificate no longer counts, unix seconds.
+        node_not_after: u64,
     },
     /// The pre-shared key.
     Psk,
@@ -130,8 +132,12 @@ impl Verifier {
         if !opened.signed_by(node.verifying_key()) {
             return Err(VerifyError::BadSignature(Part::Credential));
         }
-        let proof =
-            Proof::Pki { x25519, node: node.node().to_owned(), node_certificate: node.hash() };
+        let proof = Proof::Pki {
+            x25519,
+            node: node.node().to_owned(),
+            node_certificate: node.hash(),
+            node_not_after: node.validity().not_after,
+        };
         Ok(verified(credential, hash, proof))
     }
 

@@ -23,6 +23,7 @@ fn a_pki_credential_says_whom_it_speaks_for() {
         x25519: AgreementKey::from_bytes(&[5; 32]).public(),
         node: "node-1".to_owned(),
         node_certificate: pki.certificate.hash(),
+        node_not_after: NOW + DAY,
     };
     assert_eq!(verified.proof, proof);
 }

@@ -1,0 +1,86 @@
+//! What an earlier daemon left in the kernel becomes this one's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Engine;
+use super::change::parity;
+use super::clock::Now;
+use super::io::{Adopted, Output, Question};
+use super::peers::{Peer, Vetted};
+use super::verdicts::Verdict;
+
+impl Engine {
+    pub(super) fn on_adopt(&mut self, adopted: Adopted, now: Now, out: &mut Vec<Output>) {
+        self.epoch = adopted.epoch;
+        self.workloads.adopt(adopted.workloads);
+        self.adopted_credentials = adopted.credentials.into_iter().collect();
+        for (bits, key) in adopted.networks {
+            self.installed[parity(key.rule_set)].insert((bits, key));
+        }
+        let remembered = self.remember(adopted.remembered);
+        for peer in adopted.peers {
+            let verified = remembered.get(&peer.hash);
+            let mirrored = Peer {
+                hash: peer.hash,
+                identity: peer.identity,
+                deadline_ns: peer.deadline_ns,
+                installed_ns: now.boot_ns,
+            };
+            let known = verified.is_some_and(|one| one.identity_id == peer.identity);
+            let displaced = if known && peer.deadline_ns > now.boot_ns {
+                self.peers.insert(peer.key, mirrored, verified)
+            } else {
+                // Nobody can say who this is: it is verified again when it comes.
+                Some(peer.key)
+            };
+            out.extend(displaced.map(Output::RemovePeer));
+        }
+        for (key, value) in adopted.verdicts {
+            let live = key.epoch == self.epoch && value.deadline_ns > now.boot_ns;
+            let verdict = Verdict { value, installed_ns: now.boot_ns, used_ns: now.boot_ns };
+            let displaced =
+                if live { self.verdicts.insert(Question::from(&key), verdict) } else { None };
+            out.extend(displaced.map(|asked| Output::RemoveVerdict(asked.key(self.epoch))));
+            if !live {
+                out.push(Output::RemoveVerdict(key));
+            }
+        }
+    }
+
+    /// Credentials that an earlier daemon verified and that are not revoked, by their hash.
+    fn remember(&mut self, remembered: Vec<Vetted>) -> HashMap<[u8; 32], Arc<Vetted>> {
+        let mut by_hash = HashMap::new();
+        for vetted in remembered {
+            let vetted = Arc::new(vetted);
+            let trusted = self.verifier.check_revocation(&vetted).is_ok();
+            if trusted && self.peers.learn(&vetted).is_ok() {
+                by_hash.insert(vetted.hash, vetted);
+            }
+        }
+        by_hash
+    }
+
+    /// Clears away what nobody claimed; once every workload was added.
+    pub fn finish_adoption(&mut self) -> Vec<Output> {
+        let mut out = Vec::new();
+        for id in self.workloads.unclaimed() {
+            out.push(Output::RemoveWorkload(id));
+            for asked in self.verdicts.keys_where(|asked| asked.workload == id) {
+                self.verdicts.remove(&asked);
+                out.push(Output::RemoveVerdict(asked.key(self.epoch)));
+            }
+            let mut sweep = super::io::Sweep::default();
+            sweep.workloads.insert(id);
+            out.push(Output::SweepFlows(sweep));
+        }
+        for (handle, _) in std::mem::take(&mut self.adopted_credentials) {
+            for key in self.peers.keys_where(|key, _| key.local == handle) {
+                self.peers.remove(&key);
+                out.push(Output::RemovePeer(key));
+            }
+            out.push(Output::RemoveCredential(handle));
+        }
+        out
+    }
+}

@@ -1,0 +1,173 @@
+//! One question to the policy, and its answer as the kernel's verdict.
+
+use enforcer_common::abi::{VerdictValue, direction, verdict_action, workload_flags};
+
+use super::Engine;
+use super::clock::Now;
+use super::io::{Denial, Question};
+use super::peers::{identity_of, lease_limit};
+use super::workloads::Workload;
+use crate::policy::{Decision, Policy, Protocol, Request, Rule};
+
+/// How long a denial is cached, in seconds: a label or a clock may be set right at the peer.
+pub const DENIED_SECONDS: u64 = 10;
+
+/// An answer of the policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// One of [`verdict_action`].
+    pub action: u8,
+    /// Number of the rule that decided, from 1; 0 for none.
+    pub rule: u32,
+    /// Whether another port may have another answer.
+    pub port_matters: bool,
+    /// The second (Unix time) up to which it holds.
+    pub valid_until: Option<u64>,
+    /// What to log of a denial.
+    pub denial: Option<Denial>,
+}
+
+impl Judged {
+    /// Whether packets pass.
+    pub fn passes(&self) -> bool {
+        self.action != verdict_action::DENY
+    }
+
+    /// The question that this answers: for all ports where none matters.
+    pub fn answered(&self, asked: Question) -> Question {
+        if self.port_matters { asked } else { asked.any_port() }
+    }
+}
+
+/// How long an answer may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    /// Up to the end of the credentials: a peer that was verified.
+    Credentials,
+    /// Beyond the peer's credential, within its node's certificate: flows that live on.
+    Lease,
+}
+
+impl Engine {
+    /// Asks the policy; none if the peer or the workload is not known.
+    pub(super) fn judge(
+        &self,
+        policy: Option<&Policy>,
+        asked: &Question,
+        unix_seconds: u64,
+    ) -> Option<Judged> {
+        let workload = self.workloads.get(asked.workload)?;
+        let peer = identity_of(self.peers.known(asked.peer)?);
+        let own = workload.identity();
+        let inbound = asked.direction == direction::INGRESS;
+        let (caller, callee) = if inbound { (peer, own) } else { (own, peer) };
+        let Some(policy) = policy else { return Some(no_policy()) };
+        let decision = policy.decide(&Request {
+            caller,
+            callee,
+            port: asked.port,
+            protocol: Protocol::from_number(asked.protocol),
+            unix_seconds: i64::try_from(unix_seconds).unwrap_or(i64::MAX),
+        });
+        let observed = workload.value.flags & workload_flags::OBSERVE != 0;
+        let denial = (!decision.allow).then(|| Denial {
+            workload: own.spiffe_id(),
+            peer: peer.spiffe_id(),
+            port: asked.port,
+            direction: if inbound { "ingress" } else { "egress" },
+            observed,
+            because: because(&decision),
+        });
+        Some(Judged {
+            action: match (decision.allow, observed) {
+                (true, _) => verdict_action::ALLOW,
+                (false, true) => verdict_action::WOULD_DENY,
+                (false, false) => verdict_action::DENY,
+            },
+            rule: rule_number(policy, decision.rules.first().copied()),
+            port_matters: decision.port_matters,
+            valid_until: decision.valid_until.map(|at| u64::try_from(at).unwrap_or_default()),
+            denial,
+        })
+    }
+
+    /// The verdict for the kernel.
+    pub(super) fn verdict(
+        &self,
+        asked: &Question,
+        judged: &Judged,
+        term: Term,
+        now: Now,
+    ) -> VerdictValue {
+        let end = if judged.passes() {
+            self.credentials_end(asked, term, now)
+        } else {
+            now.after(DENIED_SECONDS)
+        };
+        let policy_end = judged.valid_until.map_or(u64::MAX, |at| now.boot_deadline(at));
+        VerdictValue {
+            deadline_ns: end.min(policy_end),
+            rule: judged.rule,
+            action: judged.action,
+            zero: [0; 3],
+        }
+    }
+
+    /// The earlier end of both sides' word, in boot time.
+    fn credentials_end(&self, asked: &Question, term: Term, now: Now) -> u64 {
+        let own = self.workloads.get(asked.workload).and_then(newest_end).unwrap_or(now.boot_ns);
+        let Some(known) = self.peers.known(asked.peer) else { return now.boot_ns };
+        let credential = now.boot_deadline(known.latest.not_after);
+        let peer = match term {
+            Term::Credentials => credential,
+            Term::Lease => {
+                let lease = now.after(self.settings.credential.lifetime_seconds);
+                credential.max(lease.min(now.boot_deadline(lease_limit(&known.latest))))
+            }
+        };
+        own.min(peer)
+    }
+}
+
+fn newest_end(workload: &Workload) -> Option<u64> {
+    workload.credentials.iter().map(|own| own.deadline_ns).max()
+}
+
+/// Without a policy nothing is allowed, in observe mode neither.
+fn no_policy() -> Judged {
+    Judged {
+        action: verdict_action::DENY,
+        rule: 0,
+        port_matters: false,
+        valid_until: None,
+        denial: None,
+    }
+}
+
+/// The place of a rule among all, from 1; 0 for none.
+fn rule_number(policy: &Policy, rule: Option<&Rule>) -> u32 {
+    let Some(rule) = rule else { return 0 };
+    let place = policy.set().rules().iter().position(|one| std::ptr::eq(one, rule));
+    place.and_then(|n| u32::try_from(n + 1).ok()).unwrap_or_default()
+}
+
+fn because(decision: &Decision<'_>) -> String {
+    if let Some(refused) = &decision.refused {
+        return refused.clone();
+    }
+    if decision.rules.is_empty() {
+        return "no rule permits it".to_owned();
+    }
+    let texts: Vec<String> = decision
+        .rules
+        .iter()
+        .map(|rule| {
+            let failed = decision.failures.iter().find(|failure| std::ptr::eq(failure.rule, *rule));
+            match failed {
+                Some(failure) => format!("{rule} could not be evaluated: {}", failure.message),
+                None => rule.to_string(),
+            }
+        })
+        .collect();
+    texts.join("; ")
+}

@@ -1,0 +1,149 @@
+//! Network rules and the mesh as the kernel's longest-prefix trie holds them.
+//!
+//! Rule set 0 is the mesh of even epochs, 1 that of odd ones. Tables of workloads have the numbers
+//! 2, 4, … in even epochs and 3, 5, … in odd ones, so that two epochs stand beside each other.
+
+use std::net::IpAddr;
+
+use enforcer_common::abi::{
+    Address, NETWORK_ENTRIES, NetworkEntry, NetworkKey, NetworkValue, direction, mapped,
+    network_flags,
+};
+use enforcer_common::datapath::network::ANY_PROTOCOL;
+use ipnet::IpNet;
+
+use super::io::{LiveFlow, Network};
+use crate::identity::Identity;
+use crate::policy::network::{MAX_ENTRIES_A_PREFIX, NetworkPrefix, NetworkTables};
+use crate::policy::{Direction, NetworkRuleError, NetworkTable, Policy, Protocol};
+
+/// The rule set of a workload without a policy: no prefix has it, so nothing is allowed.
+pub const NO_RULES: u32 = u32::MAX;
+/// Bits of the rule set in front of each prefix.
+const RULE_SET_BITS: u32 = 32;
+/// Bits in front of an IPv4 prefix in mapped form.
+const MAPPED_BITS: u32 = 96;
+
+const _: () = assert!(MAX_ENTRIES_A_PREFIX == NETWORK_ENTRIES);
+
+/// The tables of one epoch.
+#[derive(Debug, Default)]
+pub struct Networks {
+    epoch: u32,
+    tables: NetworkTables,
+}
+
+impl Networks {
+    /// No tables yet.
+    pub fn new(epoch: u32) -> Self {
+        Self { epoch, tables: NetworkTables::default() }
+    }
+
+    /// The rule set of a workload, and what must be installed for it: nothing if another workload
+    /// has the same rules.
+    pub fn rule_set(
+        &mut self,
+        policy: &Policy,
+        workload: &Identity,
+    ) -> Result<(u32, Vec<Network>), NetworkRuleError> {
+        let table = policy.network_table(workload)?;
+        let known = self.tables.tables().len();
+        let number = self.tables.number_of(table).ok_or_else(|| NetworkRuleError {
+            rule: "all".to_owned(),
+            problem: format!("{known} different tables; let more workloads have the same rules"),
+        })?;
+        let rule_set = 2 + 2 * number + (self.epoch & 1);
+        let fresh = self.tables.tables().get(known);
+        Ok((rule_set, fresh.map(|table| entries(rule_set, table)).unwrap_or_default()))
+    }
+
+    /// Whether the rules of a rule set allow a flow.
+    pub fn allow(&self, rule_set: u32, flow: &LiveFlow) -> bool {
+        let number = rule_set.saturating_sub(2) / 2;
+        let table = usize::try_from(number).ok().and_then(|n| self.tables.tables().get(n));
+        let direction =
+            if flow.direction == direction::EGRESS { Direction::Egress } else { Direction::Ingress };
+        let protocol = Protocol::from_number(flow.key.protocol);
+        let address = ip_address(&flow.key.remote);
+        table.is_some_and(|t| t.lookup(direction, address, protocol, flow.port).is_some())
+    }
+}
+
+/// Where the mesh is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mesh {
+    /// Destinations where peers are expected to speak the protocol.
+    pub networks: Vec<IpNet>,
+    /// Destinations that may answer from another address (Services, published ports).
+    pub virtual_addresses: Vec<IpNet>,
+}
+
+/// The mesh of an epoch.
+pub fn mesh(mesh: &Mesh, epoch: u32) -> Vec<Network> {
+    let mut prefixes: Vec<IpNet> =
+        mesh.networks.iter().chain(&mesh.virtual_addresses).copied().collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    let holds = |nets: &[IpNet], inner: &IpNet| nets.iter().any(|outer| outer.contains(inner));
+    prefixes
+        .iter()
+        .map(|prefix| {
+            let mut flags = 0;
+            if holds(&mesh.networks, prefix) {
+                flags |= network_flags::MESH;
+            }
+            if holds(&mesh.virtual_addresses, prefix) {
+                flags |= network_flags::VIRTUAL;
+            }
+            let (bits, key) = key(epoch & 1, prefix);
+            (bits, key, NetworkValue { flags, ..NetworkValue::default() })
+        })
+        .collect()
+}
+
+fn entries(rule_set: u32, table: &NetworkTable) -> Vec<Network> {
+    table
+        .prefixes()
+        .iter()
+        .map(|found| {
+            let (bits, key) = key(rule_set, &found.prefix);
+            (bits, key, value(found))
+        })
+        .collect()
+}
+
+fn value(found: &NetworkPrefix) -> NetworkValue {
+    let mut value = NetworkValue::default();
+    for (slot, entry) in value.entries.iter_mut().zip(&found.entries) {
+        *slot = NetworkEntry {
+            protocol: if entry.protocol == 0 { ANY_PROTOCOL } else { entry.protocol },
+            direction: match entry.direction {
+                Direction::Egress => direction::EGRESS,
+                Direction::Ingress => direction::INGRESS,
+            },
+            port_low: entry.port_low,
+            port_high: entry.port_high,
+            rule: entry.rule,
+        };
+    }
+    value
+}
+
+fn key(rule_set: u32, prefix: &IpNet) -> (u32, NetworkKey) {
+    let length = u32::from(prefix.prefix_len());
+    match prefix {
+        IpNet::V4(net) => {
+            let address = mapped(net.network().octets());
+            (RULE_SET_BITS + MAPPED_BITS + length, NetworkKey { rule_set, address })
+        }
+        IpNet::V6(net) => {
+            let address = net.network().octets();
+            (RULE_SET_BITS + length, NetworkKey { rule_set, address })
+        }
+    }
+}
+
+/// An address of the maps, IPv4 as IPv4.
+pub fn ip_address(address: &Address) -> IpAddr {
+    IpAddr::from(*address).to_canonical()
+}

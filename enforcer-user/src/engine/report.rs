@@ -1,0 +1,149 @@
+//! What the control socket tells of the engine.
+
+use std::sync::Arc;
+
+use enforcer_common::abi::Handle;
+
+use super::Engine;
+use super::clock::Now;
+use super::counters::Counters;
+use super::peers::Vetted;
+use crate::identity::Identity;
+use crate::policy::Policy;
+
+/// A few numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Epoch in force.
+    pub epoch: u32,
+    /// How often a policy was put in force.
+    pub policy_generation: u64,
+    /// Workloads served.
+    pub workloads: usize,
+    /// Peers in the kernel.
+    pub peers: usize,
+    /// Verdicts in the kernel.
+    pub verdicts: usize,
+    /// Jobs under way.
+    pub jobs: usize,
+    /// Refused credentials that are remembered.
+    pub refused: usize,
+}
+
+/// A workload, for a report.
+#[derive(Debug, Clone)]
+pub struct WorkloadView {
+    /// Its id.
+    pub id: u16,
+    /// Who it is.
+    pub identity: Identity,
+    /// Bits of [`enforcer_common::abi::workload_flags`].
+    pub flags: u32,
+    /// Handle of the credential that the kernel stamps, and the second (Unix time) it ends.
+    pub credential: Option<(Handle, u64)>,
+}
+
+/// A peer, for a report.
+#[derive(Debug, Clone)]
+pub struct IdentityView {
+    /// Handle of the peer's credential.
+    pub handle: Handle,
+    /// The local workload of the pair.
+    pub workload: Option<u16>,
+    /// Identity id.
+    pub id: u64,
+    /// Who it is, if that is known.
+    pub identity: Option<Identity>,
+    /// The second (Unix time) at which the pair ends.
+    pub expires_unix: u64,
+}
+
+impl Engine {
+    /// A few numbers.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            epoch: self.epoch,
+            policy_generation: self.policy_generation,
+            workloads: self.workloads.len(),
+            peers: self.peers.len(),
+            verdicts: self.verdicts.len(),
+            jobs: self.jobs.len(),
+            refused: self.negative.len(),
+        }
+    }
+
+    /// Every counter of the engine.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> Option<&Arc<Policy>> {
+        self.policy.as_ref()
+    }
+
+    /// All workloads, by id.
+    #[must_use]
+    pub fn workloads(&self, now: Now) -> Vec<WorkloadView> {
+        let view = |workload: &super::workloads::Workload| WorkloadView {
+            id: workload.id,
+            identity: workload.identity().clone(),
+            flags: workload.value.flags,
+            credential: workload.current().map(|own| (own.handle, now.unix_at(own.deadline_ns))),
+        };
+        self.workloads.iter().map(view).collect()
+    }
+
+    /// The id of the workload of this name.
+    #[must_use]
+    pub fn workload_id(&self, name: &str) -> Option<u16> {
+        self.workloads.named(name).map(|workload| workload.id)
+    }
+
+    /// The workload of this id.
+    #[must_use]
+    pub fn workload_identity(&self, id: u16) -> Option<&Identity> {
+        self.workloads.get(id).map(super::workloads::Workload::identity)
+    }
+
+    /// Who has this identity id: a peer or a workload of this node.
+    #[must_use]
+    pub fn identity(&self, id: u64) -> Option<&Identity> {
+        let own = || self.workloads.iter().find(|workload| workload.value.identity == id);
+        self.peers
+            .known(id)
+            .map(super::peers::identity_of)
+            .or_else(|| own().map(super::workloads::Workload::identity))
+    }
+
+    /// Who has this SPIFFE ID or, among the workloads of this node, this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Identity> {
+        let mut own = self.workloads.iter().map(super::workloads::Workload::identity);
+        let mut peers = self.peers.identities().map(|(_, known)| super::peers::identity_of(known));
+        own.find(|identity| identity.name() == name || identity.spiffe_id() == name)
+            .or_else(|| peers.find(|identity| identity.spiffe_id() == name))
+    }
+
+    /// All peers.
+    #[must_use]
+    pub fn identities(&self, now: Now) -> Vec<IdentityView> {
+        let view = |key: &enforcer_common::abi::PeerKey, peer: &super::peers::Peer| IdentityView {
+            handle: key.remote,
+            workload: self.workloads.by_handle(&key.local).map(|workload| workload.id),
+            id: peer.identity,
+            identity: self.identity(peer.identity).cloned(),
+            expires_unix: now.unix_at(peer.deadline_ns),
+        };
+        self.peers.iter().map(|(key, peer)| view(key, peer)).collect()
+    }
+
+    /// What was verified and should be known again after a restart. No secrets.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<Arc<Vetted>> {
+        self.peers.remembered()
+    }
+}
