@@ -164,7 +164,7 @@ fn line(event: &Event<'_>) -> String {
         "{what:8}{} {} {} {arrow} {} {} {peer}",
         flow.workload, flow.protocol, flow.local, flow.remote, flow.state
     );
-    line.chars().flat_map(|c| c.is_control().then_some('?').or(Some(c))).collect()
+    line.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn limit(text: &str) -> Result<usize, String> {

@@ -1,17 +1,17 @@
 //! The command line: one subcommand a file.
 
 mod arguments;
-//mod ca;
-//mod check_config;
+mod ca;
+mod check_config;
 mod completions;
 mod counters;
 mod detach;
-//mod explain;
+mod explain;
 mod flows;
 mod identities;
 mod output;
 mod probe;
-//mod psk;
+mod psk;
 mod reload;
 mod run;
 mod status;
@@ -41,18 +41,20 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
-    //CheckConfig(check_config::Arguments),
+    CheckConfig(check_config::Arguments),
     Status(status::Arguments),
     Workloads(workloads::Arguments),
     Flows(flows::Arguments),
     Identities(identities::Arguments),
-    //Explain(explain::Arguments),
+    Explain(explain::Arguments),
     Counters(counters::Arguments),
     Reload(reload::Arguments),
     Probe(probe::Arguments),
     Detach(detach::Arguments),
-    //Ca(ca::Command),
-    //Psk(psk::Command),
+    #[command(subcommand)]
+    Ca(ca::Command),
+    #[command(subcommand)]
+    Psk(psk::Command),
     Completions(completions::Arguments),
 }
 
@@ -74,18 +76,18 @@ pub fn main() -> ExitCode {
 fn execute(command: Command, out: &Output) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(arguments) => run::execute(&arguments),
-        //Command::CheckConfig(arguments) => check_config::execute(&arguments, out),
+        Command::CheckConfig(arguments) => check_config::execute(&arguments, out),
         Command::Status(arguments) => status::execute(&arguments, out),
         Command::Workloads(arguments) => workloads::execute(&arguments, out),
         Command::Flows(arguments) => flows::execute(&arguments, out),
         Command::Identities(arguments) => identities::execute(&arguments, out),
-        //Command::Explain(arguments) => explain::execute(&arguments, out),
+        Command::Explain(arguments) => explain::execute(&arguments, out),
         Command::Counters(arguments) => counters::execute(&arguments, out),
         Command::Reload(arguments) => reload::execute(&arguments, out),
         Command::Probe(arguments) => probe::execute(&arguments, out),
         Command::Detach(arguments) => detach::execute(&arguments, out),
-        //Command::Ca(command) => ca::execute(&command, out),
-        //Command::Psk(command) => psk::execute(&command, out),
+        Command::Ca(command) => ca::execute(&command, out),
+        Command::Psk(command) => psk::execute(&command, out),
         Command::Completions(arguments) => completions::execute(&arguments, out),
     }
 }

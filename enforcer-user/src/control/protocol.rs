@@ -210,6 +210,12 @@ pub struct ExplainRequest {
     /// `tcp` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
+    /// Labels of a caller that the daemon does not know.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub from_labels: BTreeMap<String, String>,
+    /// Labels of a callee that the daemon does not know.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub to_labels: BTreeMap<String, String>,
 }
 
 /// The answer to an [`ExplainRequest`].

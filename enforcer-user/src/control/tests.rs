@@ -114,7 +114,8 @@ async fn every_route_answers_through_the_client() {
     assert_eq!((flows.flows.len(), flows.total), (2, 3));
     assert_eq!(flows.flows[0].workload, "web");
     assert_eq!(client.counters().await.unwrap().drops["bad_mac"], 4);
-    let request = ExplainRequest { from: "a".into(), to: "b".into(), port: 80, protocol: None };
+    let request =
+        ExplainRequest { from: "a".into(), to: "b".into(), port: 80, ..Default::default() };
     assert!(client.explain(&request).await.unwrap().allow);
     assert!(!client.explain(&ExplainRequest { port: 81, ..request }).await.unwrap().allow);
     assert_eq!(client.reload().await.unwrap().policy_generation, 1);

@@ -176,9 +176,9 @@ mod tests {
 
     const OPEN: Option<Answer> = Some(Answer::SynAck { echoed: false });
 
-    fn closed(data_seen: u32) -> Option<Answer> {
-        Some(Answer::Reset { data_seen })
-    }
+    const CLOSED: Option<Answer> = Some(Answer::Reset { data_seen: 0 });
+    const CLOSED_AFTER_99: Option<Answer> = Some(Answer::Reset { data_seen: 99 });
+    const CLOSED_AFTER_100: Option<Answer> = Some(Answer::Reset { data_seen: 100 });
 
     #[test]
     fn conclusions_follow_from_what_was_heard() {
@@ -186,9 +186,9 @@ mod tests {
             (None, None, None, None, "does not answer"),
             (OPEN, None, None, Some(false), "with our option are dropped"),
             (OPEN, OPEN, None, Some(false), "with data are dropped"),
-            (closed(0), closed(0), closed(0), Some(false), "taken out"),
-            (closed(0), closed(0), closed(99), Some(false), "taken out"),
-            (closed(0), closed(0), closed(100), Some(true), "arrives whole"),
+            (CLOSED, CLOSED, CLOSED, Some(false), "taken out"),
+            (CLOSED, CLOSED, CLOSED_AFTER_99, Some(false), "taken out"),
+            (CLOSED, CLOSED, CLOSED_AFTER_100, Some(true), "arrives whole"),
             (OPEN, OPEN, OPEN, Some(true), "probe a closed port"),
         ];
         for (plain, option, data, usable, words) in cases {

@@ -10,8 +10,9 @@ const EXID: [u8; 2] = enforcer_common::wire::option::EXID.to_be_bytes();
 const OPTION_BYTES: usize = 20;
 /// Length of a TCP header without options.
 const HEADER_BYTES: usize = 20;
-/// Options of a usual SYN: MSS 1220, SACK permitted, window scale 7, padding.
-const USUAL_OPTIONS: [u8; 12] = [2, 4, 0x04, 0xc4, 4, 2, 3, 3, 7, 1, 1, 0];
+/// Options of a usual SYN: MSS 1220, SACK permitted, window scale 7, padded by no-operations, because the
+/// end-of-list option would hide ours.
+const USUAL_OPTIONS: [u8; 12] = [2, 4, 0x04, 0xc4, 4, 2, 1, 3, 3, 7, 1, 1];
 /// TCP's protocol number.
 const TCP: u8 = 6;
 

@@ -1,0 +1,92 @@
+//! `enforcer explain`
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use super::arguments::{Daemon, Form, block_on, unix_now};
+use super::output::Output;
+use crate::config::Config;
+use crate::control::ClientError;
+use crate::control::protocol::{ExplainReport, ExplainRequest};
+use crate::explain::{Known, explain};
+use crate::identity::Identity;
+use crate::materials;
+
+/// The exit status of a denial.
+const DENIED: u8 = 3;
+
+/// Say whether a connection would be permitted, and which rule or missing claim decides
+///
+/// Asks the running enforcer. With --config, and no enforcer running, the policy files are read and
+/// evaluated here. Exits with 0 for allow and 3 for deny.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  enforcer explain --from web --to spiffe://example.org/acme/db --port 5432\n  \
+                  enforcer explain --config enforcer.toml --from web --to db --port 5432 --json"
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    daemon: Daemon,
+    #[command(flatten)]
+    form: Form,
+    /// The caller: a SPIFFE ID, or the name of a workload of this node
+    #[arg(long, value_name = "ID|NAME")]
+    from: String,
+    /// The callee, likewise
+    #[arg(long, value_name = "ID|NAME")]
+    to: String,
+    /// The callee's port
+    #[arg(long, value_name = "N")]
+    port: u16,
+    /// tcp, udp, icmp, icmpv6, sctp or a number
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
+    protocol: String,
+    /// A label of the caller, where it is named by SPIFFE ID; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    from_label: Vec<(String, String)>,
+    /// A label of the callee, likewise
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    to_label: Vec<(String, String)>,
+}
+
+pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<ExitCode> {
+    let request = ExplainRequest {
+        from: arguments.from.clone(),
+        to: arguments.to.clone(),
+        port: arguments.port,
+        protocol: Some(arguments.protocol.clone()),
+        from_labels: arguments.from_label.iter().cloned().collect(),
+        to_labels: arguments.to_label.iter().cloned().collect(),
+    };
+    let client = arguments.daemon.client()?;
+    let report =
+        match (block_on(async { Ok(client.explain(&request).await) })?, &arguments.daemon.config) {
+            (Ok(report), _) => report,
+            (Err(ClientError::NotRunning { .. }), Some(file)) => {
+                offline(&Config::load(file)?, &request)?
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
+    if arguments.form.json {
+        out.json(&report)?;
+    } else {
+        out.line(report.text)?;
+    }
+    Ok(if report.allow { ExitCode::SUCCESS } else { ExitCode::from(DENIED) })
+}
+
+fn offline(config: &Config, request: &ExplainRequest) -> anyhow::Result<ExplainReport> {
+    let policy = materials::load_policy(config).context("policy")?;
+    let workloads: Vec<&Identity> = config.workloads.iter().map(|w| &w.identity).collect();
+    let known = Known { workloads: &workloads, peers: &[] };
+    let unix_seconds = i64::try_from(unix_now()).context("clock")?;
+    Ok(explain(&policy, request, known, unix_seconds)?)
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}

@@ -1,0 +1,144 @@
+//! What a configuration points at, loaded and checked: keys, certificates, policies.
+
+use thiserror::Error;
+
+use crate::config::{Config, NetworkRuleConfig, TrustConfig};
+use crate::identity::files::{
+    load_authority_certificate, load_node_certificate, load_psk, load_signing_key,
+};
+use crate::identity::{
+    FileError, IssueError, Issuer, Limits, Trust, TrustError, Verifier, VerifyError,
+};
+use crate::policy::{NetworkRule, NetworkRuleError, NetworkRuleSpec, Policy, PolicyErrors};
+
+/// Why the files of `[identity]` do not work together.
+#[derive(Debug, Error)]
+pub enum TrustLoadError {
+    /// A file was refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The authorities do not fit the trust domain or each other.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// Nothing can be signed with these files.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// This node's certificate is not believed by its own authorities.
+    #[error("identity.node_certificate: {0}")]
+    NodeCertificate(VerifyError),
+}
+
+/// Why the policy was refused.
+#[derive(Debug, Error)]
+pub enum PolicyLoadError {
+    /// A network rule was refused.
+    #[error(transparent)]
+    NetworkRule(#[from] NetworkRuleError),
+    /// A policy file was refused.
+    #[error(transparent)]
+    Policies(#[from] PolicyErrors),
+}
+
+/// Whom this node believes, and what it signs with. `now` is in Unix seconds.
+///
+/// # Errors
+/// A file is missing, malformed or open to others; the node certificate does not count now or comes from
+/// another authority; key and certificate do not belong together.
+pub fn load_trust(config: &Config, now: u64) -> Result<(Trust, Issuer), TrustLoadError> {
+    let domain = &config.trust_domain;
+    match &config.identity.trust {
+        TrustConfig::Psk { file } => {
+            let key = load_psk(file)?;
+            Ok((Trust::psk(domain, key.clone())?, Issuer::psk(key, domain)?))
+        }
+        TrustConfig::Pki { authorities, node_certificate, node_key } => {
+            let authorities: Result<Vec<_>, FileError> =
+                authorities.iter().map(|file| load_authority_certificate(file)).collect();
+            let trust = Trust::pki(domain, authorities?)?;
+            let certificate = load_node_certificate(node_certificate)?;
+            Verifier::new(trust.clone())
+                .verify_node_certificate(&certificate, now)
+                .map_err(TrustLoadError::NodeCertificate)?;
+            Ok((trust, Issuer::node(load_signing_key(node_key)?, certificate)?))
+        }
+    }
+}
+
+/// How long and how large this node's credentials are.
+#[must_use]
+pub fn credential_limits(config: &Config) -> Limits {
+    Limits {
+        lifetime_seconds: config.identity.credential_lifetime.as_secs(),
+        max_bytes: config.identity.credential_max_bytes,
+    }
+}
+
+/// The policy files and network rules of a configuration.
+///
+/// # Errors
+/// Every finding, with file and line.
+pub fn load_policy(config: &Config) -> Result<Policy, PolicyLoadError> {
+    let rules: Result<Vec<_>, NetworkRuleError> =
+        config.network_rules.iter().map(|rule| NetworkRule::try_from(spec(rule))).collect();
+    Ok(Policy::load(&config.policy.files, rules?)?)
+}
+
+fn spec(rule: &NetworkRuleConfig) -> NetworkRuleSpec {
+    NetworkRuleSpec {
+        name: rule.name.clone(),
+        namespace: rule.namespace.to_string(),
+        workload: rule.workload.clone(),
+        direction: rule.direction,
+        cidr: rule.cidr.iter().map(ToString::to_string).collect(),
+        protocol: rule.protocol.map_or_else(|| "any".to_owned(), |number| number.to_string()),
+        ports: rule.ports.iter().map(|r| format!("{}-{}", r.start(), r.end())).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::policy::Direction::{Egress, Ingress};
+
+    #[test]
+    fn network_rules_mean_in_the_policy_what_they_say_in_the_file() {
+        let text = r#"
+trust_domain = "example.org"
+[identity]
+mode = "psk"
+psk_file = "psk.key"
+[[workload]]
+name = "web"
+namespace = "/acme"
+interface = "eth0"
+[[network_rule]]
+name = "dns"
+namespace = "/acme"
+workload = "web"
+direction = "egress"
+cidr = ["198.51.100.53/32", "2001:db8::53/128"]
+protocol = "udp"
+ports = [53, "8000-8010"]
+[[network_rule]]
+name = "all"
+direction = "ingress"
+cidr = ["192.0.2.0/24"]
+protocol = "any"
+"#;
+        let config = Config::parse(text, Path::new("e.toml"), Path::new("/")).unwrap();
+        let policy = load_policy(&config).unwrap();
+        let web = &config.workloads[0].identity;
+        let ask = |direction, address: &str, protocol: &str, port| {
+            let (address, protocol) = (address.parse().unwrap(), protocol.parse().unwrap());
+            policy.networks_match(web, direction, address, protocol, port)
+        };
+        assert_eq!(ask(Egress, "198.51.100.53", "udp", 53), Some("dns"));
+        assert_eq!(ask(Egress, "2001:db8::53", "udp", 8005), Some("dns"));
+        assert_eq!(ask(Egress, "198.51.100.53", "tcp", 53), None);
+        assert_eq!(ask(Egress, "198.51.100.53", "udp", 54), None);
+        assert_eq!(ask(Ingress, "198.51.100.53", "udp", 53), None);
+        assert_eq!(ask(Ingress, "192.0.2.9", "icmp", 0), Some("all"));
+    }
+}
