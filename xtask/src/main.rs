@@ -1,1 +1,71 @@
-fn main() {}
+//! The project's tasks, started with `cargo xtask`. Each command installs what it needs first.
+
+mod apt;
+mod bench;
+mod budget;
+mod build;
+mod check;
+mod demo;
+mod mutate;
+mod process;
+mod project;
+mod run;
+mod setup;
+mod tally;
+mod test;
+mod toolchain;
+mod tools;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Tasks {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install the eBPF toolchain and, for a group, its programs; quick when all is there
+    Setup(setup::Options),
+    /// Build the eBPF object and the host crates
+    Build(build::Options),
+    /// Build and start the enforcer on this host with the given arguments
+    Run(run::Options),
+    /// Run the tests and print `N passed, N failed` in a last plain line
+    Test(test::Options),
+    /// Show the enforcer at work between three hosts
+    Demo(demo::Options),
+    /// Measure the enforcer against the native stack
+    Bench(bench::Options),
+    /// Formatting, lints, docs, dependencies, and the verifier's load gate
+    Check(check::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Tasks::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup(options) => setup::run(&options),
+        Task::Build(options) => build::run(&options),
+        Task::Run(options) => run::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Demo(options) => demo::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::Check(options) => check::run(&options),
+    }
+}

@@ -1,10 +1,288 @@
-//! The edge to the kernel: loads, attaches and removes the programs.
+//! The edge to the kernel: loads, attaches and removes the programs, writes their maps, reads their
+//! events and puts held segments back.
+//!
+//! Start: pin folder -> maps (made or adopted) -> programs loaded -> helper interface -> state of
+//! each workload written -> programs attached -> what nobody claims is taken off. At no time is a
+//! workload attached but unenforced: the programs drop what they have no state for, and those of an
+//! earlier daemon are swapped in place.
 
-use anyhow::bail;
+mod attach;
+mod checksum;
+mod clock;
+mod detach;
+mod error;
+mod events;
+mod folder;
+mod interface;
+mod load;
+mod maps;
+mod netlink;
+mod record;
+mod reinject;
+mod reset;
+mod sweep;
+mod table;
 
-use crate::config::Config;
+#[cfg(test)]
+mod tests;
 
-/// Removes everything that an instance attached and pinned.
-pub fn detach(config: &Config) -> anyhow::Result<()> {
-    bail!("{}: this build has no datapath to detach", config.pin_dir().display());
+use std::collections::{BTreeMap, BTreeSet};
+
+use enforcer_common::abi::{
+    Config as KernelConfig, FlowKey, InterfaceValue, PeerKey, PeerValue, VerdictKey, VerdictValue,
+    WorkloadValue, config_flags, interface_flags,
+};
+
+use crate::config::{Config, Side, WorkloadConfig};
+
+pub use attach::{Attachment, Health, Mechanism};
+pub use clock::{Clock, boot_ns};
+pub use detach::Report;
+pub use error::DatapathError;
+pub use events::{EventCounters, Events};
+pub use folder::PinFolder;
+pub use interface::address;
+pub use load::{Loaded, Settings};
+pub use maps::{Maps, Network};
+pub use netlink::LinkFacts;
+pub use record::HeldFrame;
+pub use reinject::Reinjector;
+pub use sweep::{Port, Swept};
+pub use table::Table;
+
+use folder::PinFolder as Folder;
+use sweep::{Sweeper, Tools};
+
+/// Removes everything that an instance attached and pinned; may be repeated.
+///
+/// # Errors
+/// Its daemon still runs, or the kernel refuses.
+pub fn detach(config: &Config) -> anyhow::Result<Report> {
+    Ok(detach::detach(&config.pin_dir())?)
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        let limits = &config.limits;
+        Self {
+            flows: limits.flows,
+            peers: limits.peers,
+            attempts: limits.attempts,
+            verdicts: limits.verdicts,
+            flags: if config.policy.deny_reset { config_flags::DENY_RESET } else { 0 },
+            cold_per_second: limits.cold_per_second,
+            cold_per_source: limits.cold_per_second / 10,
+            samples_per_second: config.log.denials_per_second,
+        }
+    }
+}
+
+/// What an earlier daemon left in the maps. Holds secrets: not printed.
+pub struct Adopted {
+    /// Configuration, with the epoch in force.
+    pub config: KernelConfig,
+    /// Workloads by id.
+    pub workloads: Vec<(u32, WorkloadValue)>,
+    /// Peers with their pair keys.
+    pub peers: Vec<(PeerKey, PeerValue)>,
+    /// Verdicts of every epoch.
+    pub verdicts: Vec<(VerdictKey, VerdictValue)>,
+}
+
+/// The datapath of one instance.
+#[derive(Debug)]
+pub struct Datapath {
+    /// The maps.
+    pub maps: Maps,
+    folder: Folder,
+    loaded: Loaded,
+    mechanism: Mechanism,
+    reinjector: Reinjector,
+    sweeper: Sweeper,
+    attachments: BTreeMap<u16, Attachment>,
+    reset: bool,
+    flow_limit: usize,
+}
+
+impl Datapath {
+    /// Loads the programs, adopts or makes the maps and starts reading events. Nothing is attached
+    /// that was not before. Must be called within a tokio runtime.
+    pub fn open(config: &Config) -> Result<(Self, Events), DatapathError> {
+        let settings = Settings::from(config);
+        let folder = Folder::open(&config.pin_dir())?;
+        let mut loaded = Loaded::load(&folder, &settings)?;
+        let events = Events::start(&folder, &mut loaded)?;
+        let mechanism = Mechanism::probe();
+        let reinjector = Reinjector::open(&config.instance, &mut loaded, mechanism)?;
+        let maps = Maps::open(folder.path())?;
+        let datapath = Self {
+            maps,
+            folder,
+            loaded,
+            mechanism,
+            reinjector,
+            sweeper: Sweeper::default(),
+            attachments: BTreeMap::new(),
+            reset: config.policy.deny_reset,
+            flow_limit: 2 * settings.flows as usize,
+        };
+        Ok((datapath, events))
+    }
+
+    /// What an earlier daemon left; `None` if there was none.
+    pub fn adopted(&self) -> Result<Option<Adopted>, DatapathError> {
+        if !self.loaded.adopted {
+            return Ok(None);
+        }
+        Ok(Some(Adopted {
+            config: self.maps.config()?,
+            workloads: self.maps.workloads.entries()?,
+            peers: self.maps.peers.entries()?,
+            verdicts: self.maps.verdicts.entries()?,
+        }))
+    }
+
+    /// How programs are attached on this kernel.
+    #[must_use]
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// Name of the helper interface for re-injection.
+    #[must_use]
+    pub fn helper(&self) -> &str {
+        self.reinjector.name()
+    }
+
+    /// Enforces a workload: writes what the programs must know of its interface, then attaches
+    /// them. Its entry in the map of workloads must be written before.
+    pub fn add_workload(
+        &mut self,
+        id: u16,
+        workload: &WorkloadConfig,
+    ) -> Result<(), DatapathError> {
+        if self.maps.workloads.lookup(&id.into())?.is_none() {
+            return Err(DatapathError::UnknownWorkload(id));
+        }
+        let facts = interface::inspect(&workload.interface)?;
+        self.write_addresses(id, workload)?;
+        let host_side = workload.side == Side::Host;
+        let value = interface_value(id, workload, &facts);
+        self.maps.interfaces.insert(&facts.ifindex, &value)?;
+        let attachment =
+            self.mechanism.attach(&self.folder, &mut self.loaded, &facts, host_side)?;
+        self.attachments.insert(id, attachment);
+        Ok(())
+    }
+
+    /// Writes the addresses that a workload may use now; those of its own interface may change.
+    pub fn write_addresses(
+        &mut self,
+        id: u16,
+        workload: &WorkloadConfig,
+    ) -> Result<(), DatapathError> {
+        let mut wanted: Vec<_> = workload.addresses.iter().copied().map(address).collect();
+        if wanted.is_empty() {
+            wanted = interface::addresses(&workload.interface)?;
+        }
+        if wanted.is_empty() {
+            return Err(DatapathError::NoAddress(workload.interface.clone()));
+        }
+        self.maps.set_addresses(id, &wanted)
+    }
+
+    /// Takes the programs off a workload's interface, which is then not enforced any more, and
+    /// removes what they knew of it. Its entry in the map of workloads stays.
+    pub fn remove_workload(&mut self, id: u16) -> Result<(), DatapathError> {
+        if let Some(attachment) = self.attachments.remove(&id) {
+            attach::detach(&self.folder, attachment.ifindex)?;
+            self.maps.interfaces.remove(&attachment.ifindex)?;
+        }
+        self.maps.set_addresses(id, &[])
+    }
+
+    /// Ends the start: takes the programs of an earlier daemon off interfaces that no workload has
+    /// any more, and pins ours. Returns what was taken off.
+    pub fn finish_start(&mut self) -> Result<Vec<String>, DatapathError> {
+        let kept: BTreeSet<u32> = self.attachments.values().map(|a| a.ifindex).collect();
+        let mut stale: BTreeSet<u32> = self
+            .folder
+            .names()?
+            .iter()
+            .filter_map(|name| attach::ifindex_of_pin(name))
+            .filter(|ifindex| !kept.contains(ifindex))
+            .collect();
+        self.maps.interfaces.for_each(|ifindex, _| {
+            if !kept.contains(ifindex) {
+                stale.insert(*ifindex);
+            }
+        })?;
+        let mut removed = Vec::new();
+        for ifindex in stale {
+            removed.extend(attach::detach(&self.folder, ifindex)?);
+            self.maps.interfaces.remove(&ifindex)?;
+        }
+        attach::pin_programs(&self.folder, &mut self.loaded)?;
+        Ok(removed)
+    }
+
+    /// Each workload's attachment.
+    #[must_use]
+    pub fn attachments(&self) -> &BTreeMap<u16, Attachment> {
+        &self.attachments
+    }
+
+    /// Looks whether every workload's programs are still attached and first.
+    pub fn watch(&self) -> Result<Vec<(u16, Health)>, DatapathError> {
+        let each = self.attachments.iter();
+        each.map(|(id, attachment)| Ok((*id, attachment.check_first()?))).collect()
+    }
+
+    /// Puts a frame back, see [`Reinjector::send`].
+    pub fn reinject(
+        &mut self,
+        frame: &[u8],
+        ifindex: u32,
+        ingress: bool,
+    ) -> Result<(), DatapathError> {
+        self.reinjector.send(frame, ifindex, ingress)
+    }
+
+    /// Ends flows that the policy in force denies. The work is done by the next steps of
+    /// [`Self::sweep`].
+    pub fn cut(&mut self, keys: impl IntoIterator<Item = FlowKey>) {
+        self.sweeper.cut(keys, self.flow_limit);
+    }
+
+    /// Whether [`Self::sweep`] should be called again within some ten milliseconds; otherwise a
+    /// few times a second will do.
+    #[must_use]
+    pub fn is_sweeping(&self) -> bool {
+        self.sweeper.is_busy()
+    }
+
+    /// One bounded step of ending flows. `now_ns` is boot time.
+    pub fn sweep(&mut self, now_ns: u64) -> Result<Swept, DatapathError> {
+        let attachments = &self.attachments;
+        let port = |id: u16| {
+            let attachment = attachments.get(&id)?;
+            Some(Port { ifindex: attachment.ifindex, host_side: attachment.host_side })
+        };
+        let mut tools = Tools {
+            maps: &mut self.maps,
+            reinjector: &mut self.reinjector,
+            port: &port,
+            reset: self.reset,
+        };
+        self.sweeper.step(&mut tools, now_ns)
+    }
+}
+
+fn interface_value(id: u16, workload: &WorkloadConfig, facts: &LinkFacts) -> InterfaceValue {
+    let (side, mac) = match workload.side {
+        Side::Host => (interface_flags::HOST_SIDE, workload.mac),
+        Side::Own => (0, facts.mac),
+    };
+    let check = if mac.is_some() { interface_flags::CHECK_MAC } else { 0 };
+    InterfaceValue { workload: id, flags: side | check, mac: mac.unwrap_or_default(), zero: [0; 6] }
 }

@@ -1,0 +1,440 @@
+//! Attaches the programs to interfaces: first in the chain, and swapped in place where an earlier
+//! daemon's are attached, so that no packet passes unenforced.
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
+};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+
+use super::error::DatapathError;
+use super::folder::PinFolder;
+use super::load::{CLSACT_PREFIX, LINK_PREFIX, Loaded, PROGRAM_PREFIX, PROGRAMS, program_error};
+use super::netlink::{self, EGRESS_PARENT, INGRESS_PARENT, LinkFacts};
+
+/// Priority of our filters: no other can come before it.
+const PRIORITY: u16 = 1;
+
+/// Number of our filters within the priority.
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// Suffix of the pin under which a link waits to take the place of another.
+const NEXT_SUFFIX: &str = "_next";
+
+/// A hook of an interface, from the host's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Ingress,
+    Egress,
+}
+
+impl Hook {
+    const fn tc(self) -> TcAttachType {
+        match self {
+            Self::Ingress => TcAttachType::Ingress,
+            Self::Egress => TcAttachType::Egress,
+        }
+    }
+
+    const fn parent(self) -> u32 {
+        match self {
+            Self::Ingress => INGRESS_PARENT,
+            Self::Egress => EGRESS_PARENT,
+        }
+    }
+}
+
+/// The programs of a workload's interface, what their pins are called, and the hook of each. What
+/// a workload sends leaves by the egress hook of its own interface, and arrives at the ingress
+/// hook of the host's side of its veth.
+fn programs(host_side: bool) -> [(&'static str, &'static str, Hook); 2] {
+    let (from, to) =
+        if host_side { (Hook::Ingress, Hook::Egress) } else { (Hook::Egress, Hook::Ingress) };
+    [("from_workload", "from", from), ("to_workload", "to", to)]
+}
+
+/// How programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// Links of the kernel's multi-program hooks (Linux 6.6, commit e420bed02507).
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+impl Mechanism {
+    /// Asks the kernel what it has: one without TCX does not know the query.
+    #[must_use]
+    pub fn probe() -> Self {
+        match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+            Ok(_) => Self::Tcx,
+            Err(_) => Self::Clsact,
+        }
+    }
+
+    /// The word for status and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+
+    /// Attaches both programs of a workload's interface, or swaps those that are attached.
+    pub(super) fn attach(
+        self,
+        folder: &PinFolder,
+        loaded: &mut Loaded,
+        facts: &LinkFacts,
+        host_side: bool,
+    ) -> Result<Attachment, DatapathError> {
+        let mut hooks = Vec::with_capacity(2);
+        for (program, suffix, hook) in programs(host_side) {
+            let classifier = loaded.program(program)?;
+            match self {
+                Self::Tcx => attach_tcx(folder, classifier, program, suffix, facts, hook)?,
+                Self::Clsact => attach_clsact(folder, classifier, program, facts, hook)?,
+            }
+            let info = classifier.info().map_err(program_error(program, "read its number"))?;
+            hooks.push(AttachedHook { program, hook, program_id: info.id() });
+        }
+        Ok(Attachment {
+            interface: facts.name.clone(),
+            ifindex: facts.ifindex,
+            host_side,
+            mechanism: self,
+            hooks,
+        })
+    }
+
+    /// Attaches a program for as long as it is loaded.
+    pub(super) fn attach_for_life(
+        self,
+        loaded: &mut Loaded,
+        program: &'static str,
+        facts: &LinkFacts,
+        hook: Hook,
+    ) -> Result<(), DatapathError> {
+        let options = match self {
+            Self::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
+            Self::Clsact => {
+                add_clsact(facts, program)?;
+                TcAttachOptions::Netlink(our_filter())
+            }
+        };
+        loaded
+            .program(program)?
+            .attach_with_options(&facts.name, hook.tc(), options)
+            .map(drop)
+            .map_err(program_error(program, format!("attach to {}", facts.name)))
+    }
+}
+
+fn our_filter() -> NlOptions {
+    NlOptions { priority: PRIORITY, handle: HANDLE, classid: None }
+}
+
+fn link_pin(ifindex: u32, suffix: &str) -> String {
+    format!("{LINK_PREFIX}{ifindex}_{suffix}")
+}
+
+/// The interface number in the name of a link's pin.
+pub(super) fn ifindex_of_pin(name: &str) -> Option<u32> {
+    name.strip_prefix(LINK_PREFIX)?.split('_').next()?.parse().ok()
+}
+
+fn attach_tcx(
+    folder: &PinFolder,
+    classifier: &mut SchedClassifier,
+    program: &'static str,
+    suffix: &str,
+    facts: &LinkFacts,
+    hook: Hook,
+) -> Result<(), DatapathError> {
+    let pin = link_pin(facts.ifindex, suffix);
+    // A link whose interface is gone, or that sits on another hook or in another namespace since
+    // the configuration changed, cannot be taken over: it is replaced once the new one is there.
+    let adopted = folder.has(&pin)
+        && swap(folder, classifier, &pin).is_ok()
+        && position(classifier, program, facts, hook)?.is_some();
+    if adopted {
+        return Ok(());
+    }
+    let next = format!("{pin}{NEXT_SUFFIX}");
+    folder.remove(&next)?;
+    let link = attach_first(classifier, program, facts, hook)?;
+    let pinned = link
+        .pin(folder.pin(&next))
+        .map_err(|e| DatapathError::file(&folder.pin(&next), "pin", std::io::Error::other(e)))?;
+    std::fs::rename(folder.pin(&next), folder.pin(&pin))
+        .map_err(|e| DatapathError::file(&folder.pin(&pin), "rename", e))?;
+    drop(pinned);
+    Ok(())
+}
+
+/// Puts the new program into a pinned link, in one step of the kernel.
+fn swap(
+    folder: &PinFolder,
+    classifier: &mut SchedClassifier,
+    pin: &str,
+) -> Result<(), ProgramError> {
+    let pinned = PinnedLink::from_pin(folder.pin(pin)).map_err(link_failed)?;
+    let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(link_failed)?;
+    let id = classifier.attach_to_link(link)?;
+    // Only this descriptor of the link is closed; the pin keeps it.
+    classifier.take_link(id).map(drop)
+}
+
+fn link_failed(error: aya::programs::links::LinkError) -> ProgramError {
+    ProgramError::IOError(std::io::Error::other(error))
+}
+
+fn attach_first(
+    classifier: &mut SchedClassifier,
+    program: &'static str,
+    facts: &LinkFacts,
+    hook: Hook,
+) -> Result<FdLink, DatapathError> {
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let attach = || {
+        let id = classifier.attach_with_options(&facts.name, hook.tc(), options)?;
+        FdLink::try_from(classifier.take_link(id)?).map_err(link_failed)
+    };
+    attach().map_err(program_error(program, format!("attach to {}", facts.name)))
+}
+
+/// Where in the chain of a hook the program stands; 0 is first.
+fn position(
+    classifier: &SchedClassifier,
+    program: &'static str,
+    facts: &LinkFacts,
+    hook: Hook,
+) -> Result<Option<usize>, DatapathError> {
+    let failed = || program_error(program, format!("query the chain of {}", facts.name));
+    let id = classifier.info().map_err(failed())?.id();
+    let (_, chain) = SchedClassifier::query_tcx(&facts.name, hook.tc()).map_err(failed())?;
+    Ok(chain.iter().position(|other| other.id() == id))
+}
+
+fn attach_clsact(
+    folder: &PinFolder,
+    classifier: &mut SchedClassifier,
+    program: &'static str,
+    facts: &LinkFacts,
+    hook: Hook,
+) -> Result<(), DatapathError> {
+    if add_clsact(facts, program)? {
+        folder.mark(&format!("{CLSACT_PREFIX}{}", facts.ifindex))?;
+    }
+    let present = netlink::filters(facts.ifindex, hook.parent())?.iter().any(is_ours);
+    let mut attach = || {
+        let id = if present {
+            let (priority, handle) = (PRIORITY, HANDLE);
+            classifier.attach_to_link(SchedClassifierLink::attached(
+                &facts.name,
+                hook.tc(),
+                priority,
+                handle,
+                None,
+            )?)?
+        } else {
+            let options = TcAttachOptions::Netlink(our_filter());
+            classifier.attach_with_options(&facts.name, hook.tc(), options)?
+        };
+        // A filter lives in the kernel until it is removed; aya would remove it with the handle.
+        std::mem::forget(classifier.take_link(id)?);
+        Ok(())
+    };
+    attach().map_err(program_error(program, format!("attach to {} as a filter", facts.name)))
+}
+
+/// Adds the clsact qdisc; `false` if it was there.
+fn add_clsact(facts: &LinkFacts, program: &'static str) -> Result<bool, DatapathError> {
+    if netlink::has_clsact(facts.ifindex)? {
+        return Ok(false);
+    }
+    let action =
+        format!("add the clsact qdisc (kernel modules sch_ingress, cls_bpf) to {}", facts.name);
+    qdisc_add_clsact(&facts.name).map_err(|e| program_error(program, action)(e.into()))?;
+    Ok(true)
+}
+
+fn is_ours(filter: &netlink::Filter) -> bool {
+    filter.priority == PRIORITY
+        && filter.handle == u32::from(HANDLE)
+        && filter.name.as_deref().is_some_and(|name| PROGRAMS.contains(&name))
+}
+
+/// Both programs of a workload's interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Name of the interface.
+    pub interface: String,
+    /// Its number.
+    pub ifindex: u32,
+    /// Whether it is the host side of the workload's veth.
+    pub host_side: bool,
+    /// How the programs are attached.
+    pub mechanism: Mechanism,
+    hooks: Vec<AttachedHook>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct AttachedHook {
+    program: &'static str,
+    hook: Hook,
+    program_id: u32,
+}
+
+/// What became of an attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Both programs are attached and first in their chains.
+    InPlace,
+    /// Another program stands before ours and may have let packets pass.
+    Displaced {
+        /// Our program.
+        program: &'static str,
+        /// Name of the program in front.
+        by: String,
+    },
+    /// A program is not attached any more: its traffic is not enforced.
+    Detached {
+        /// Our program.
+        program: &'static str,
+    },
+    /// The interface is gone.
+    InterfaceGone,
+    /// Another interface has the name now: it is not enforced.
+    InterfaceRecreated {
+        /// Its number.
+        ifindex: u32,
+    },
+}
+
+impl Attachment {
+    /// Looks whether both programs are still attached, and first in their chains.
+    pub fn check_first(&self) -> Result<Health, DatapathError> {
+        let Some(facts) = netlink::link(&self.interface)? else {
+            return Ok(Health::InterfaceGone);
+        };
+        if facts.ifindex != self.ifindex {
+            return Ok(Health::InterfaceRecreated { ifindex: facts.ifindex });
+        }
+        for hook in &self.hooks {
+            let health = match self.mechanism {
+                Mechanism::Tcx => self.check_tcx(hook)?,
+                Mechanism::Clsact => self.check_clsact(hook)?,
+            };
+            if health != Health::InPlace {
+                return Ok(health);
+            }
+        }
+        Ok(Health::InPlace)
+    }
+
+    fn check_tcx(&self, hook: &AttachedHook) -> Result<Health, DatapathError> {
+        let program = hook.program;
+        let action = format!("query the chain of {}", self.interface);
+        let (_, chain) = SchedClassifier::query_tcx(&self.interface, hook.hook.tc())
+            .map_err(program_error(program, action))?;
+        if !chain.iter().any(|other| other.id() == hook.program_id) {
+            return Ok(Health::Detached { program });
+        }
+        match chain.first() {
+            Some(first) if first.id() != hook.program_id => {
+                let by = first.name_as_str().unwrap_or("without a name").to_owned();
+                Ok(Health::Displaced { program, by })
+            }
+            _ => Ok(Health::InPlace),
+        }
+    }
+
+    fn check_clsact(&self, hook: &AttachedHook) -> Result<Health, DatapathError> {
+        let program = hook.program;
+        let filters = netlink::filters(self.ifindex, hook.hook.parent())?;
+        if !filters.iter().any(is_ours) {
+            return Ok(Health::Detached { program });
+        }
+        match filters.first() {
+            Some(first) if !is_ours(first) => {
+                let by = first.name.clone().unwrap_or_else(|| "without a name".to_owned());
+                Ok(Health::Displaced { program, by })
+            }
+            _ => Ok(Health::InPlace),
+        }
+    }
+}
+
+/// Pins the loaded programs in place of those of an earlier daemon, for inspection.
+pub(super) fn pin_programs(folder: &PinFolder, loaded: &mut Loaded) -> Result<(), DatapathError> {
+    for name in PROGRAMS {
+        let pin = format!("{PROGRAM_PREFIX}{name}");
+        folder.remove(&pin)?;
+        let path = folder.pin(&pin);
+        let pinned = loaded.program(name)?.pin(&path);
+        pinned.map_err(|e| DatapathError::file(&path, "pin", std::io::Error::other(e)))?;
+    }
+    Ok(())
+}
+
+/// Takes our programs off an interface: links by their pins, filters, and the qdisc if this
+/// instance made it and nothing else uses it. Says what it removed.
+pub(super) fn detach(folder: &PinFolder, ifindex: u32) -> Result<Vec<String>, DatapathError> {
+    let mut removed = Vec::new();
+    for name in folder.names()? {
+        if ifindex_of_pin(&name) == Some(ifindex) && folder.remove(&name)? {
+            removed.push(format!("link {name}"));
+        }
+    }
+    for hook in [Hook::Ingress, Hook::Egress] {
+        if detach_filter(ifindex, hook)? {
+            removed.push(format!("{hook:?} filter of interface {ifindex}"));
+        }
+    }
+    let mark = format!("{CLSACT_PREFIX}{ifindex}");
+    if folder.has(&mark) {
+        if is_unused(ifindex)? && netlink::remove_clsact(ifindex)? {
+            removed.push(format!("clsact qdisc of interface {ifindex}"));
+        }
+        folder.remove(&mark)?;
+    }
+    Ok(removed)
+}
+
+fn detach_filter(ifindex: u32, hook: Hook) -> Result<bool, DatapathError> {
+    if !netlink::filters(ifindex, hook.parent())?.iter().any(is_ours) {
+        return Ok(false);
+    }
+    netlink::remove_filter(ifindex, hook.parent(), PRIORITY, u32::from(HANDLE))
+}
+
+fn is_unused(ifindex: u32) -> Result<bool, DatapathError> {
+    Ok(netlink::filters(ifindex, INGRESS_PARENT)?.is_empty()
+        && netlink::filters(ifindex, EGRESS_PARENT)?.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_workload_sends_is_seen_on_the_right_hook() {
+        let [from, to] = programs(false);
+        assert_eq!(
+            (from.0, from.2, to.0, to.2),
+            ("from_workload", Hook::Egress, "to_workload", Hook::Ingress)
+        );
+        let [from, to] = programs(true);
+        assert_eq!((from.2, to.2), (Hook::Ingress, Hook::Egress));
+    }
+
+    #[test]
+    fn pins_name_their_interface() {
+        assert_eq!(ifindex_of_pin(&link_pin(42, "from")), Some(42));
+        assert_eq!(ifindex_of_pin("link_42_to_next"), Some(42));
+        assert_eq!(ifindex_of_pin("program_reinject"), None);
+        assert_eq!(ifindex_of_pin("link_x_from"), None);
+    }
+}

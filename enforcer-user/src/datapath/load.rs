@@ -1,0 +1,313 @@
+//! Loads the programs and makes their maps, or adopts those that an earlier daemon left pinned.
+
+use aya::maps::{Array, Map, MapData, MapInfo};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader, Pod};
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
+use aya_obj::{EbpfSectionKind, Object};
+use enforcer_common::abi::{ABI_VERSION, Config, NonceState};
+
+use super::error::DatapathError;
+use super::folder::PinFolder;
+use super::maps::map_error;
+
+/// The compiled programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("ENFORCER_EBPF_OBJECT"));
+
+/// Maps that live and die with the programs: working memory, and the log of `aya-log`.
+const UNPINNED: [&str; 2] = ["SCRATCH", "AYA_LOGS"];
+
+/// Prefix of pinned links.
+pub(super) const LINK_PREFIX: &str = "link_";
+/// Prefix of pinned programs.
+pub(super) const PROGRAM_PREFIX: &str = "program_";
+/// Prefix of notes about qdiscs that this instance made.
+pub(super) const CLSACT_PREFIX: &str = "clsact_";
+
+/// The programs, by the names of their functions.
+pub(super) const PROGRAMS: [&str; 3] = ["from_workload", "to_workload", "reinject"];
+
+/// Nonces that a program running while the secret is replaced may still draw.
+const NONCE_GAP: u64 = 1 << 32;
+
+/// What the daemon chooses about the datapath when it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Entries of each flow table.
+    pub flows: u32,
+    /// Entries of the table of peers.
+    pub peers: u32,
+    /// Entries of the table of half-open connections.
+    pub attempts: u32,
+    /// Entries of the table of verdicts.
+    pub verdicts: u32,
+    /// Bits of [`enforcer_common::abi::config_flags`].
+    pub flags: u32,
+    /// Segments of unknown peers handed over a second.
+    pub cold_per_second: u32,
+    /// The same for one source network.
+    pub cold_per_source: u32,
+    /// Denied segments reported a second.
+    pub samples_per_second: u32,
+}
+
+impl Settings {
+    fn capacities(&self) -> [(&'static str, u32); 5] {
+        [
+            ("FLOWS4", self.flows),
+            ("FLOWS6", self.flows),
+            ("PEERS", self.peers),
+            ("ATTEMPTS", self.attempts),
+            ("VERDICTS", self.verdicts),
+        ]
+    }
+}
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Programs, and the maps that are not pinned.
+    pub(super) ebpf: Ebpf,
+    /// Whether the maps are those of an earlier daemon.
+    pub adopted: bool,
+}
+
+impl Loaded {
+    /// Makes or adopts the maps in `folder` and loads the programs. Nothing is attached.
+    pub fn load(folder: &PinFolder, settings: &Settings) -> Result<Self, DatapathError> {
+        let object = Object::parse(OBJECT).map_err(|e| DatapathError::Malformed(e.to_string()))?;
+        let adopted = prepare(folder, &object, settings)?;
+        let mut ebpf = make_maps(folder, &object, settings)?;
+        write_state(folder, settings, adopted)?;
+        for name in PROGRAMS {
+            classifier(&mut ebpf, name)?.load().map_err(program_error(name, "load"))?;
+        }
+        Ok(Self { ebpf, adopted })
+    }
+
+    /// A program.
+    pub(super) fn program(
+        &mut self,
+        name: &'static str,
+    ) -> Result<&mut SchedClassifier, DatapathError> {
+        classifier(&mut self.ebpf, name)
+    }
+}
+
+pub(super) fn program_error(
+    program: &'static str,
+    action: impl Into<String>,
+) -> impl FnOnce(ProgramError) -> DatapathError {
+    let action = action.into();
+    move |source| DatapathError::Program { program, action, source: Box::new(source) }
+}
+
+fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| DatapathError::Malformed(format!("it has no program {name}")))?;
+    program.try_into().map_err(program_error(name, "use as a classifier"))
+}
+
+/// Decides whether the pinned maps are adopted. What a start left that died before anything could
+/// be attached is removed.
+fn prepare(
+    folder: &PinFolder,
+    object: &Object,
+    settings: &Settings,
+) -> Result<bool, DatapathError> {
+    let names = folder.names()?;
+    let version = pinned_version(folder)?;
+    if version == Some(ABI_VERSION) {
+        check_maps(folder, object, settings)?;
+        return Ok(true);
+    }
+    let attached = names.iter().any(|name| name.starts_with(LINK_PREFIX));
+    match version {
+        // The version is written last, so without it the other maps were never in use.
+        None | Some(0) if !attached => {
+            for name in names {
+                folder.remove(&name)?;
+            }
+            Ok(false)
+        }
+        None => Err(DatapathError::Incomplete { folder: folder.path().to_owned(), map: "CONFIG" }),
+        Some(found) => Err(abi_error(folder, "CONFIG", "abi_version", found, ABI_VERSION)),
+    }
+}
+
+fn pinned_version(folder: &PinFolder) -> Result<Option<u32>, DatapathError> {
+    if !folder.has("CONFIG") {
+        return Ok(None);
+    }
+    let path = folder.pin("CONFIG");
+    let info = MapInfo::from_pin(&path).map_err(map_error("CONFIG", "inspect", "its pin"))?;
+    // The version is the first field in every version, so it can be read only where the rest fits.
+    if info.value_size() as usize != size_of::<Config>() {
+        let expected = size_of::<Config>() as u64;
+        return Err(DatapathError::Abi {
+            folder: folder.path().to_owned(),
+            map: "CONFIG".to_owned(),
+            what: "value_size",
+            found: info.value_size().into(),
+            expected,
+        });
+    }
+    let config: Config = read_single(folder, "CONFIG")?;
+    Ok(Some(config.abi_version))
+}
+
+fn check_maps(
+    folder: &PinFolder,
+    object: &Object,
+    settings: &Settings,
+) -> Result<(), DatapathError> {
+    let capacities = settings.capacities();
+    let mut names: Vec<&String> = object.maps.keys().collect();
+    names.sort();
+    for name in names {
+        if !is_pinned(object, name) || !folder.has(name) {
+            continue;
+        }
+        let map = &object.maps[name];
+        let info = MapInfo::from_pin(folder.pin(name)).map_err(|source| DatapathError::Abi {
+            folder: folder.path().to_owned(),
+            map: format!("{name} ({source})"),
+            what: "readability",
+            found: 0,
+            expected: 1,
+        })?;
+        let kind = info.map_type().map_or(0, |kind| kind as u32);
+        check(folder, name, "type", kind, map.map_type())?;
+        if map.map_type() != BPF_MAP_TYPE_RINGBUF as u32 {
+            check(folder, name, "key_size", info.key_size(), map.key_size())?;
+            check(folder, name, "value_size", info.value_size(), map.value_size())?;
+        }
+        let limit = capacities.iter().find(|(limited, _)| limited == name);
+        let expected = limit.map_or(map.max_entries(), |(_, entries)| *entries);
+        check(folder, name, "max_entries", info.max_entries(), expected)?;
+    }
+    Ok(())
+}
+
+fn check(
+    folder: &PinFolder,
+    map: &str,
+    what: &'static str,
+    found: u32,
+    expected: u32,
+) -> Result<(), DatapathError> {
+    if found == expected { Ok(()) } else { Err(abi_error(folder, map, what, found, expected)) }
+}
+
+fn abi_error(
+    folder: &PinFolder,
+    map: &str,
+    what: &'static str,
+    found: u32,
+    expected: u32,
+) -> DatapathError {
+    DatapathError::Abi {
+        folder: folder.path().to_owned(),
+        map: map.to_owned(),
+        what,
+        found: found.into(),
+        expected: expected.into(),
+    }
+}
+
+/// Sections of constants and variables become maps too; they belong to the programs.
+fn is_pinned(object: &Object, name: &str) -> bool {
+    let section = object.maps[name].section_kind();
+    let is_data =
+        matches!(section, EbpfSectionKind::Bss | EbpfSectionKind::Data | EbpfSectionKind::Rodata);
+    !is_data && !UNPINNED.contains(&name)
+}
+
+fn make_maps(
+    folder: &PinFolder,
+    object: &Object,
+    settings: &Settings,
+) -> Result<Ebpf, DatapathError> {
+    let level = log_level();
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &level, false);
+    for (name, entries) in settings.capacities() {
+        loader.map_max_entries(name, entries);
+    }
+    for name in object.maps.keys().filter(|name| is_pinned(object, name)) {
+        loader.map_pin_path(name, folder.pin(name));
+    }
+    loader.load(OBJECT).map_err(|e| DatapathError::Object(Box::new(e)))
+}
+
+/// The programs format only what somebody listens to.
+fn log_level() -> u8 {
+    let level = tracing::level_filters::LevelFilter::current();
+    level.into_level().map_or(0, |level| match level {
+        tracing::Level::ERROR => 1,
+        tracing::Level::WARN => 2,
+        tracing::Level::INFO => 3,
+        tracing::Level::DEBUG => 4,
+        tracing::Level::TRACE => 5,
+    })
+}
+
+/// Writes the secret of the nonces and, last, the configuration: its version says that the maps
+/// are whole.
+fn write_state(
+    folder: &PinFolder,
+    settings: &Settings,
+    adopted: bool,
+) -> Result<(), DatapathError> {
+    renew_nonces(folder)?;
+    let epoch = if adopted { read_single::<Config>(folder, "CONFIG")?.epoch } else { 0 };
+    let config = Config {
+        abi_version: ABI_VERSION,
+        epoch,
+        flags: settings.flags,
+        cold_per_second: settings.cold_per_second,
+        cold_per_source: settings.cold_per_source,
+        samples_per_second: settings.samples_per_second,
+    };
+    write_single(folder, "CONFIG", config)
+}
+
+/// A fresh secret with every start of the daemon: the map may be new, the machine a restored copy.
+/// The counter only moves on, so that nonces drawn while the value is replaced do not come again.
+fn renew_nonces(folder: &PinFolder) -> Result<(), DatapathError> {
+    let before: NonceState = read_single(folder, "NONCES")?;
+    let mut secret = [0u8; 32];
+    getrandom::fill(&mut secret)?;
+    let words = secret.as_chunks::<4>().0;
+    let state = NonceState {
+        secret: std::array::from_fn(|i| u32::from_ne_bytes(words[i])),
+        counter: before.counter.wrapping_add(NONCE_GAP),
+    };
+    write_single(folder, "NONCES", state)
+}
+
+fn single<V: Pod>(
+    folder: &PinFolder,
+    name: &'static str,
+) -> Result<Array<MapData, V>, DatapathError> {
+    MapData::from_pin(folder.pin(name))
+        .and_then(Map::from_map_data)
+        .and_then(Array::try_from)
+        .map_err(map_error(name, "open", "its pin"))
+}
+
+fn read_single<V: Pod>(folder: &PinFolder, name: &'static str) -> Result<V, DatapathError> {
+    single(folder, name)?.get(&0, 0).map_err(map_error(name, "read", 0))
+}
+
+fn write_single<V: Pod>(
+    folder: &PinFolder,
+    name: &'static str,
+    value: V,
+) -> Result<(), DatapathError> {
+    single(folder, name)?.set(0, value, 0).map_err(map_error(name, "write", 0))
+}

@@ -1,0 +1,260 @@
+//! The pinned maps, typed, with the operations that the daemon needs. Every error names map and key.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug, Display, Formatter};
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuHashMap};
+use enforcer_common::abi::{
+    Address, AddressKey, Config, CounterKey, CredentialValue, FlowKey, FlowKey4, FlowKey6,
+    FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue, VerdictKey,
+    VerdictValue, WorkloadValue, mapped,
+};
+
+use super::error::DatapathError;
+use super::table::{Position, Table};
+
+/// The bits of the rule set in front of every prefix length of the trie.
+const RULE_SET_BITS: u32 = 32;
+
+/// Counters that one read may return; a bound on the loop, far above what programs write.
+const MAX_COUNTERS: usize = 65_536;
+
+/// Prefixes that one listing may return; a bound on the loop, far above the map's size.
+const MAX_NETWORKS: usize = 1 << 22;
+
+/// A prefix of the trie: significant bits of the whole key (32 for the rule set, then those of the
+/// mapped address), rule set and network address, and what applies.
+pub type Network = (u32, NetworkKey, NetworkValue);
+
+/// Typed handles of the pinned maps.
+pub struct Maps {
+    config: Array<MapData, Config>,
+    networks: LpmTrie<MapData, NetworkKey, NetworkValue>,
+    counters: PerCpuHashMap<MapData, CounterKey, u64>,
+    /// ifindex to workload.
+    pub interfaces: Table<u32, InterfaceValue>,
+    /// Workload id to workload.
+    pub workloads: Table<u32, WorkloadValue>,
+    /// Addresses that workloads may use; the value is 1.
+    pub addresses: Table<AddressKey, u32>,
+    /// Local credentials by handle.
+    pub credentials: Table<Handle, CredentialValue>,
+    /// Pair keys and identities of peers. Holds secrets.
+    pub peers: Table<PeerKey, PeerValue>,
+    /// Cached verdicts.
+    pub verdicts: Table<VerdictKey, VerdictValue>,
+    flows4: Table<FlowKey4, FlowValue>,
+    flows6: Table<FlowKey6, FlowValue>,
+}
+
+impl Debug for Maps {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+impl Maps {
+    /// Opens the maps pinned in `folder`.
+    pub fn open(folder: &Path) -> Result<Self, DatapathError> {
+        Ok(Self {
+            config: typed(folder, "CONFIG")?,
+            networks: typed(folder, "NETWORKS")?,
+            counters: typed(folder, "COUNTERS")?,
+            interfaces: Table::open(folder, "INTERFACES")?,
+            workloads: Table::open(folder, "WORKLOADS")?,
+            addresses: Table::open(folder, "ADDRESSES")?,
+            credentials: Table::open(folder, "CREDENTIALS")?,
+            peers: Table::open(folder, "PEERS")?,
+            verdicts: Table::open(folder, "VERDICTS")?,
+            flows4: Table::open(folder, "FLOWS4")?,
+            flows6: Table::open(folder, "FLOWS6")?,
+        })
+    }
+
+    /// What holds for the whole datapath.
+    pub fn config(&self) -> Result<Config, DatapathError> {
+        self.config.get(&0, 0).map_err(map_error("CONFIG", "read", 0))
+    }
+
+    /// Makes a policy hold: one store of the configuration in which nothing but the epoch differs.
+    pub fn flip_epoch(&mut self, epoch: u32) -> Result<(), DatapathError> {
+        let config = Config { epoch, ..self.config()? };
+        self.config.set(0, config, 0).map_err(map_error("CONFIG", "write epoch", epoch))
+    }
+
+    /// Writes prefixes of the trie.
+    pub fn insert_networks(&mut self, networks: &[Network]) -> Result<(), DatapathError> {
+        for (prefix_length, key, value) in networks {
+            self.networks.insert(&Key::new(*prefix_length, *key), value, 0).map_err(map_error(
+                "NETWORKS",
+                "write",
+                prefix_text(*prefix_length, key),
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Removes prefixes of the trie; those that are not there do not matter.
+    pub fn remove_networks(&mut self, networks: &[(u32, NetworkKey)]) -> Result<(), DatapathError> {
+        for (prefix_length, key) in networks {
+            match self.networks.remove(&Key::new(*prefix_length, *key)) {
+                Err(e) if !is_missing(&e) => {
+                    let prefix = prefix_text(*prefix_length, key);
+                    return Err(map_error("NETWORKS", "remove", prefix)(e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every prefix of the trie.
+    pub fn network_keys(&self) -> Result<Vec<(u32, NetworkKey)>, DatapathError> {
+        let keys = self.networks.keys();
+        keys.map(|key| key.map(|key| (key.prefix_len(), key.data())))
+            .take(MAX_NETWORKS)
+            .collect::<Result<_, _>>()
+            .map_err(map_error("NETWORKS", "list", "all"))
+    }
+
+    /// Makes `wanted` the addresses of a workload: new ones are written before old ones go.
+    pub fn set_addresses(
+        &mut self,
+        workload: u16,
+        wanted: &[Address],
+    ) -> Result<(), DatapathError> {
+        let mut stale = Vec::new();
+        self.addresses.for_each(|key, _| {
+            if key.workload == workload && !wanted.contains(&key.address) {
+                stale.push(*key);
+            }
+        })?;
+        for address in wanted {
+            self.addresses.insert(&AddressKey { address: *address, workload, zero: [0; 6] }, &1)?;
+        }
+        for key in stale {
+            self.addresses.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Every counter, summed over the processors.
+    pub fn counters(&self) -> Result<BTreeMap<(u16, u16), u64>, DatapathError> {
+        let mut sums = BTreeMap::new();
+        for entry in self.counters.iter().take(MAX_COUNTERS) {
+            let (key, values) = entry.map_err(map_error("COUNTERS", "read", "all"))?;
+            let sum = values.iter().fold(0u64, |sum, value| sum.wrapping_add(*value));
+            sums.insert((key.workload, key.counter), sum);
+        }
+        Ok(sums)
+    }
+
+    /// A flow.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<FlowValue>, DatapathError> {
+        if is_v4(key) { self.flows4.lookup(&key.to_v4()) } else { self.flows6.lookup(key) }
+    }
+
+    /// Replaces a flow that is there; `false` if it is gone.
+    pub fn replace_flow(
+        &mut self,
+        key: &FlowKey,
+        value: &FlowValue,
+    ) -> Result<bool, DatapathError> {
+        if is_v4(key) {
+            self.flows4.replace(&key.to_v4(), value)
+        } else {
+            self.flows6.replace(key, value)
+        }
+    }
+
+    /// Removes a flow; `false` if it is gone already.
+    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<bool, DatapathError> {
+        if is_v4(key) { self.flows4.remove(&key.to_v4()) } else { self.flows6.remove(key) }
+    }
+
+    /// Visits every flow, holding a few hundred in memory. Flows that come or go meanwhile may be
+    /// missed or seen twice.
+    pub fn for_each_flow(
+        &self,
+        mut visit: impl FnMut(&FlowKey, &FlowValue),
+    ) -> Result<(), DatapathError> {
+        self.flows4.for_each(|key, value| visit(&FlowKey::from(*key), value))?;
+        self.flows6.for_each(visit)
+    }
+
+    /// Visits some flows behind `position` and moves it on; `true` when the end was reached, and
+    /// the next call starts anew.
+    pub(super) fn visit_some_flows(
+        &self,
+        position: &mut FlowPosition,
+        mut visit: impl FnMut(&FlowKey, &FlowValue),
+    ) -> Result<bool, DatapathError> {
+        if position.in_v6 {
+            let done = self.flows6.visit_some(&mut position.at, visit)?;
+            position.in_v6 = !done;
+            return Ok(done);
+        }
+        let mut widened = |key: &FlowKey4, value: &FlowValue| visit(&FlowKey::from(*key), value);
+        position.in_v6 = self.flows4.visit_some(&mut position.at, &mut widened)?;
+        Ok(false)
+    }
+}
+
+/// Where a walk over both flow tables stands.
+#[derive(Debug, Default)]
+pub(super) struct FlowPosition {
+    at: Position,
+    in_v6: bool,
+}
+
+/// IPv4 flows have mapped addresses on both sides.
+fn is_v4(key: &FlowKey) -> bool {
+    let prefix = &mapped([0; 4])[..12];
+    key.local.starts_with(prefix) && key.remote.starts_with(prefix)
+}
+
+fn typed<T>(folder: &Path, name: &'static str) -> Result<T, DatapathError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    MapData::from_pin(folder.join(name))
+        .and_then(Map::from_map_data)
+        .and_then(T::try_from)
+        .map_err(map_error(name, "open", "its pin"))
+}
+
+fn prefix_text(prefix_length: u32, key: &NetworkKey) -> String {
+    let bits = prefix_length.saturating_sub(RULE_SET_BITS);
+    let address = std::net::Ipv6Addr::from(key.address);
+    format!("{address}/{bits} of rule set {}", key.rule_set)
+}
+
+pub(super) fn map_error(
+    map: &'static str,
+    action: &'static str,
+    key: impl Display,
+) -> impl FnOnce(MapError) -> DatapathError {
+    let key = key.to_string();
+    move |source| DatapathError::Map { map, action, key, source: Box::new(source) }
+}
+
+/// Whether the kernel said that the key is not there.
+pub(super) fn is_missing(error: &MapError) -> bool {
+    errno(error) == Some(libc::ENOENT) || matches!(error, MapError::KeyNotFound)
+}
+
+/// The errno of a failed call.
+pub(super) fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(e) => e.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+/// How a key is written in an error.
+pub(super) fn key_text<K: Pod + Debug>(key: &K) -> String {
+    format!("{key:?}")
+}

@@ -1,0 +1,223 @@
+//! Records of the event rings, read without trust in their lengths.
+
+use enforcer_common::abi::{
+    Address, FlowKey, HELD_FRAME_MAX, Handle, HeldSegment, RejectedSegment, record_kind,
+};
+
+/// A segment that the kernel dropped and asks about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldFrame {
+    /// Interface it arrived on.
+    pub ifindex: u32,
+    /// Whether that is the host side of the workload's veth.
+    pub host_side: bool,
+    /// Tuple of the segment, from the workload's side.
+    pub key: FlowKey,
+    /// Handle of the local credential that the attempt uses.
+    pub local_handle: Handle,
+    /// Port the verdict is asked for.
+    pub port: u16,
+    /// One of [`enforcer_common::abi::direction`].
+    pub direction: u8,
+    /// Offset of the TCP header in the frame.
+    pub tcp_offset: u16,
+    /// Epoch under which it was held.
+    pub epoch: u32,
+    /// The frame, from its Ethernet header on.
+    pub frame: Vec<u8>,
+}
+
+impl HeldFrame {
+    /// Reads a record; `None` if it is not whole.
+    #[must_use]
+    pub fn parse(record: &[u8]) -> Option<Self> {
+        let mut fields = Fields(record);
+        if fields.u32()? != record_kind::HELD {
+            return None;
+        }
+        let ifindex = fields.u32()?;
+        let _time_ns = fields.u64()?;
+        let key = fields.key()?;
+        let local_handle = fields.take()?;
+        let port = fields.u16()?;
+        let [direction, host_side] = fields.take()?;
+        let tcp_offset = fields.u16()?;
+        let length = usize::from(fields.u16()?);
+        let epoch = fields.u32()?;
+        let _zero = fields.u32()?;
+        debug_assert_eq!(record.len() - fields.0.len(), HeldSegment::HEADER_BYTES);
+        if length > HELD_FRAME_MAX {
+            return None;
+        }
+        let frame = fields.0.get(..length)?.to_vec();
+        Some(Self {
+            ifindex,
+            host_side: host_side != 0,
+            key,
+            local_handle,
+            port,
+            direction,
+            tcp_offset,
+            epoch,
+            frame,
+        })
+    }
+}
+
+/// Reads a record of a sampled drop; `None` if it is not whole.
+#[must_use]
+pub fn parse_rejected(record: &[u8]) -> Option<RejectedSegment> {
+    let mut fields = Fields(record);
+    let kind = fields.u32()?;
+    if kind != record_kind::REJECTED {
+        return None;
+    }
+    let ifindex = fields.u32()?;
+    let time_ns = fields.u64()?;
+    let key = fields.key()?;
+    let peer = fields.u64()?;
+    let reason = fields.u16()?;
+    let [from_workload, tcp_flags] = fields.take()?;
+    let zero = fields.u32()?;
+    Some(RejectedSegment {
+        kind,
+        ifindex,
+        time_ns,
+        key,
+        peer,
+        reason,
+        from_workload,
+        tcp_flags,
+        zero,
+    })
+}
+
+/// The rest of a record. Integers are in host order, as the programs wrote them.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_ne_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_ne_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_ne_bytes)
+    }
+
+    fn key(&mut self) -> Option<FlowKey> {
+        let workload = self.u16()?;
+        let [protocol, zero] = self.take()?;
+        let local_port = self.u16()?;
+        let remote_port = self.u16()?;
+        let local: Address = self.take()?;
+        let remote: Address = self.take()?;
+        Some(FlowKey { workload, protocol, zero, local_port, remote_port, local, remote })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> FlowKey {
+        FlowKey {
+            workload: 7,
+            protocol: 6,
+            zero: 0,
+            local_port: 80,
+            remote_port: 40_000,
+            local: [1; 16],
+            remote: [2; 16],
+        }
+    }
+
+    fn bytes_of<T: aya::Pod>(value: &T) -> Vec<u8> {
+        let start = std::ptr::from_ref(value).cast::<u8>();
+        // SAFETY: a `Pod` value has no padding, so all of its bytes are initialised.
+        unsafe { std::slice::from_raw_parts(start, size_of::<T>()) }.to_vec()
+    }
+
+    fn held() -> Vec<u8> {
+        let mut frame = [0; HELD_FRAME_MAX];
+        frame[..4].copy_from_slice(&[9, 8, 7, 6]);
+        bytes_of(&HeldSegment {
+            kind: record_kind::HELD,
+            ifindex: 3,
+            time_ns: 5,
+            key: key(),
+            local_handle: [4; 8],
+            port: 80,
+            direction: 2,
+            host_side: 1,
+            tcp_offset: 34,
+            frame_length: 4,
+            epoch: 11,
+            zero: 0,
+            frame,
+        })
+    }
+
+    #[test]
+    fn a_held_segment_reads_as_the_kernel_lays_it_out() {
+        let expected = HeldFrame {
+            ifindex: 3,
+            host_side: true,
+            key: key(),
+            local_handle: [4; 8],
+            port: 80,
+            direction: 2,
+            tcp_offset: 34,
+            epoch: 11,
+            frame: vec![9, 8, 7, 6],
+        };
+        let record = held();
+        assert_eq!(HeldFrame::parse(&record), Some(expected.clone()));
+        // Only the frame's own bytes travel.
+        let short = &record[..HeldSegment::HEADER_BYTES + 4];
+        assert_eq!(HeldFrame::parse(short), Some(expected));
+        assert_eq!(HeldFrame::parse(&short[..short.len() - 1]), None);
+    }
+
+    #[test]
+    fn a_rejected_segment_reads_as_the_kernel_lays_it_out() {
+        let record = RejectedSegment {
+            kind: record_kind::REJECTED,
+            ifindex: 3,
+            time_ns: 5,
+            key: key(),
+            peer: 1 << 40,
+            reason: 16,
+            from_workload: 1,
+            tcp_flags: 2,
+            zero: 0,
+        };
+        let bytes = bytes_of(&record);
+        let read = parse_rejected(&bytes).unwrap();
+        assert_eq!(bytes_of(&read), bytes);
+        assert!(parse_rejected(&bytes[..71]).is_none());
+        assert!(HeldFrame::parse(&bytes).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 1u32..3) {
+            if let Some(first) = bytes.first_chunk_mut() {
+                *first = kind.to_ne_bytes();
+            }
+            let _ = HeldFrame::parse(&bytes);
+            let _ = parse_rejected(&bytes);
+        }
+    }
+}

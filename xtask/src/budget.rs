@@ -1,0 +1,181 @@
+//! The verifier's load gate: every program of the object must load in this kernel, within the
+//! committed figures of `verifier-budget.toml`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::build::{self, Variant};
+use crate::{process, project};
+
+/// Above what was measured, so that another kernel's verifier does not fail the gate: percent.
+const HEADROOM_PERCENT: u64 = 10;
+/// Budgets are rounded up to a multiple of this, in instructions.
+const ROUNDING: u64 = 100;
+
+const HEADER: &str = "\
+# What the kernel's verifier may find in each program of the eBPF object. `cargo xtask check` fails
+# above these figures; after a change that is worth its cost, `cargo xtask check --update-budget`
+# writes them anew: measured, plus a tenth (instructions), or measured (stack; the limit is 512).
+# verified_instructions: what the verifier walks, over all paths (the limit is a million).
+# instructions: the program's length. stack_bytes: summed along the deepest call chain.
+";
+
+/// The figures of one program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figures {
+    verified_instructions: u64,
+    instructions: u64,
+    stack_bytes: u64,
+}
+
+/// Figures by program name.
+type Programs = BTreeMap<String, Figures>;
+
+/// Loads every program, prints its figures and holds them against the budget, or writes the budget.
+pub fn check(update: bool) -> Result<()> {
+    let measured = measure()?;
+    print(&measured);
+    if update {
+        return write(&measured);
+    }
+    let budget = read()?;
+    let problems = problems(&measured, &budget);
+    if problems.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the verifier's budget ({}) does not hold:\n    {}\n  make the program cheaper, or accept \
+         its cost with `cargo xtask check --update-budget`",
+        path().display(),
+        problems.join("\n    ")
+    )
+}
+
+fn measure() -> Result<Programs> {
+    build::ebpf()?;
+    let gate = build::binary("enforcer-tests", "verifier_gate", &Variant::default())?;
+    let mut command = process::root_command(&gate, &[])?;
+    command.arg(project::ebpf_object());
+    let (output, success) = process::captured(&mut command)?;
+    if !success {
+        bail!("the object does not load in this kernel; the verifier's words are above");
+    }
+    let programs: Programs = serde_json::from_str(&output)
+        .with_context(|| format!("the gate printed something else than figures: {output}"))?;
+    if programs.is_empty() {
+        bail!("the object {} holds no program", project::ebpf_object().display());
+    }
+    Ok(programs)
+}
+
+fn print(programs: &Programs) {
+    println!("{:<24} {:>9} {:>13} {:>6}", "program", "verified", "instructions", "stack");
+    for (name, figures) in programs {
+        println!(
+            "{name:<24} {:>9} {:>13} {:>6}",
+            figures.verified_instructions, figures.instructions, figures.stack_bytes
+        );
+    }
+}
+
+fn path() -> PathBuf {
+    project::root().join("xtask/verifier-budget.toml")
+}
+
+fn read() -> Result<Programs> {
+    let text =
+        fs::read_to_string(path()).with_context(|| format!("cannot read {}", path().display()))?;
+    toml::from_str(&text).with_context(|| format!("cannot understand {}", path().display()))
+}
+
+fn write(measured: &Programs) -> Result<()> {
+    let budget = measured.iter().map(|(name, figures)| (name.clone(), figures.with_headroom()));
+    let mut text = String::from(HEADER);
+    write!(text, "\n{}", toml::to_string(&budget.collect::<Programs>())?)?;
+    fs::write(path(), text).with_context(|| format!("cannot write {}", path().display()))?;
+    println!("written: {}", path().display());
+    Ok(())
+}
+
+fn problems(measured: &Programs, budget: &Programs) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, figures) in measured {
+        match budget.get(name) {
+            Some(limit) => problems.extend(figures.above(limit, name)),
+            None => problems.push(format!("{name}: has no budget")),
+        }
+    }
+    let gone = budget.keys().filter(|name| !measured.contains_key(*name));
+    problems.extend(gone.map(|name| format!("{name}: has a budget but is not in the object")));
+    problems
+}
+
+impl Figures {
+    fn with_headroom(self) -> Self {
+        let roomy = |measured: u64| {
+            (measured + measured * HEADROOM_PERCENT / 100).next_multiple_of(ROUNDING)
+        };
+        Self {
+            verified_instructions: roomy(self.verified_instructions),
+            instructions: roomy(self.instructions),
+            stack_bytes: self.stack_bytes,
+        }
+    }
+
+    fn above(&self, limit: &Self, name: &str) -> Vec<String> {
+        [
+            ("verified instructions", self.verified_instructions, limit.verified_instructions),
+            ("instructions", self.instructions, limit.instructions),
+            ("bytes of stack", self.stack_bytes, limit.stack_bytes),
+        ]
+        .iter()
+        .filter(|(_, found, limit)| found > limit)
+        .map(|(what, found, limit)| format!("{name}: {found} {what}, at most {limit} allowed"))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Figures, Programs, problems};
+
+    const FIGURES: Figures =
+        Figures { verified_instructions: 20_000, instructions: 5_000, stack_bytes: 400 };
+
+    fn programs(entries: &[(&str, Figures)]) -> Programs {
+        entries.iter().map(|(name, figures)| ((*name).to_owned(), *figures)).collect()
+    }
+
+    #[test]
+    fn what_was_just_measured_is_within_its_budget() {
+        let measured = programs(&[("egress", FIGURES)]);
+        assert!(problems(&measured, &measured).is_empty());
+        let budget = programs(&[("egress", FIGURES.with_headroom())]);
+        assert!(problems(&measured, &budget).is_empty());
+    }
+
+    #[test]
+    fn each_figure_is_held_against_its_own_limit() {
+        let budget = programs(&[("egress", FIGURES)]);
+        for larger in [
+            Figures { verified_instructions: 20_001, ..FIGURES },
+            Figures { instructions: 5_001, ..FIGURES },
+            Figures { stack_bytes: 401, ..FIGURES },
+        ] {
+            assert_eq!(problems(&programs(&[("egress", larger)]), &budget).len(), 1);
+        }
+    }
+
+    #[test]
+    fn programs_without_budget_and_budgets_without_program_are_named() {
+        let found = problems(&programs(&[("new", FIGURES)]), &programs(&[("old", FIGURES)]));
+        assert_eq!(found.len(), 2);
+        assert!(found[0].starts_with("new:") && found[1].starts_with("old:"), "{found:?}");
+    }
+}

@@ -1,0 +1,116 @@
+//! `cargo xtask build`: the eBPF object, then the host crates that embed it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::toolchain::Toolchain;
+use crate::{process, project};
+
+/// The profile of the eBPF object, whatever the host crates' profile is.
+const PROFILE: &str = "bpf";
+
+/// Names the enforcer's program to the tests, the demo and the benchmark.
+pub const ENFORCER_VARIABLE: &str = "ENFORCER_BIN";
+/// Names the eBPF object to embed to `enforcer-user/build.rs`.
+const OBJECT_VARIABLE: &str = "ENFORCER_EBPF_OBJECT";
+
+/// Arguments of `cargo xtask build`.
+#[derive(Args)]
+pub struct Options {
+    /// Build the host crates optimised
+    #[arg(long)]
+    pub release: bool,
+}
+
+/// Builds everything.
+pub fn run(options: &Options) -> Result<()> {
+    ebpf()?;
+    let mut build = process::cargo();
+    build.arg("build");
+    if options.release {
+        build.arg("--release");
+    }
+    process::run(&mut build)
+}
+
+/// Builds the eBPF object to where the host build looks for it.
+pub fn ebpf() -> Result<()> {
+    ebpf_with(&[], &project::ebpf_object())
+}
+
+/// Builds the eBPF object with `features` to `object`.
+pub fn ebpf_with(features: &[&str], object: &Path) -> Result<()> {
+    let toolchain = Toolchain::ensure()?;
+    let mut build = toolchain.cargo("build");
+    build.args(["--profile", PROFILE]);
+    if !features.is_empty() {
+        build.args(["--features", &features.join(",")]);
+    }
+    process::run(&mut build)?;
+    replace_if_changed(&Toolchain::output(PROFILE), object)
+}
+
+/// How a host build differs from the ordinary one.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Variant {
+    /// Optimised.
+    pub release: bool,
+    /// An eBPF object to embed instead of the ordinary one.
+    pub object: Option<PathBuf>,
+    /// A feature, as `crate/feature`.
+    pub feature: Option<String>,
+}
+
+impl Variant {
+    /// The ordinary build, optimised.
+    pub const RELEASE: Self = Self { release: true, object: None, feature: None };
+
+    /// Adds what differs to a cargo command.
+    pub fn apply(&self, command: &mut Command) {
+        if self.release {
+            command.arg("--release");
+        }
+        if let Some(object) = &self.object {
+            command.env(OBJECT_VARIABLE, object);
+        }
+        if let Some(feature) = &self.feature {
+            command.args(["--features", feature]);
+        }
+    }
+}
+
+/// Builds the eBPF object and the enforcer, and returns the latter's path.
+pub fn enforcer(variant: &Variant) -> Result<PathBuf> {
+    ebpf()?;
+    binary("enforcer-user", "enforcer", variant)
+}
+
+/// Builds one program of the host crates and returns its path.
+pub fn binary(package: &str, name: &str, variant: &Variant) -> Result<PathBuf> {
+    let mut build = process::cargo();
+    build.args(["build", "--package", package, "--bin", name]);
+    variant.apply(&mut build);
+    process::run(&mut build)?;
+    let profile = if variant.release { "release" } else { "debug" };
+    Ok(project::target_dir().join(profile).join(name))
+}
+
+/// Copies `from` over `to` unless they hold the same bytes: a new time stamp alone would rebuild
+/// every crate that embeds the object.
+fn replace_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| format!("no object at {}", from.display()))?;
+    if fs::read(to).is_ok_and(|present| present == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    // Renamed into place: a concurrent build sees the old bytes or the new ones, never half.
+    let staged = to.with_extension("new");
+    fs::write(&staged, bytes).with_context(|| format!("cannot write {}", staged.display()))?;
+    fs::rename(&staged, to).with_context(|| format!("cannot replace {}", to.display()))
+}

@@ -1,0 +1,223 @@
+//! `cargo xtask test`: the layers of tests, from pure functions to two enforcers in namespaces.
+//!
+//! Whatever happens, the last line is the plain sum, `N passed, N failed`; a layer that cannot run
+//! counts as a failure, and so does a run without a single test.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, io};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::build::{self, Variant};
+use crate::tally::Tally;
+use crate::tools::Group;
+use crate::{mutate, process, project, setup, vm};
+
+const TESTS: &str = "enforcer-tests";
+/// Test files of the program layer are named so; all others are end to end.
+const PROGRAM_TESTS: &str = "prog";
+const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
+/// Tests of a kernel that run beside each other. More would only wait for each other on a small
+/// machine, and every end-to-end test runs two enforcers of its own.
+const THREADS: &str = "2";
+
+/// Arguments of `cargo xtask test`.
+#[derive(Args)]
+pub struct Options {
+    /// The layer to run; without it unit, prog and e2e
+    #[arg(value_enum)]
+    layer: Option<Layer>,
+    /// The kernels to boot, for vm; without it all
+    #[arg(long, value_enum)]
+    kernel: Vec<vm::Version>,
+    /// Arguments for the test programs, after `--`: a filter, `--nocapture`
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// A layer of tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Layer {
+    /// Pure functions and the daemon's parts, without a kernel
+    Unit,
+    /// Programs in this kernel: packet in, packet out, verdict and counter (root)
+    Prog,
+    /// Two enforcers and real sockets in network namespaces (root)
+    E2e,
+    /// The load gate and the program tests in other kernels, under qemu
+    Vm,
+    /// Switches each check off in turn and expects a named test to notice (root)
+    Mutate,
+}
+
+/// Runs the layers and prints the sum.
+pub fn run(options: &Options) -> Result<()> {
+    let layers = match options.layer {
+        Some(layer) => vec![layer],
+        None => vec![Layer::Unit, Layer::Prog, Layer::E2e],
+    };
+    let mut sum = Tally::default();
+    for layer in layers {
+        sum += run_layer(layer, options).unwrap_or_else(|error| {
+            eprintln!("the {layer:?} layer could not run: {error:#}");
+            Tally { failed: 1, ..Tally::default() }
+        });
+    }
+    println!("{sum}");
+    if sum.is_success() { Ok(()) } else { bail!("the tests did not succeed") }
+}
+
+fn run_layer(layer: Layer, options: &Options) -> Result<Tally> {
+    let arguments = &options.arguments;
+    match layer {
+        Layer::Unit => unit(arguments),
+        Layer::Prog => prog(arguments),
+        Layer::E2e => e2e(arguments),
+        Layer::Vm if options.kernel.is_empty() => vm::run(&vm::Version::ALL),
+        Layer::Vm => vm::run(&options.kernel),
+        Layer::Mutate => mutate::run(),
+    }
+}
+
+fn unit(arguments: &[OsString]) -> Result<Tally> {
+    build::ebpf()?;
+    let packages: [&[&str]; 3] = [
+        &["--package", "enforcer-common"],
+        &["--package", "enforcer-common", "--features", "user"],
+        &["--package", "enforcer-user", "--package", "xtask"],
+    ];
+    let mut sum = Tally::default();
+    for selection in packages {
+        let mut test = process::cargo();
+        test.args(["test", "--no-fail-fast"]).args(selection).arg("--").args(arguments);
+        sum += tallied(&mut test)?;
+    }
+    Ok(sum)
+}
+
+fn prog(arguments: &[OsString]) -> Result<Tally> {
+    on_this_kernel(arguments, TestProgram::is_program_test)
+}
+
+fn e2e(arguments: &[OsString]) -> Result<Tally> {
+    on_this_kernel(arguments, |program| !program.is_program_test())
+}
+
+fn on_this_kernel(
+    arguments: &[OsString],
+    selected: impl Fn(&TestProgram) -> bool,
+) -> Result<Tally> {
+    setup::ensure(Group::E2e)?;
+    let variant = Variant::default();
+    let enforcer = build::enforcer(&variant)?;
+    let mut sum = Tally::default();
+    for program in test_programs(&variant)?.iter().filter(|program| selected(program)) {
+        sum += tallied(program.command(&enforcer)?.args(arguments))?;
+    }
+    Ok(sum)
+}
+
+/// A built test program of the test crate.
+pub struct TestProgram {
+    name: String,
+    is_library: bool,
+    executable: PathBuf,
+}
+
+impl TestProgram {
+    /// The file's name, without its ending.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether its tests need a kernel but no second host: the files named so, and the harness's
+    /// own tests.
+    pub fn is_program_test(&self) -> bool {
+        self.is_library || self.name.starts_with(PROGRAM_TESTS)
+    }
+
+    /// Where the program lies.
+    pub fn into_path(self) -> PathBuf {
+        self.executable
+    }
+
+    /// The program as root, as cargo would start it, told where the enforcer is.
+    pub fn command(&self, enforcer: &Path) -> Result<Command> {
+        let folder = project::root().join("tests");
+        let threads = env::var_os(THREADS_VARIABLE).unwrap_or_else(|| THREADS.into());
+        let settings: [(&str, &OsStr); 4] = [
+            (build::ENFORCER_VARIABLE, enforcer.as_os_str()),
+            ("CARGO_MANIFEST_DIR", folder.as_os_str()),
+            ("RUST_BACKTRACE", OsStr::new("1")),
+            (THREADS_VARIABLE, &threads),
+        ];
+        let mut command = process::root_command(&self.executable, &settings)?;
+        command.current_dir(&folder);
+        Ok(command)
+    }
+}
+
+/// What cargo says about each thing it has built, as far as it matters here.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+    target: Option<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+    name: String,
+}
+
+/// Builds the test crate's test programs; they are run by path since they need root and cargo does
+/// not.
+pub fn test_programs(variant: &Variant) -> Result<Vec<TestProgram>> {
+    let mut build = process::cargo();
+    build.args(["test", "--no-run", "--package", TESTS, "--lib", "--tests"]);
+    build.arg("--message-format=json-render-diagnostics");
+    variant.apply(&mut build);
+    let (output, success) = process::captured(&mut build)?;
+    if !success {
+        bail!("failed: {}", process::shown(&build));
+    }
+    let messages = output.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
+    Ok(messages.filter_map(test_program).collect())
+}
+
+fn test_program(message: Message) -> Option<TestProgram> {
+    let (executable, target) = (message.executable?, message.target?);
+    let is_library = target.kind.iter().any(|kind| kind == "lib");
+    let is_test = target.kind.iter().any(|kind| kind == "test");
+    (is_library || is_test).then_some(TestProgram { name: target.name, is_library, executable })
+}
+
+/// Runs `command`, shows what it prints, and sums its result lines. A failure that no result line
+/// explains (a crash, a build error) counts as one.
+pub fn tallied(command: &mut Command) -> Result<Tally> {
+    eprintln!("+ {}", process::shown(command));
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("could not start: {}", process::shown(command)))?;
+    let output = child.stdout.take().context("the child's output was asked for as a pipe")?;
+    let mut sum = Tally::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        sum += Tally::of_line(&String::from_utf8_lossy(&line)).unwrap_or_default();
+        let mut out = io::stdout().lock();
+        out.write_all(&line)?;
+        out.write_all(b"\n")?;
+    }
+    let status = child.wait()?;
+    if !status.success() && sum.failed == 0 {
+        eprintln!("{status} without a failed test: {}", process::shown(command));
+        sum.failed = 1;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,78 @@
+//! The programs that tasks need beside the eBPF toolchain, in one list: one line each, with why.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+
+use crate::process;
+
+/// Which tasks need a tool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Group {
+    /// The eBPF toolchain and nothing else
+    Build,
+    /// Program tests, end-to-end tests, and the demo
+    E2e,
+    /// The benchmark
+    Bench,
+    /// Formatting, lints and dependency checks
+    Check,
+    /// Booting other kernels
+    Vm,
+}
+
+/// A program or file, and the Debian package that brings it.
+pub struct Tool {
+    groups: &'static [Group],
+    /// A program's name, or a file's absolute path.
+    probe: &'static str,
+    /// The Debian package.
+    pub package: &'static str,
+    /// Why the group needs it.
+    pub why: &'static str,
+}
+
+use Group::{Bench, Check, E2e, Vm};
+
+const TOOLS: [Tool; 16] = [
+    tool(&[E2e, Bench], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
+    tool(&[E2e, Bench], "tc", "iproute2", "loss and delay on links; what is attached where"),
+    tool(&[E2e, Bench], "nft", "nftables", "NAT between hosts; the firewall baseline"),
+    tool(&[E2e], "tcpdump", "tcpdump", "captures at the server's side"),
+    tool(&[E2e, Bench], "ethtool", "ethtool", "offloads on and off"),
+    tool(&[E2e, Bench], "iperf3", "iperf3", "bulk transfer"),
+    tool(&[E2e, Bench, Check], "bpftool", "bpftool", "map dumps and program statistics"),
+    tool(&[E2e], "openssl", "openssl", "reads our certificates as a second implementation"),
+    tool(&[E2e], "socat", "socat", "clients and servers that are not ours, IPv6 and UDP included"),
+    tool(&[E2e], "curl", "curl", "HTTP clients that are not ours"),
+    tool(&[E2e], "ping", "iputils-ping", "ICMP through the datapath"),
+    tool(&[Vm], "qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
+    tool(&[Vm], "/usr/share/doc/busybox-static", "busybox-static", "the guest's userland"),
+    tool(&[Vm], "cpio", "cpio", "packs the guest's root file system"),
+    tool(&[Vm], "depmod", "kmod", "tells which module needs which"),
+    tool(&[Vm], "xz", "xz-utils", "unpacks modules"),
+];
+
+const fn tool(
+    groups: &'static [Group],
+    probe: &'static str,
+    package: &'static str,
+    why: &'static str,
+) -> Tool {
+    Tool { groups, probe, package, why }
+}
+
+/// The tools of `group` that this machine lacks.
+pub fn missing(group: Group) -> Vec<&'static Tool> {
+    TOOLS.iter().filter(|tool| tool.groups.contains(&group) && !tool.is_present()).collect()
+}
+
+impl Tool {
+    fn is_present(&self) -> bool {
+        if self.probe.starts_with('/') {
+            Path::new(self.probe).exists()
+        } else {
+            process::find(self.probe).is_some()
+        }
+    }
+}
