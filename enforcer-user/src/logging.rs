@@ -160,4 +160,55 @@ mod tests {
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.starts_with("<6>peer x\\n<3>forged") && !text.contains('\u{1b}'), "{text:?}");
     }
+
+    /// Set in the process that a test starts of itself, with the command line's filter as its value.
+    const CHILD: &str = "ENFORCER_LOGGING_TEST_CHILD";
+
+    /// What a process logs to a file with this environment; the configuration says `warn`.
+    fn logged_by_child(command_line: &str, rust_log: Option<&str>, journal: bool) -> String {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stat = file.as_file().metadata().unwrap();
+        let inode = if journal { stat.ino() } else { stat.ino() + 1 };
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child
+            .args([
+                "--exact",
+                "logging::tests::filters_and_the_journal_are_found_in_the_environment",
+            ])
+            .env(CHILD, command_line)
+            .env("JOURNAL_STREAM", format!("{}:{inode}", stat.dev()))
+            .env_remove("RUST_LOG")
+            .stderr(file.reopen().unwrap());
+        if let Some(filter) = rust_log {
+            child.env("RUST_LOG", filter);
+        }
+        assert!(child.output().unwrap().status.success());
+        std::fs::read_to_string(file.path()).unwrap()
+    }
+
+    #[test]
+    fn filters_and_the_journal_are_found_in_the_environment() {
+        if let Ok(filter) = std::env::var(CHILD) {
+            init(Some(filter.as_str()).filter(|filter| !filter.is_empty()), "warn").unwrap();
+            tracing::warn!("a warning");
+            tracing::info!("a notice");
+            tracing::debug!("a detail");
+            return;
+        }
+        assert_eq!(logged_by_child("", None, true), "<4>a warning\n");
+        assert_eq!(logged_by_child("", Some("info"), true), "<4>a warning\n<6>a notice\n");
+        assert_eq!(logged_by_child("error", Some("info"), true), "");
+        let elsewhere = logged_by_child("debug", None, false);
+        assert!(
+            elsewhere.ends_with(" DEBUG a detail\n") && !elsewhere.contains('<'),
+            "{elsewhere}"
+        );
+    }
+
+    #[test]
+    fn a_malformed_filter_is_told_with_its_origin() {
+        let told = init(Some("lou=d=er"), "info").unwrap_err().to_string();
+        assert!(told.starts_with("--log \"lou=d=er\": expected a filter"), "{told}");
+    }
 }

@@ -2,14 +2,14 @@
 
 use thiserror::Error;
 
-use crate::config::{Config, Direction, NetworkRuleConfig, TrustConfig};
+use crate::config::{Config, NetworkRuleConfig, TrustConfig};
 use crate::identity::files::{
     load_authority_certificate, load_node_certificate, load_psk, load_signing_key,
 };
 use crate::identity::{
     FileError, IssueError, Issuer, Limits, Trust, TrustError, Verifier, VerifyError,
 };
-use crate::policy::{self, NetworkRule, NetworkRuleError, NetworkRuleSpec, Policy, PolicyErrors};
+use crate::policy::{NetworkRule, NetworkRuleError, NetworkRuleSpec, Policy, PolicyErrors};
 
 /// Why the files of `[identity]` do not work together.
 #[derive(Debug, Error)]
@@ -88,12 +88,57 @@ fn spec(rule: &NetworkRuleConfig) -> NetworkRuleSpec {
         name: rule.name.clone(),
         namespace: rule.namespace.to_string(),
         workload: rule.workload.clone(),
-        direction: match rule.direction {
-            Direction::Egress => policy::Direction::Egress,
-            Direction::Ingress => policy::Direction::Ingress,
-        },
+        direction: rule.direction,
         cidr: rule.cidr.iter().map(ToString::to_string).collect(),
         protocol: rule.protocol.map_or_else(|| "any".to_owned(), |number| number.to_string()),
         ports: rule.ports.iter().map(|r| format!("{}-{}", r.start(), r.end())).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::policy::Direction::{Egress, Ingress};
+
+    #[test]
+    fn network_rules_mean_in_the_policy_what_they_say_in_the_file() {
+        let text = r#"
+trust_domain = "example.org"
+[identity]
+mode = "psk"
+psk_file = "psk.key"
+[[workload]]
+name = "web"
+namespace = "/acme"
+interface = "eth0"
+[[network_rule]]
+name = "dns"
+namespace = "/acme"
+workload = "web"
+direction = "egress"
+cidr = ["198.51.100.53/32", "2001:db8::53/128"]
+protocol = "udp"
+ports = [53, "8000-8010"]
+[[network_rule]]
+name = "all"
+direction = "ingress"
+cidr = ["192.0.2.0/24"]
+protocol = "any"
+"#;
+        let config = Config::parse(text, Path::new("e.toml"), Path::new("/")).unwrap();
+        let policy = load_policy(&config).unwrap();
+        let web = &config.workloads[0].identity;
+        let ask = |direction, address: &str, protocol: &str, port| {
+            let (address, protocol) = (address.parse().unwrap(), protocol.parse().unwrap());
+            policy.networks_match(web, direction, address, protocol, port)
+        };
+        assert_eq!(ask(Egress, "198.51.100.53", "udp", 53), Some("dns"));
+        assert_eq!(ask(Egress, "2001:db8::53", "udp", 8005), Some("dns"));
+        assert_eq!(ask(Egress, "198.51.100.53", "tcp", 53), None);
+        assert_eq!(ask(Egress, "198.51.100.53", "udp", 54), None);
+        assert_eq!(ask(Ingress, "198.51.100.53", "udp", 53), None);
+        assert_eq!(ask(Ingress, "192.0.2.9", "icmp", 0), Some("all"));
     }
 }

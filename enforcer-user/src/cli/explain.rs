@@ -22,8 +22,8 @@ const DENIED: u8 = 3;
 /// evaluated here. Exits with 0 for allow and 3 for deny.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  enforcer explain --from web --to spiffe://example.org/acme/prod/db --port 5432\n  \
-    enforcer explain --config enforcer.toml --from spiffe://example.org/acme/api --from-label tier=back --to web --port 80"
+    after_help = "Examples:\n  enforcer explain --from web --to spiffe://example.org/acme/db --port 5432\n  \
+                  enforcer explain --config enforcer.toml --from web --to db --port 5432 --json"
 )]
 pub(super) struct Arguments {
     #[command(flatten)]

@@ -21,9 +21,10 @@ pub struct MeshConfig {
 }
 
 pub(super) fn read(mut section: Section<'_>) -> MeshConfig {
+    let read = |value: &Value<'_>| networks(value, MAX_NETWORKS);
     let mesh = MeshConfig {
-        networks: section.optional("networks", networks).unwrap_or_else(default_networks),
-        virtual_addresses: section.or("virtual_addresses", Vec::new(), networks),
+        networks: section.optional("networks", read).unwrap_or_else(default_networks),
+        virtual_addresses: section.or("virtual_addresses", Vec::new(), read),
     };
     section.finish();
     mesh
@@ -38,10 +39,10 @@ pub(super) fn network(value: &Value<'_>) -> Read<IpNet> {
     Ok(net)
 }
 
-/// A list of networks of which none lies inside another.
-pub(super) fn networks(value: &Value<'_>) -> Read<Vec<IpNet>> {
+/// A list of at most `most` networks of which none lies inside another.
+pub(super) fn networks(value: &Value<'_>, most: usize) -> Read<Vec<IpNet>> {
     let mut read: Vec<IpNet> = Vec::new();
-    value.list(MAX_NETWORKS, |item| {
+    value.list(most, |item| {
         let net = network(item)?;
         if let Some(other) = read.iter().find(|other| other.contains(&net) || net.contains(*other))
         {

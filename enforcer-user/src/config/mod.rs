@@ -15,6 +15,7 @@ mod workload;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -25,10 +26,12 @@ pub use error::{ConfigError, Fault, Faults};
 pub use identity::{IdentityConfig, MAX_CREDENTIAL_BYTES, MIN_CREDENTIAL_BYTES, TrustConfig};
 pub use limits::Limits;
 pub use mesh::MeshConfig;
-pub use network_rule::{Direction, NetworkRuleConfig};
+pub use network_rule::NetworkRuleConfig;
 pub use settings::{LogConfig, MetricsConfig, PolicyConfig};
 pub use workload::{Existing, Mode, Side, WorkloadConfig};
 
+use crate::identity::{Identity, Namespace};
+use crate::policy::network::MAX_RULES;
 use reader::{Read, Section, Source, Value};
 
 /// The most bytes of a configuration file.
@@ -151,8 +154,7 @@ fn read(mut top: Section<'_>, file: &Path) -> Option<Config> {
     // A bad trust domain is one fault, not one more in every workload.
     let domain = trust_domain.clone().unwrap_or_else(|| "invalid".to_owned());
     let workloads = workload::read(top.sections("workload", workload::MAX_WORKLOADS), &domain);
-    let network_rules =
-        network_rule::read(top.sections("network_rule", network_rule::MAX_RULES), &workloads);
+    let network_rules = network_rule::read(top.sections("network_rule", MAX_RULES), &workloads);
     let limits = limits::read(top.section("limits"));
     let metrics = settings::metrics(top.section("metrics"));
     let log = settings::log(top.section("log"));
@@ -184,13 +186,11 @@ fn instance(value: &Value<'_>) -> Read<String> {
 }
 
 fn trust_domain(value: &Value<'_>) -> Read<String> {
-    let allowed =
-        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
     let name = value.text()?;
-    if name.is_empty() || name.len() > 255 || !name.chars().all(allowed) {
-        return value.refuse("1 to 255 lower-case letters, digits, '.', '-' or '_'");
+    match Identity::new(name, Namespace::root(), "any", BTreeMap::new()) {
+        Ok(_) => Ok(name.to_owned()),
+        Err(_) => value.refuse("1 to 255 lower-case letters, digits, '.', '-' or '_'"),
     }
-    Ok(name.to_owned())
 }
 
 fn run_dir(value: &Value<'_>, instance: &str) -> Read<PathBuf> {

@@ -8,11 +8,8 @@ use super::mesh;
 use super::reader::{Claims, Read, Section, Value};
 use super::workload::{self, Workloads};
 use crate::identity::Namespace;
-
-/// The most rules of one configuration.
-pub(super) const MAX_RULES: usize = 4096;
-/// The most ports and ranges of one rule.
-const MAX_PORT_RANGES: usize = 64;
+use crate::policy::Direction;
+use crate::policy::network::{MAX_CIDRS, MAX_PORT_RANGES};
 
 /// IANA protocol numbers that have a word here.
 const PROTOCOLS: [(&str, u8); 5] =
@@ -37,26 +34,6 @@ pub struct NetworkRuleConfig {
     pub protocol: Option<u8>,
     /// The server's ports (remote for egress, local for ingress). Empty: all, or a protocol without.
     pub ports: Vec<RangeInclusive<u16>>,
-}
-
-/// Seen from the workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// The workload calls.
-    Egress,
-    /// The workload is called.
-    Ingress,
-}
-
-impl Direction {
-    /// The word of the configuration.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Egress => "egress",
-            Self::Ingress => "ingress",
-        }
-    }
 }
 
 pub(super) fn read(
@@ -84,7 +61,7 @@ fn one(
         section.required("direction", "\"egress\" or \"ingress\"", |value| value.word(&words));
     // An absent list must never mean "everywhere".
     let hint = "the networks of the other end, such as [\"198.51.100.53/32\"]";
-    let cidr = section.required("cidr", hint, |value| match mesh::networks(value)? {
+    let cidr = section.required("cidr", hint, |value| match mesh::networks(value, MAX_CIDRS)? {
         cidr if cidr.is_empty() => {
             value.refuse("at least one network; everywhere is \"0.0.0.0/0\"")
         }
@@ -129,7 +106,7 @@ fn workload_in(value: &Value<'_>, workloads: &Workloads, namespace: &Namespace) 
 
 fn protocol(value: &Value<'_>) -> Read<Option<u8>> {
     if value.is_integer() {
-        return value.integer(&(0..=255)).map(Some);
+        return value.integer(&(1..=255)).map(Some);
     }
     let text = value.text()?;
     if text == "any" {

@@ -379,7 +379,7 @@ fn network_rule_refusals() {
             "protocol = \"tpc\"",
             r#"network_rule.protocol = "tpc": expected tcp, udp, icmp, icmpv6, sctp, any or a protocol number"#,
         ),
-        ("protocol = 256", "network_rule.protocol = 256: expected a whole number from 0 to 255"),
+        ("protocol = 256", "network_rule.protocol = 256: expected a whole number from 1 to 255"),
         (
             "protocol = \"icmp\"\nports = [\"1\"]",
             r#"network_rule.ports = ["1"]: expected no ports: only tcp, udp and sctp have them"#,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::change::parity;
 use super::clock::Now;
-use super::io::{Adopted, Output, Question};
+use super::io::{Adopted, Output, Question, Sweep};
 use super::peers::{Peer, Vetted};
 use super::verdicts::Verdict;
 
@@ -15,8 +15,8 @@ impl Engine {
         self.epoch = adopted.epoch;
         self.workloads.adopt(adopted.workloads);
         self.adopted_credentials = adopted.credentials.into_iter().collect();
-        for (bits, key) in adopted.networks {
-            self.installed[parity(key.rule_set)].insert((bits, key));
+        for rule_set in adopted.rule_sets {
+            self.installed[parity(rule_set)].insert(rule_set);
         }
         let remembered = self.remember(adopted.remembered);
         for peer in adopted.peers {
@@ -70,9 +70,7 @@ impl Engine {
                 self.verdicts.remove(&asked);
                 out.push(Output::RemoveVerdict(asked.key(self.epoch)));
             }
-            let mut sweep = super::io::Sweep::default();
-            sweep.workloads.insert(id);
-            out.push(Output::SweepFlows(sweep));
+            out.push(Output::SweepFlows(Sweep { workloads: [id].into(), ..Sweep::default() }));
         }
         for (handle, _) in std::mem::take(&mut self.adopted_credentials) {
             for key in self.peers.keys_where(|key, _| key.local == handle) {

@@ -137,7 +137,8 @@ impl Counters {
 
     /// Every counter by its name: `engine_…`, `engine_refused_…`, `credential_refused_…`.
     pub fn all(&self) -> impl Iterator<Item = (String, u64)> + '_ {
-        let done = Done::ALL.iter().map(|what| (format!("engine_{}", what.name()), self.done(*what)));
+        let done =
+            Done::ALL.iter().map(|what| (format!("engine_{}", what.name()), self.done(*what)));
         let refused = Refused::ALL
             .iter()
             .map(|why| (format!("engine_refused_{}", why.name()), self.refused(*why)));

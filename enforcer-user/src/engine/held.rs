@@ -14,6 +14,9 @@ use super::judge::Term;
 use super::segment::{self, Segment, Step};
 use crate::identity::LocalCredential;
 
+/// The most verdicts that one proof asks for.
+const MAX_ANSWERS_A_PROOF: usize = 64;
+
 /// A held segment that was read and whose credential is what its handle says.
 struct Claim {
     key: PeerKey,
@@ -52,18 +55,33 @@ impl Engine {
         }
     }
 
-    /// A proof names nobody: only the kernel, or an earlier step of the tuple, can say who it is.
+    /// A proof names nobody, but its attempt passed S1: the peer is one of those that the local
+    /// credential is paired with. Those without an answer under this epoch are answered for; the
+    /// kernel knows which of them it is.
     fn on_proof(
         &mut self,
         held: HeldFrame,
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
-        if self.peers.known(held.peer).is_none() {
+        let paired = self.peers.paired_with(held.local_handle, now);
+        let unanswered = paired.into_iter().filter(|peer| !self.is_answered(&held, *peer, now));
+        let asked: Vec<u64> = unanswered.take(MAX_ANSWERS_A_PROOF).collect();
+        if asked.is_empty() {
             return Err(Refused::UnknownPeer);
         }
-        let peer = held.peer;
-        self.answer(held, peer, now, out)
+        for peer in asked {
+            self.decide(&held, peer, now, out)?;
+        }
+        self.reinject(held, now, out)
+    }
+
+    fn is_answered(&self, held: &HeldFrame, peer: u64, now: Now) -> bool {
+        let asked = question(held, peer);
+        let live = |asked: &Question| {
+            self.verdicts.peek(asked).is_some_and(|v| v.value.deadline_ns > now.boot_ns)
+        };
+        live(&asked) || live(&asked.any_port())
     }
 
     /// Whether the kernel lacks what was written before the segment was held: the peer is then
@@ -128,7 +146,18 @@ impl Engine {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
-        let asked = question(&held, peer);
+        self.decide(&held, peer, now, out)?;
+        self.reinject(held, now, out)
+    }
+
+    fn decide(
+        &mut self,
+        held: &HeldFrame,
+        peer: u64,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refused> {
+        let asked = question(held, peer);
         let policy = self.policy.clone();
         let judged = self
             .judge(policy.as_deref(), &asked, now.unix_seconds())
@@ -139,7 +168,7 @@ impl Engine {
         }
         self.install_verdict(judged.answered(asked), value, now, out);
         out.extend(judged.denial.map(Output::Log));
-        self.reinject(held, now, out)
+        Ok(())
     }
 
     fn reinject(
@@ -195,10 +224,9 @@ fn question(held: &HeldFrame, peer: u64) -> Question {
 /// The kernel's words about a frame must be what the frame says.
 fn check_consistent(held: &HeldFrame, segment: &Segment) -> Result<(), Refused> {
     let (packet, key) = (&segment.packet, &held.key);
-    let port = if segment.step == Step::Answer { key.remote_port } else { key.local_port };
     let consistent = held.direction == segment.step.direction()
         && held.tcp_offset == packet.transport
-        && held.port == port
+        && held.port == segment.port
         && key.protocol == packet.protocol
         && (key.local, key.local_port) == (packet.destination, packet.destination_port)
         && (key.remote, key.remote_port) == (packet.source, packet.source_port);

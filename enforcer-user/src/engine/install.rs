@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use enforcer_common::abi::{PeerKey, PeerValue, VerdictValue};
-use enforcer_common::wire::checksum::sum_bytes;
 
 use super::Engine;
 use super::clock::Now;

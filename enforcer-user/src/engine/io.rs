@@ -12,9 +12,9 @@ use enforcer_common::abi::{
 use zeroize::Zeroize;
 
 use super::jobs::{Job, JobResult};
-use crate::policy::Policy;
 use super::peers::Vetted;
 use crate::identity::{Identity, Issuer, Verifier};
+use crate::policy::Policy;
 
 /// A segment that the kernel could not judge alone, as its ring record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +29,6 @@ pub struct HeldFrame {
     pub key: FlowKey,
     /// Handle of the local credential that the attempt uses.
     pub local_handle: Handle,
-    /// Identity id of the peer, where the kernel knows it (S3); else 0.
-    pub peer: u64,
     /// Port the verdict is asked for, host byte order.
     pub port: u16,
     /// One of [`enforcer_common::abi::direction`].
@@ -156,8 +154,8 @@ pub struct Adopted {
     pub peers: Vec<AdoptedPeer>,
     /// Verdicts of every epoch.
     pub verdicts: Vec<(VerdictKey, VerdictValue)>,
-    /// Prefix length and key of every network.
-    pub networks: Vec<(u32, NetworkKey)>,
+    /// Rule sets that have prefixes in the network trie.
+    pub rule_sets: Vec<u32>,
     /// What the earlier daemon had verified, if the same trust is configured now.
     pub remembered: Vec<Vetted>,
 }
@@ -318,8 +316,8 @@ pub enum Output {
     RemoveVerdict(VerdictKey),
     /// Write prefixes of the network trie: prefix length in bits, key, value.
     InstallNetworks(Vec<Network>),
-    /// Delete prefixes of the network trie.
-    RemoveNetworks(Vec<(u32, NetworkKey)>),
+    /// Delete every prefix of these rule sets.
+    RemoveNetworks(Vec<u32>),
     /// Put this epoch in force in one store. Everything before it must have been applied; if
     /// anything failed, this and the rest is left out and [`Input::ChangeFailed`] said.
     FlipEpoch(u32),

@@ -12,9 +12,7 @@ use enforcer_common::wire::checksum::sum_bytes;
 use super::counters::Refused;
 use super::io::HeldFrame;
 use super::peers::Vetted;
-use crate::identity::{
-    LocalCredential, PairError, PairKeys, Verifier, VerifyError, pair_keys,
-};
+use crate::identity::{LocalCredential, PairError, PairKeys, Verifier, VerifyError, pair_keys};
 
 /// The most jobs under way.
 pub const MAX_JOBS: usize = 256;
@@ -193,11 +191,6 @@ impl Jobs {
             }
         }
         Some(pending)
-    }
-
-    /// Whether a job about this is under way.
-    pub fn runs(&self, about: &About) -> bool {
-        self.by_subject.contains_key(about)
     }
 
     fn begin(

@@ -61,8 +61,11 @@ impl Networks {
     pub fn allow(&self, rule_set: u32, flow: &LiveFlow) -> bool {
         let number = rule_set.saturating_sub(2) / 2;
         let table = usize::try_from(number).ok().and_then(|n| self.tables.tables().get(n));
-        let direction =
-            if flow.direction == direction::EGRESS { Direction::Egress } else { Direction::Ingress };
+        let direction = if flow.direction == direction::EGRESS {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        };
         let protocol = Protocol::from_number(flow.key.protocol);
         let address = ip_address(&flow.key.remote);
         table.is_some_and(|t| t.lookup(direction, address, protocol, flow.port).is_some())

@@ -95,12 +95,7 @@ impl Peers {
     }
 
     /// Refuses a live handle that belongs to another credential.
-    pub fn check_handle(
-        &self,
-        handle: &Handle,
-        hash: &[u8; 32],
-        now: Now,
-    ) -> Result<(), Refused> {
+    pub fn check_handle(&self, handle: &Handle, hash: &[u8; 32], now: Now) -> Result<(), Refused> {
         match self.remotes.get(handle) {
             Some(remote) if remote.hash != *hash && remote.deadline_ns > now.boot_ns => {
                 Err(Refused::HandleCollision)
@@ -110,12 +105,7 @@ impl Peers {
     }
 
     /// A credential that was verified before and is still good.
-    pub fn verified(
-        &self,
-        handle: &Handle,
-        hash: &[u8; 32],
-        now: Now,
-    ) -> Option<Arc<Vetted>> {
+    pub fn verified(&self, handle: &Handle, hash: &[u8; 32], now: Now) -> Option<Arc<Vetted>> {
         let remote = self.remotes.get(handle)?;
         let live = remote.hash == *hash && remote.deadline_ns > now.boot_ns;
         remote.verified.clone().filter(|_| live)
@@ -172,21 +162,35 @@ impl Peers {
             remote.verified = Some(Arc::clone(verified));
         }
         let group = verified.map_or_else(|| Arc::from("adopted"), |verified| group(verified));
-        let (displaced, gone) = self.table.insert(key, peer, group)?;
-        self.forget_remote(&displaced, &gone);
+        let (displaced, _) = self.table.insert(key, peer, group)?;
+        self.forget_remote(&displaced);
         Some(displaced)
     }
 
     /// Removes a peer.
     pub fn remove(&mut self, key: &PeerKey) -> Option<Peer> {
         let peer = self.table.remove(key)?;
-        self.forget_remote(key, &peer);
+        self.forget_remote(key);
         Some(peer)
     }
 
     /// Keys of the peers for which `wanted` holds.
     pub fn keys_where(&self, wanted: impl Fn(&PeerKey, &Peer) -> bool) -> Vec<PeerKey> {
         self.table.keys_where(wanted)
+    }
+
+    /// Identities that a local credential is paired with, each once, those used last first.
+    pub fn paired_with(&self, local: Handle, now: Now) -> Vec<u64> {
+        let mut found = Vec::new();
+        for key in self.table.recent() {
+            let peer = self.table.peek(&key).filter(|peer| peer.deadline_ns > now.boot_ns);
+            if let Some(peer) = peer.filter(|_| key.local == local)
+                && !found.contains(&peer.identity)
+            {
+                found.push(peer.identity);
+            }
+        }
+        found
     }
 
     /// Up to `most` credentials of live peers of the local credentials `among` that `local` is not
@@ -241,7 +245,7 @@ impl Peers {
         self.identities.remove(&identity);
     }
 
-    fn forget_remote(&mut self, key: &PeerKey, _gone: &Peer) {
+    fn forget_remote(&mut self, key: &PeerKey) {
         if let Some(remote) = self.remotes.get_mut(&key.remote) {
             remote.peers = remote.peers.saturating_sub(1);
             if remote.peers == 0 {

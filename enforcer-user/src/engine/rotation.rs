@@ -11,7 +11,7 @@ use enforcer_common::abi::Handle;
 use super::Engine;
 use super::clock::Now;
 use super::counters::Done;
-use super::io::{Output, WorkloadSpec};
+use super::io::{Output, Sweep, WorkloadSpec};
 use super::jobs::{About, Job, MAX_PEERS_A_JOB, Work};
 use super::workloads::{MAX_CREDENTIALS, Own, Rotation, kernel_form};
 
@@ -34,10 +34,14 @@ impl Engine {
         };
         self.claim_credentials(id, now);
         let rules = self.rule_set_for(id, out);
-        if let Some(workload) = self.workloads.get_mut(id)
-            && let Some(rule_set) = rules
-        {
-            workload.value.rule_sets = [rule_set; 2];
+        if let Some(workload) = self.workloads.get_mut(id) {
+            if let Some(rule_set) = rules {
+                workload.value.rule_sets = [rule_set; 2];
+            }
+            if workload.current().is_some() {
+                // The adopted credential is used until the new one is paired.
+                self.write_workload(id, out);
+            }
         }
         self.rotate(id, now, out);
     }
@@ -48,15 +52,13 @@ impl Engine {
         };
         out.push(Output::RemoveWorkload(gone.id));
         for own in &gone.credentials {
-            self.remove_credential(gone.id, &own.handle, out);
+            self.remove_credential(&own.handle, out);
         }
         for asked in self.verdicts.keys_where(|asked| asked.workload == gone.id) {
             self.verdicts.remove(&asked);
             out.push(Output::RemoveVerdict(asked.key(self.epoch)));
         }
-        let mut sweep = super::io::Sweep::default();
-        sweep.workloads.insert(gone.id);
-        out.push(Output::SweepFlows(sweep));
+        out.push(Output::SweepFlows(Sweep { workloads: [gone.id].into(), ..Sweep::default() }));
     }
 
     /// Issues the next credential of a workload and begins to pair it.
@@ -143,8 +145,12 @@ impl Engine {
         let Some(workload) = self.workloads.get(id) else { return };
         let Some(rotation) = workload.rotation else { return };
         let older: Vec<Handle> = workload.credentials.iter().map(|own| own.handle).collect();
-        let unpaired =
-            self.peers.unpaired(rotation.handle, |handle| older.contains(handle), now, MAX_PEERS_A_JOB);
+        let unpaired = self.peers.unpaired(
+            rotation.handle,
+            |handle| older.contains(handle),
+            now,
+            MAX_PEERS_A_JOB,
+        );
         let overdue = rotation.rounds == MAX_ROUNDS || rotation.switch_ns <= now.boot_ns;
         let secret = self.secret(&rotation.handle, now).ok();
         let (false, false, Some(local)) = (unpaired.is_empty(), overdue, secret) else {
@@ -184,7 +190,7 @@ impl Engine {
         let bare = ended.contains(&workload.value.credential);
         for handle in &ended {
             self.workloads.remove_credential(id, handle);
-            self.remove_credential(id, handle, out);
+            self.remove_credential(handle, out);
         }
         if bare {
             if let Some(workload) = self.workloads.get_mut(id) {
@@ -195,7 +201,7 @@ impl Engine {
     }
 
     /// Removes a credential from the kernel, and every peer paired with it.
-    fn remove_credential(&mut self, _id: u16, handle: &Handle, out: &mut Vec<Output>) {
+    fn remove_credential(&mut self, handle: &Handle, out: &mut Vec<Output>) {
         for key in self.peers.keys_where(|key, _| key.local == *handle) {
             self.peers.remove(&key);
             out.push(Output::RemovePeer(key));

@@ -46,6 +46,8 @@ pub struct Segment {
     pub handle: Handle,
     /// Where the credential stands in the frame; empty in S3.
     pub credential: Range<usize>,
+    /// The server's port as the server sees it: the policy is asked for this one.
+    pub port: u16,
 }
 
 /// Reads a frame. Whatever is not one step of the handshake, whole and consistent, is refused.
@@ -71,7 +73,16 @@ pub fn read(bytes: &[u8]) -> Result<Segment, Refused> {
         return Err(Refused::CredentialLength);
     }
     let handle = if step == Step::Proof { Handle::default() } else { own.handle() };
-    Ok(Segment { packet, step, handle, credential })
+    let port = match step {
+        Step::Answer => answered_port(bytes, credential.start).ok_or(Refused::CredentialLength)?,
+        Step::Call | Step::Proof => packet.destination_port,
+    };
+    Ok(Segment { packet, step, handle, credential, port })
+}
+
+/// The port that ends the prefix of S2.
+fn answered_port(bytes: &[u8], prefix_end: usize) -> Option<u16> {
+    bytes.get(..prefix_end)?.last_chunk().map(|port| u16::from_be_bytes(*port))
 }
 
 fn own_option(options: &[u8]) -> Result<HandshakeOption, Refused> {

@@ -1,6 +1,9 @@
 //! What time brings: leases renewed, ends kept, and the effects of lost trust.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use enforcer_common::abi::PeerKey;
 
 use super::Engine;
 use super::clock::{Now, SECOND_NS};
@@ -63,8 +66,7 @@ impl Engine {
     fn is_wanted(&self, asked: &Question, verdict: &Verdict, now: Now) -> bool {
         let recently = now.boot_ns.saturating_sub(USED_SECONDS * SECOND_NS);
         let known = self.peers.known(asked.peer);
-        let alive =
-            known.is_some_and(|k| k.latest.not_after + USED_SECONDS > now.unix_seconds());
+        let alive = known.is_some_and(|k| k.latest.not_after + USED_SECONDS > now.unix_seconds());
         alive || (verdict.used_ns > 0 && verdict.used_ns >= recently)
     }
 
@@ -89,8 +91,7 @@ impl Engine {
             out.push(Output::RemovePeer(key));
         }
         if self.peers.crowded() {
-            let used: std::collections::HashSet<u64> =
-                self.verdicts.iter().map(|(asked, _)| asked.peer).collect();
+            let used: HashSet<u64> = self.verdicts.iter().map(|(asked, _)| asked.peer).collect();
             self.peers.forget_identities(|identity| used.contains(&identity));
         }
     }
@@ -129,12 +130,8 @@ impl Engine {
         }
     }
 
-    fn revoked_peers(
-        &self,
-        verifier: &Verifier,
-        now: Now,
-    ) -> Vec<enforcer_common::abi::PeerKey> {
-        let revoked = |key: &enforcer_common::abi::PeerKey, hash: &[u8; 32]| {
+    fn revoked_peers(&self, verifier: &Verifier, now: Now) -> Vec<PeerKey> {
+        let revoked = |key: &PeerKey, hash: &[u8; 32]| {
             let verified = self.peers.verified(&key.remote, hash, now);
             verified.is_some_and(|one| verifier.check_revocation(&one).is_err())
         };

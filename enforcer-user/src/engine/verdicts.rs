@@ -88,7 +88,11 @@ impl Verdicts {
 
     /// Questions whose verdicts end at `boot_ns` or before, the earliest first.
     pub fn ending(&self, boot_ns: u64) -> Vec<Question> {
-        self.ends.iter().take_while(|(end, _)| *end <= boot_ns).map(|(_, question)| *question).collect()
+        self.ends
+            .iter()
+            .take_while(|(end, _)| *end <= boot_ns)
+            .map(|(_, question)| *question)
+            .collect()
     }
 
     /// Questions for which `wanted` holds.

@@ -234,6 +234,14 @@ impl NodeCertificate {
     }
 }
 
+#[cfg(test)]
+impl NodeCertificate {
+    /// Another name for the same content: a full cache without thousands of signatures.
+    pub(super) fn set_hash(&mut self, hash: [u8; 32]) {
+        self.hash = hash;
+    }
+}
+
 impl fmt::Debug for NodeCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NodeCertificate({} of {}, {})", self.node, self.trust_domain, self.validity)

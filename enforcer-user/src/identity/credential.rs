@@ -10,14 +10,14 @@
 //! Namespace and name have no claims of their own: the SPIFFE ID in `sub` holds both, and a second
 //! copy could only disagree.
 
+pub use enforcer_common::abi::MAX_CREDENTIAL_BYTES;
+
 use super::Identity;
 use super::cbor::EncodingError::{self, Malformed};
 use super::contexts;
 use super::payload::{self, Payload, PublicKey};
 use super::validity::Validity;
 
-/// The most bytes of a credential with its node certificate: one segment of a 1280-byte IPv6 MTU.
-pub const MAX_CREDENTIAL_BYTES: usize = 1120;
 /// The longest life of a credential, and so of its X25519 key, in seconds.
 pub const MAX_LIFETIME_SECONDS: u64 = 3600;
 

@@ -223,6 +223,16 @@ mod tests {
     }
 
     #[test]
+    fn the_commonest_mistakes_are_named() {
+        let kind = Kind::NodeCertificate;
+        let unprotected = b"\xd2\x84\x43\xa1\x01\x27\xa1\x04\x41k\x44\xa1\x02\x61n\x41s";
+        let error = NotCanonical("the unprotected header is not empty");
+        assert_eq!(open(kind, unprotected).unwrap_err(), error);
+        let error = Malformed("not the expected COSE tag");
+        assert_eq!(open(kind, &unprotected[1..]).unwrap_err(), error);
+    }
+
+    #[test]
     fn other_headers_and_structures_are_refused() {
         for (name, bytes) in [
             (

@@ -25,6 +25,7 @@ mod payload;
 pub mod trust;
 pub mod validity;
 pub mod verify;
+mod verify_error;
 
 pub use authority::{Authority, AuthorityError};
 pub use cbor::EncodingError;

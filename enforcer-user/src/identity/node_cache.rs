@@ -44,3 +44,36 @@ impl NodeCache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::tests::{DAY, authority, certificate};
+
+    #[test]
+    fn a_full_cache_forgets_the_oldest_and_nothing_else() {
+        let cache = NodeCache::default();
+        let authority = authority(1);
+        let first = Arc::new(certificate(&authority, &[2; 32], "/a", DAY));
+        cache.insert(Arc::clone(&first));
+        for n in 1..MAX_NODES {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&n.to_le_bytes());
+            cache.insert(Arc::new(certificate_with_hash(&first, hash)));
+        }
+        assert!(cache.find(&first.hash()).is_some());
+        cache.insert(Arc::clone(&first));
+        assert!(cache.find(&first.hash()).is_some(), "the same one again takes no room");
+        let last = Arc::new(certificate(&authority, &[2; 32], "/b", DAY));
+        cache.insert(Arc::clone(&last));
+        assert!(cache.find(&first.hash()).is_none() && cache.find(&last.hash()).is_some());
+        assert_eq!(cache.lock().by_hash.len(), MAX_NODES);
+        assert_eq!(cache.lock().oldest_first.len(), MAX_NODES);
+    }
+
+    fn certificate_with_hash(of: &NodeCertificate, hash: [u8; 32]) -> NodeCertificate {
+        let mut copy = of.clone();
+        copy.set_hash(hash);
+        copy
+    }
+}

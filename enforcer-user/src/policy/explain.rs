@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::facts::facts;
-use super::request::{Question, Request};
+use super::request::{Ends, Question, Request};
 use super::rule::{Effect, Rule, RuleReference};
 use super::set::{Outcome, PolicySet};
 
@@ -67,7 +67,7 @@ impl PolicySet {
     pub fn explain(&self, asked: &Request<'_>) -> Explanation {
         let decision = self.decide(asked);
         let nothing_permits = !decision.allow && decision.rules.is_empty();
-        let question = Question::new(asked).ok().filter(|_| nothing_permits);
+        let ends = Ends::new(asked).ok().filter(|_| nothing_permits);
         let failures = decision
             .failures
             .iter()
@@ -82,14 +82,17 @@ impl PolicySet {
             rules: decision.rules.iter().map(|rule| (*rule).into()).collect(),
             failures: failures.collect(),
             refused: decision.refused,
-            nearest: question.map(|q| self.near_misses(asked, &q)).unwrap_or_default(),
+            nearest: ends.map(|ends| self.near_misses(asked, &ends)).unwrap_or_default(),
         }
     }
 
-    fn near_misses(&self, asked: &Request<'_>, question: &Question) -> Vec<NearMiss> {
+    fn near_misses(&self, asked: &Request<'_>, ends: &Ends) -> Vec<NearMiss> {
+        let Ok(question) = Question::new(asked, ends, true) else {
+            return Vec::new();
+        };
         let permits = self.rules().iter().filter(|rule| rule.effect() == Effect::Permit);
         let mut heads: Vec<(usize, &Rule, Vec<String>)> = permits
-            .map(|rule| (rule, head_misses(rule, asked, question)))
+            .map(|rule| (rule, head_misses(rule, asked, ends)))
             .map(|(rule, misses)| (misses.len(), rule, misses))
             .collect();
         heads.sort_by_key(|(misses, rule, _)| (*misses, rule.number));
@@ -97,7 +100,7 @@ impl PolicySet {
         let mut tried: Vec<(usize, usize, NearMiss)> = heads
             .into_iter()
             .map(|(in_head, rule, mut because)| {
-                because.extend(self.condition_misses(rule, asked, question));
+                because.extend(self.condition_misses(rule, asked, &question));
                 (because.len(), in_head, NearMiss { rule: rule.into(), because })
             })
             .collect();
@@ -135,22 +138,19 @@ impl PolicySet {
 }
 
 /// What in the rule's head the request does not meet.
-fn head_misses(rule: &Rule, asked: &Request<'_>, question: &Question) -> Vec<String> {
+fn head_misses(rule: &Rule, asked: &Request<'_>, ends: &Ends) -> Vec<String> {
     let mut misses = Vec::new();
     let owner = rule.scope();
     if !owner.contains(asked.caller.namespace()) || !owner.contains(asked.callee.namespace()) {
         misses.push(format!("its file speaks only for workloads in {owner}"));
     }
-    let meets = |wanted: &EntityUid, workload: &EntityUid, namespaces: &[EntityUid]| {
-        wanted == workload || namespaces.contains(wanted)
-    };
     if let Some(wanted) = rule.caller_scope()
-        && !meets(&wanted, &question.caller, &question.caller_namespaces)
+        && !ends.caller.is_or_is_in(&wanted)
     {
         misses.push(format!("the caller {} is not {}", asked.caller, wording(&wanted)));
     }
     if let Some(wanted) = rule.callee_scope()
-        && !meets(&wanted, &question.callee, &question.callee_namespaces)
+        && !ends.callee.is_or_is_in(&wanted)
     {
         misses.push(format!("the callee {} is not {}", asked.callee, wording(&wanted)));
     }

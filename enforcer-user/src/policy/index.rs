@@ -9,9 +9,10 @@ use std::collections::HashMap;
 
 use cedar_policy::{EntityUid, PolicySet as CedarSet};
 
+use super::dependencies::Reads;
 use super::error::PolicyError;
-use super::request::Question;
-use super::rule::{Effect, Reads, Rule};
+use super::request::{End, Ends};
+use super::rule::{Effect, Rule};
 use crate::identity::Namespace;
 
 /// What one side of a head names; none for any workload.
@@ -55,11 +56,10 @@ impl Index {
     }
 
     /// Every bucket that could hold a policy which applies.
-    pub fn candidates<'a>(&'a self, asked: &Question) -> Vec<Candidate<'a>> {
-        let callers = keys(&asked.caller, &asked.caller_namespaces);
-        let callees = keys(&asked.callee, &asked.callee_namespaces);
+    pub fn candidates<'a>(&'a self, ends: &Ends) -> Vec<Candidate<'a>> {
+        let (callers, callees) = (keys(&ends.caller), keys(&ends.callee));
         let mut found = Vec::new();
-        for (heads, permits_apply) in self.scopes(asked) {
+        for (heads, permits_apply) in self.scopes(ends) {
             for by_callee in callers.iter().filter_map(|key| heads.0.get(key)) {
                 let buckets = callees.iter().filter_map(|key| by_callee.get(key));
                 found.extend(buckets.map(|bucket| Candidate { bucket, permits_apply }));
@@ -69,13 +69,21 @@ impl Index {
     }
 
     /// The owners above either end; a permit needs its owner above both.
-    fn scopes<'a>(&'a self, asked: &Question) -> impl Iterator<Item = (&'a Heads, bool)> {
-        let (caller, callee) = (&asked.caller_scopes, &asked.callee_scopes);
+    fn scopes<'a>(&'a self, ends: &Ends) -> impl Iterator<Item = (&'a Heads, bool)> {
+        let (caller, callee) = (&ends.caller.scopes, &ends.callee.scopes);
         let of_caller = caller.iter().map(|owner| (owner, callee.contains(owner)));
         let of_callee_only = callee.iter().filter(|owner| !caller.contains(owner));
         of_caller
             .chain(of_callee_only.map(|owner| (owner, false)))
             .filter_map(|(owner, both)| self.by_scope.get(owner).map(|heads| (heads, both)))
+    }
+}
+
+impl Candidate<'_> {
+    /// What its policies read, as far as they apply.
+    pub fn reads(&self) -> Reads {
+        let permits = if self.permits_apply { self.bucket.permit_reads } else { Reads::default() };
+        self.bucket.forbid_reads.or(permits)
     }
 }
 
@@ -90,7 +98,7 @@ impl Bucket {
     }
 }
 
-fn keys(workload: &EntityUid, namespaces: &[EntityUid]) -> Vec<Key> {
-    let named = std::iter::once(workload).chain(namespaces).cloned().map(Some);
+fn keys(end: &End) -> Vec<Key> {
+    let named = std::iter::once(&end.workload).chain(&end.namespaces).cloned().map(Some);
     std::iter::once(None).chain(named).collect()
 }

@@ -7,9 +7,10 @@ use cedar_policy::{
 };
 use miette::Diagnostic;
 
-use super::error::{PolicyError, PolicyErrors};
+use super::dependencies::dependencies;
+use super::error::{MAX_REPORTED, PolicyError, PolicyErrors};
 use super::names::nearest;
-use super::rule::{Effect, Rule, dependencies};
+use super::rule::{Effect, Rule};
 use super::schema;
 use super::source::SourceFile;
 use crate::identity::{Identity, Namespace};
@@ -71,9 +72,11 @@ fn parse_file(
         .map(|policy| (policy.as_ref().loc().map_or(0, |loc| loc.span.offset()), policy))
         .collect();
     policies.sort_by_key(|(offset, _)| *offset);
+    let (mut line, mut counted) = (1, 0);
     for (offset, policy) in policies {
         let needs = dependencies(policy);
-        let (line, _) = position(&file.text, offset);
+        line += file.text.get(counted..offset).unwrap_or_default().matches('\n').count();
+        counted = offset;
         let number = rules.len();
         for label in needs.labels {
             labels.entry(label).or_insert(number);
@@ -81,7 +84,7 @@ fn parse_file(
         let name = policy.annotation("id").filter(|id| !id.is_empty());
         let rule = Rule {
             number,
-            name: name.map_or_else(|| format!("{}:{line}", file.name), str::to_owned),
+            name: name.map_or_else(|| place_name(file, line, offset, rules), str::to_owned),
             file: file.name.clone(),
             line,
             reason: policy.annotation("reason").map(str::to_owned),
@@ -99,6 +102,16 @@ fn parse_file(
         }
         rules.push(rule);
     }
+}
+
+/// `file:line`, and the column too behind another rule of that line.
+fn place_name(file: &SourceFile, line: usize, offset: usize, earlier: &[Rule]) -> String {
+    let first = earlier.last().is_none_or(|rule| rule.line != line || rule.file != file.name);
+    if first {
+        return format!("{}:{line}", file.name);
+    }
+    let (_, column) = position(&file.text, offset);
+    format!("{}:{line}:{column}", file.name)
 }
 
 fn check_unique_names(rules: &[Rule], findings: &mut Vec<PolicyError>) {
@@ -177,25 +190,43 @@ fn validate(files: &[SourceFile], rules: &[Rule], schema: Schema) -> Result<(), 
     let by_name: HashMap<&str, &SourceFile> =
         files.iter().map(|file| (file.name.as_str(), file)).collect();
     let place = |id: &PolicyId, found: &dyn Diagnostic| {
-        let rule = rule_of(rules, id);
-        let file = rule.and_then(|rule| by_name.get(rule.file()));
-        let message = without_policy_number(&found.to_string(), id);
-        match (rule, file) {
-            (Some(rule), Some(file)) => {
-                let offset = offset_of(found);
-                let help = help_for(file, found);
-                offset.map_or_else(
-                    || PolicyError { help: help.clone(), ..rule.finding(message.clone()) },
-                    |offset| at(file, offset, message.clone(), help.clone()),
-                )
-            }
-            _ => PolicyError::general(message),
-        }
+        let rule = rule_of(rules, id)?;
+        let (message, help) = in_words(by_name.get(rule.file()).copied(), found, id);
+        let finding = match (by_name.get(rule.file()), offset_of(found)) {
+            (Some(file), Some(offset)) => at(file, offset, message, help),
+            _ => PolicyError { help, ..rule.finding(message) },
+        };
+        Some((rule.number, finding))
     };
-    let errors = result.validation_errors().map(|error| place(error.policy_id(), error));
-    // Warnings too: a policy that can never apply, or a string that reads as another, is a mistake.
-    let warnings = result.validation_warnings().map(|found| place(found.policy_id(), found));
-    PolicyErrors::refuse_unless_empty(errors.chain(warnings).collect())
+    let errors = result.validation_errors().map(|found| (found.policy_id(), found as _));
+    // Warnings too: a policy that can never apply, or a string that reads as another, is a
+    // mistake. After an error of the same rule they say nothing new.
+    let warnings = result.validation_warnings().map(|found| (found.policy_id(), found as _));
+    let mut findings: Vec<(usize, PolicyError)> =
+        errors.filter_map(|(id, found)| place(id, found)).collect();
+    for (number, finding) in warnings.filter_map(|(id, found)| place(id, found)) {
+        if findings.iter().all(|(earlier, _)| *earlier != number) {
+            findings.push((number, finding));
+        }
+        if findings.len() > 2 * MAX_REPORTED {
+            break;
+        }
+    }
+    if findings.is_empty() && !result.validation_passed_without_warnings() {
+        return Err(PolicyError::general(result.to_string()).into());
+    }
+    PolicyErrors::refuse_unless_empty(findings.into_iter().map(|(_, finding)| finding).collect())
+}
+
+/// Message and help; Cedar names a policy by a number that nobody wrote, where the place says more.
+fn in_words(
+    file: Option<&SourceFile>,
+    found: &dyn Diagnostic,
+    id: &PolicyId,
+) -> (String, Option<String>) {
+    let number = format!("for policy `{id}`, ");
+    let help = file.and_then(|file| help_for(file, found)).map(|help| help.replace(&number, ""));
+    (found.to_string().replace(&number, ""), help)
 }
 
 /// The rule that a Cedar policy of a set built here stands for.
@@ -227,7 +258,8 @@ fn help_for(file: &SourceFile, found: &dyn Diagnostic) -> Option<String> {
         let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
         text.get(..end)
     });
-    let near = word.and_then(|word| nearest(word, schema::VOCABULARY));
+    let unknown = word.filter(|word| !schema::VOCABULARY.contains(word));
+    let near = unknown.and_then(|word| nearest(word, schema::VOCABULARY));
     near.map(did_you_mean).or_else(|| found.help().map(|help| help.to_string()))
 }
 
@@ -237,11 +269,6 @@ fn did_you_mean(name: &str) -> String {
 
 fn offset_of(found: &dyn Diagnostic) -> Option<usize> {
     found.labels().and_then(|mut labels| labels.next()).map(|label| label.offset())
-}
-
-/// Cedar opens its messages with the policy's number, which nobody wrote; the place says more.
-fn without_policy_number(message: &str, id: &PolicyId) -> String {
-    message.strip_prefix(&format!("for policy `{id}`, ")).unwrap_or(message).to_owned()
 }
 
 /// Line and column, both from 1, of a byte offset.

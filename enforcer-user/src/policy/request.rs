@@ -29,43 +29,67 @@ pub struct Request<'a> {
     pub unix_seconds: i64,
 }
 
+/// The two ends of a request, in the words that policy heads use.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub caller: End,
+    pub callee: End,
+}
+
+/// A workload and every namespace it lives in, the nearest first.
+#[derive(Debug)]
+pub(super) struct End {
+    pub workload: EntityUid,
+    pub namespaces: Vec<EntityUid>,
+    pub scopes: Vec<Namespace>,
+}
+
 /// A request as Cedar takes it, with the two workloads and the namespaces above them.
 #[derive(Debug)]
 pub(super) struct Question {
     pub request: CedarRequest,
     pub entities: Entities,
-    pub caller: EntityUid,
-    pub callee: EntityUid,
-    pub caller_namespaces: Vec<EntityUid>,
-    pub callee_namespaces: Vec<EntityUid>,
-    pub caller_scopes: Vec<Namespace>,
-    pub callee_scopes: Vec<Namespace>,
+}
+
+impl Ends {
+    /// The ends of a request that can be asked; the error says why this one cannot.
+    pub fn new(asked: &Request<'_>) -> Result<Self, String> {
+        check_identities(asked.caller, asked.callee)?;
+        if !(0..=LAST_SECOND).contains(&asked.unix_seconds) {
+            return Err(format!("time {} lies outside 1970 to 9999", asked.unix_seconds));
+        }
+        Ok(Self { caller: End::new(asked.caller), callee: End::new(asked.callee) })
+    }
+}
+
+impl End {
+    fn new(identity: &Identity) -> Self {
+        let scopes: Vec<Namespace> = identity.namespace().ancestors().collect();
+        let namespaces = scopes.iter().map(schema::namespace_uid).collect();
+        Self { workload: schema::workload_uid(identity), namespaces, scopes }
+    }
+
+    /// Whether a head that names this entity lets the workload pass.
+    pub fn is_or_is_in(&self, named: &EntityUid) -> bool {
+        *named == self.workload || self.namespaces.contains(named)
+    }
 }
 
 impl Question {
     /// Puts the request into Cedar's form; the error says what could not be expressed.
-    pub fn new(asked: &Request<'_>) -> Result<Self, String> {
-        check_identities(asked.caller, asked.callee)?;
-        let caller = schema::workload_uid(asked.caller);
-        let callee = schema::workload_uid(asked.callee);
+    ///
+    /// Parsing a time costs more than all the rest, so it is left out for policies that do not
+    /// read it; one that did nevertheless would fail, and a failure never opens.
+    pub fn new(asked: &Request<'_>, ends: &Ends, with_time: bool) -> Result<Self, String> {
         let request = CedarRequest::new(
-            caller.clone(),
+            ends.caller.workload.clone(),
             schema::connect_uid(),
-            callee.clone(),
-            context(asked)?,
+            ends.callee.workload.clone(),
+            context(asked, with_time)?,
             None,
         )
         .map_err(|e| format!("the request does not form: {e}"))?;
-        Ok(Self {
-            request,
-            entities: entities(asked)?,
-            caller,
-            callee,
-            caller_namespaces: namespace_uids(asked.caller.namespace()),
-            callee_namespaces: namespace_uids(asked.callee.namespace()),
-            caller_scopes: asked.caller.namespace().ancestors().collect(),
-            callee_scopes: asked.callee.namespace().ancestors().collect(),
-        })
+        Ok(Self { request, entities: entities(asked)? })
     }
 }
 
@@ -87,19 +111,15 @@ fn check_identities(caller: &Identity, callee: &Identity) -> Result<(), String> 
     Ok(())
 }
 
-fn namespace_uids(namespace: &Namespace) -> Vec<EntityUid> {
-    namespace.ancestors().map(|n| schema::namespace_uid(&n)).collect()
-}
-
-fn context(asked: &Request<'_>) -> Result<Context, String> {
-    let time = datetime(asked.unix_seconds)
-        .ok_or_else(|| format!("time {} lies outside 1970 to 9999", asked.unix_seconds))?;
-    Context::from_pairs([
+fn context(asked: &Request<'_>, with_time: bool) -> Result<Context, String> {
+    let time = with_time.then(|| datetime(asked.unix_seconds)).flatten();
+    let time = time.map(|t| ("time".to_owned(), RestrictedExpression::new_datetime(t)));
+    let always = [
         ("port".to_owned(), RestrictedExpression::new_long(i64::from(asked.port))),
         ("protocol".to_owned(), RestrictedExpression::new_string(asked.protocol.to_string())),
-        ("time".to_owned(), RestrictedExpression::new_datetime(time)),
-    ])
-    .map_err(|e| format!("the context does not form: {e}"))
+    ];
+    Context::from_pairs(always.into_iter().chain(time))
+        .map_err(|e| format!("the context does not form: {e}"))
 }
 
 fn entities(asked: &Request<'_>) -> Result<Entities, String> {

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use cedar_policy::{Authorizer, Policy, PolicySet as CedarSet, Response};
 use serde::Serialize;
 
+use super::dependencies::Reads;
 use super::error::{PolicyError, PolicyErrors};
 use super::index::{Candidate, Index};
 use super::names::nearest;
 use super::parse::{self, Parsed, rule_of};
-use super::request::{Question, Request};
-use super::rule::{Reads, Rule};
+use super::request::{Ends, Question, Request};
+use super::rule::Rule;
 use super::source::SourceFile;
 
 const SECONDS_A_MINUTE: i64 = 60;
@@ -101,13 +102,17 @@ impl PolicySet {
     /// Decides. What no rule permits is denied; an empty set denies everything.
     #[must_use]
     pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
-        match Question::new(request) {
-            Ok(asked) => {
-                let candidates = self.index.candidates(&asked);
-                self.judge(&asked, &candidates, request.unix_seconds)
-            }
-            Err(message) => Decision::refuse(message),
-        }
+        let judged = Ends::new(request).and_then(|ends| {
+            let candidates = self.index.candidates(&ends);
+            let reads = candidates.iter().fold(Reads::default(), |all, c| all.or(c.reads()));
+            let asked = Question::new(request, &ends, reads.time)?;
+            Ok(Decision {
+                valid_until: reads.time.then(|| next_minute(request.unix_seconds)),
+                port_matters: reads.port,
+                ..self.judge(&asked, &candidates)
+            })
+        });
+        judged.unwrap_or_else(Decision::refuse)
     }
 
     /// Evaluates one policy that is not part of the set, for explanations.
@@ -124,16 +129,13 @@ impl PolicySet {
         if diagnostics.reason().next().is_some() { Outcome::Holds } else { Outcome::False }
     }
 
-    fn judge(&self, asked: &Question, candidates: &[Candidate<'_>], now: i64) -> Decision<'_> {
-        let mut reads = Reads::default();
+    /// Allowed or not and why; what the answer depends on is the caller's to add.
+    fn judge(&self, asked: &Question, candidates: &[Candidate<'_>]) -> Decision<'_> {
         let (mut forbids, mut permits) = (Findings::default(), Findings::default());
         for candidate in candidates {
-            let bucket = candidate.bucket;
-            reads = reads.or(bucket.forbid_reads);
-            self.evaluate(&bucket.forbids, asked, &mut forbids);
+            self.evaluate(&candidate.bucket.forbids, asked, &mut forbids);
             if candidate.permits_apply {
-                reads = reads.or(bucket.permit_reads);
-                self.evaluate(&bucket.permits, asked, &mut permits);
+                self.evaluate(&candidate.bucket.permits, asked, &mut permits);
             }
         }
         let allow = !forbids.any && !permits.holding.is_empty();
@@ -145,14 +147,7 @@ impl PolicySet {
         let mut failures = forbids.failed;
         failures.extend(permits.failed);
         failures.sort_by_key(|failure| failure.rule.number);
-        Decision {
-            allow,
-            rules,
-            failures,
-            refused: None,
-            valid_until: reads.time.then(|| next_minute(now)),
-            port_matters: reads.port,
-        }
+        Decision { allow, rules, failures, refused: None, valid_until: None, port_matters: false }
     }
 
     /// Evaluates policies that all have one effect.

@@ -1,1 +1,186 @@
-//! (to follow)
+//! A policy change: what stays allowed never misses a verdict, what is taken away is cut.
+
+use std::net::Ipv4Addr;
+
+use enforcer_common::abi::{flow_flags, network_flags, verdict_action};
+
+use super::*;
+use crate::policy::{NetworkRule, NetworkRuleSpec};
+
+const DNS: [u8; 4] = [203, 0, 113, 53];
+
+fn rule(name: &str) -> NetworkRule {
+    let text = format!(
+        "name = {name:?}\ndirection = \"egress\"\ncidr = [\"{}/32\"]\nprotocol = \"udp\"\nports = [\"53\"]",
+        Ipv4Addr::from(DNS)
+    );
+    NetworkRule::try_from(toml::from_str::<NetworkRuleSpec>(&text).unwrap()).unwrap()
+}
+
+fn with_network(text: &str, rules: Vec<NetworkRule>) -> Arc<Policy> {
+    Arc::new(Policy::from_sources(&[SourceFile::new("test.cedar", text)], rules).unwrap())
+}
+
+fn position(outputs: &[Output], kind: &str) -> usize {
+    kinds(outputs).iter().position(|one| *one == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+fn last(outputs: &[Output], kind: &str) -> usize {
+    kinds(outputs).iter().rposition(|one| *one == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+#[test]
+fn new_verdicts_and_networks_stand_before_the_flip_and_old_ones_go_after_it() {
+    let mut bench = Bench::new(&permit("cli"));
+    bench.meet("cli", at(1));
+    let changed = with_network(&permit("cli"), vec![rule("dns")]);
+    let outputs =
+        bench.engine.handle(Input::SetPolicy { policy: changed, live: Vec::new() }, at(2));
+    let flip = position(&outputs, "flip");
+    for before in ["verdict", "networks", "workload"] {
+        assert!(last(&outputs, before) < flip, "{before}: {:?}", kinds(&outputs));
+    }
+    assert!(position(&outputs, "-verdict") > flip);
+    assert!(last(&outputs, "-networks") > flip);
+    let Output::FlipEpoch(2) = outputs[flip] else { panic!("{:?}", outputs[flip]) };
+    assert_eq!(verdicts(&outputs)[0].0.epoch, 2);
+    let Output::InstallNetworks(prefixes) = &outputs[position(&outputs, "networks")] else {
+        panic!()
+    };
+    let (bits, key, value) = prefixes[0];
+    assert_eq!((bits, key.rule_set), (32 + 128, 2), "an even epoch's first table");
+    assert_eq!(key.address, mapped(DNS));
+    let entry = value.entries[0];
+    assert_eq!((entry.protocol, entry.port_low, entry.port_high), (17, 53, 53));
+    let workload = outputs.iter().find_map(|output| match output {
+        Output::InstallWorkload(_, value) => Some(value.rule_sets),
+        _ => None,
+    });
+    assert_eq!(workload.unwrap()[0], 2);
+}
+
+#[test]
+fn an_unchanged_verdict_is_written_under_the_new_epoch_with_its_deadline() {
+    let mut bench = Bench::new(&permit("cli"));
+    let (_, met) = bench.meet("cli", at(1));
+    let (before, value) = verdicts(&met)[0];
+    let outputs = bench.set_policy(&permit("cli"), Vec::new(), at(2));
+    let (after, again) = verdicts(&outputs)[0];
+    assert_eq!(VerdictKey { epoch: 2, ..before }, after);
+    assert_eq!((again.action, again.deadline_ns), (value.action, value.deadline_ns));
+    assert!(!kinds(&outputs).contains(&"sweep"));
+}
+
+#[test]
+fn what_lost_its_rule_is_cut_at_once() {
+    let mut bench = Bench::new(&permit("cli"));
+    let (cli, _) = bench.meet("cli", at(1));
+    let id = bench.engine.workload_id("web").unwrap();
+    let live = vec![flow(cli.identity_id(), 80, id)];
+    let outputs = bench.set_policy(&permit("other"), live.clone(), at(2));
+    assert_eq!(verdicts(&outputs)[0].1.action, verdict_action::DENY);
+    let Output::SweepFlows(sweep) = &outputs[last(&outputs, "sweep")] else { panic!() };
+    assert_eq!(sweep.flows, [live[0].key]);
+    assert!(last(&outputs, "sweep") > position(&outputs, "flip"));
+}
+
+#[test]
+fn a_live_flow_keeps_its_verdict_when_ports_begin_to_matter() {
+    let mut bench = Bench::new(&permit("cli"));
+    let (cli, _) = bench.meet("cli", at(1));
+    let id = bench.engine.workload_id("web").unwrap();
+    let text = r#"permit (principal, action, resource)
+        when { principal.name == "cli" && context.port == 80 };"#;
+    let live = vec![flow(cli.identity_id(), 80, id), flow(cli.identity_id(), 81, id)];
+    let outputs = bench.set_policy(text, live.clone(), at(2));
+    let written: Vec<(u16, u8)> =
+        verdicts(&outputs).iter().map(|(key, value)| (key.port, value.action)).collect();
+    assert_eq!(written, [(80, verdict_action::ALLOW), (81, verdict_action::DENY)]);
+    let Output::SweepFlows(sweep) = &outputs[last(&outputs, "sweep")] else { panic!() };
+    assert_eq!(sweep.flows, [live[1].key]);
+}
+
+#[test]
+fn flows_of_network_rules_are_judged_and_adopted_ones_left_alone() {
+    let mut bench = Bench::new(&permit("cli"));
+    let id = bench.engine.workload_id("web").unwrap();
+    let mut dns = flow(0, 53, id);
+    dns.key.protocol = 17;
+    dns.key.remote = mapped(DNS);
+    dns.direction = direction::EGRESS;
+    let other = LiveFlow { key: FlowKey { remote: mapped(REMOTE), ..dns.key }, ..dns };
+    let adopted = LiveFlow { flags: flow_flags::ADOPTED, ..other };
+    let policy = with_network(&permit("cli"), vec![rule("dns")]);
+    let live = vec![dns, other, adopted];
+    let outputs = bench.engine.handle(Input::SetPolicy { policy, live }, at(2));
+    let Output::SweepFlows(sweep) = &outputs[last(&outputs, "sweep")] else { panic!() };
+    assert_eq!(sweep.flows, [other.key]);
+}
+
+#[test]
+fn a_failed_change_goes_back_to_the_old_epoch_whole() {
+    let mut bench = Bench::new(&permit("cli"));
+    let (cli, _) = bench.meet("cli", at(1));
+    bench.set_policy(&permit("other"), Vec::new(), at(2));
+    let undo = bench.engine.handle(Input::ChangeFailed, at(2));
+    assert_eq!(kinds(&undo), ["workload", "-verdict", "-networks"]);
+    let Output::RemoveVerdict(key) = &undo[1] else { panic!() };
+    assert_eq!(key.epoch, 2);
+    assert_eq!(bench.engine.status().epoch, 1);
+    let again = Sent { local_port: 81, ..Sent::call(cli.bytes()) };
+    let held = HeldFrame { time_ns: 0, ..bench.held(&again, at(3)) };
+    let outputs = bench.engine.handle(Input::Held(held), at(3));
+    assert_eq!(verdicts(&outputs)[0].1.action, verdict_action::ALLOW, "the old policy holds");
+    assert_eq!(verdicts(&outputs)[0].0.epoch, 1);
+    assert!(bench.engine.handle(Input::ChangeFailed, at(4)).is_empty(), "nothing to undo twice");
+}
+
+#[test]
+fn observe_mode_lets_a_denied_peer_pass_and_says_so() {
+    let mut bench = Bench::new(&permit("other"));
+    let spec = WorkloadSpec {
+        identity: identity("seen"),
+        flags: enforcer_common::abi::workload_flags::OBSERVE,
+        adopt_until_ns: 0,
+    };
+    let _ = bench.engine.handle(Input::AddWorkload(spec), at(0));
+    let credential = bench.issue("cli", at(1));
+    let id = bench.engine.workload_id("seen").unwrap();
+    let held = Sent::call(credential.bytes()).held(id, bench.local_handle("seen"), at(1));
+    let outputs = bench.engine.handle(Input::Held(held), at(1));
+    let outputs = bench.run(outputs, at(1));
+    assert_eq!(verdicts(&outputs)[0].1.action, verdict_action::WOULD_DENY);
+    assert!(outputs.iter().any(|output| matches!(output, Output::Log(d) if d.observed)));
+}
+
+#[test]
+fn the_mesh_is_written_for_each_parity() {
+    let mesh = Mesh {
+        networks: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+        virtual_addresses: vec!["10.96.0.0/12".parse().unwrap()],
+    };
+    let mut bench = Bench::with(&permit("cli"), trusted(DAY), Settings { mesh, ..settings() });
+    let outputs = bench.set_policy(&permit("cli"), Vec::new(), at(1));
+    let Output::InstallNetworks(prefixes) = &outputs[position(&outputs, "networks")] else {
+        panic!()
+    };
+    let seen: Vec<(u32, u32, u32)> =
+        prefixes.iter().map(|(bits, key, value)| (*bits, key.rule_set, value.flags)).collect();
+    let (mesh, both) = (network_flags::MESH, network_flags::MESH | network_flags::VIRTUAL);
+    assert_eq!(seen, [(32 + 96 + 8, 0, mesh), (32 + 96 + 12, 0, both), (32 + 8, 0, mesh)]);
+}
+
+#[test]
+fn a_lost_proof_is_answered_for_every_peer_of_its_credential() {
+    let mut bench = Bench::new(&permit("cli"));
+    bench.meet("cli", at(1));
+    let text = r#"permit (principal, action, resource)
+        when { principal.name == "cli" && context.port == 80 };"#;
+    bench.set_policy(text, Vec::new(), at(2));
+    let proof = Sent { flags: 0x10, payload: Vec::new(), ..Sent::call(&[]) };
+    let outputs = bench.give(&proof, at(2));
+    assert_eq!(kinds(&outputs), ["verdict", "reinject"]);
+    assert_eq!(verdicts(&outputs)[0].0.port, 80);
+    assert!(bench.give(&proof, at(3)).is_empty(), "nobody is left to answer for");
+    assert_eq!(bench.refused(Refused::UnknownPeer), 1);
+}

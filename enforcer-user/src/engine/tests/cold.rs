@@ -47,14 +47,18 @@ fn both_sides_compute_one_pair_key() {
 #[test]
 fn an_answer_is_judged_as_egress_with_its_port() {
     let text = r#"permit (principal, action, resource)
-        when { principal.name == "web" && resource.name == "db" && context.port == 443 };"#;
+        when { principal.name == "web" && resource.name == "db" && context.port == 8443 };"#;
     let mut bench = Bench::new(text);
     let credential = bench.issue("db", at(1));
     let outputs = bench.give(&Sent::answer(credential.bytes()), at(1));
     let outputs = bench.run(outputs, at(1));
     assert_eq!(kinds(&outputs), ["peer", "verdict", "reinject"]);
     let (key, value) = verdicts(&outputs)[0];
-    assert_eq!((key.port, key.direction), (443, direction::EGRESS));
+    assert_eq!(
+        (key.port, key.direction),
+        (8443, direction::EGRESS),
+        "the port that the server sees"
+    );
     assert_eq!(value.action, verdict_action::ALLOW);
 }
 
@@ -122,10 +126,7 @@ fn two_workloads_that_wait_for_one_credential_get_a_key_each() {
     jobs.extend(bench.engine.handle(Input::Held(held), at(1)));
     assert_eq!(kinds(&jobs), ["verify"]);
     let outputs = bench.run(jobs, at(1));
-    assert_eq!(
-        kinds(&outputs),
-        ["peer", "verdict", "reinject", "peer", "verdict", "reinject"]
-    );
+    assert_eq!(kinds(&outputs), ["peer", "verdict", "reinject", "peer", "verdict", "reinject"]);
     assert_eq!(bench.done(Done::Verified), 1);
 }
 
@@ -224,7 +225,7 @@ fn what_the_kernel_says_must_be_what_the_frame_says() {
 fn a_partial_checksum_is_completed_and_a_wrong_one_stays_wrong() {
     let sent = Sent::call(&[1; 100]);
     let whole = sent.frame();
-    let packet = crate::engine::segment::read(&whole).unwrap().packet;
+    let packet = segment::read(&whole).unwrap().packet;
     let segment_bytes = u16::try_from(whole.len() - 34).unwrap();
     let mut pseudo = Vec::from(REMOTE);
     pseudo.extend(LOCAL);
@@ -233,12 +234,12 @@ fn a_partial_checksum_is_completed_and_a_wrong_one_stays_wrong() {
     let partial_sum = enforcer_common::wire::checksum::sum_bytes(&pseudo).to_ne_bytes();
     let mut partial = whole.clone();
     partial[50..52].copy_from_slice(&partial_sum);
-    crate::engine::segment::complete_checksum(&mut partial, &packet);
+    segment::complete_checksum(&mut partial, &packet);
     assert_eq!(partial, whole);
     let mut damaged = whole;
     damaged[60] ^= 1;
     let before = damaged.clone();
-    crate::engine::segment::complete_checksum(&mut damaged, &packet);
+    segment::complete_checksum(&mut damaged, &packet);
     assert_eq!(damaged, before);
 }
 

@@ -157,6 +157,8 @@ struct Sent {
     remote_port: u16,
     local_port: u16,
     source: [u8; 4],
+    /// The server's port as it sees it, in S2.
+    own_port: u16,
 }
 
 impl Sent {
@@ -172,6 +174,7 @@ impl Sent {
             remote_port: 40_000,
             local_port: 80,
             source: REMOTE,
+            own_port: 8443,
         }
     }
 
@@ -195,7 +198,10 @@ impl Sent {
         tcp.extend([0, 0, 0, 0, 10 << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
         tcp.extend(option.head);
         tcp.extend(option.body);
-        tcp.extend(vec![0xaa; self.prefix]);
+        if self.prefix > 0 {
+            tcp.extend(vec![0xaa; self.prefix - 2]);
+            tcp.extend(self.own_port.to_be_bytes());
+        }
         tcp.extend(&self.payload);
         let sum = transport(&self.source, &LOCAL, 6, &tcp);
         tcp[16..18].copy_from_slice(&sum);
@@ -225,8 +231,7 @@ impl Sent {
                 remote: mapped(self.source),
             },
             local_handle,
-            peer: 0,
-            port: if answer { self.remote_port } else { self.local_port },
+            port: if answer { self.own_port } else { self.local_port },
             direction: if answer { direction::EGRESS } else { direction::INGRESS },
             tcp_offset: 34,
             frame: self.frame(),

@@ -1,8 +1,11 @@
 //! The whole way of a credential: issued, verified, paired; and every way it must be refused.
 
+mod certificate;
 mod issue;
 mod pair;
 mod refused;
+mod refused_vectors;
+mod vectors;
 mod verify;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use crate::identity::payload::Payload;
 use crate::identity::{Validity, VerifyError};
 
 /// A credential with claims that no honest issuer would sign, under a true node signature.
-fn forged(pki: &Pki, change: impl FnOnce(&mut Credential)) -> Vec<u8> {
+pub(super) fn forged(pki: &Pki, change: impl FnOnce(&mut Credential)) -> Vec<u8> {
     let mut credential = Credential {
         identity: identity("/acme/prod/shop"),
         validity: Validity { not_before: NOW, not_after: NOW + 3600 },
@@ -192,7 +192,12 @@ fn other_encodings_are_refused_even_when_truly_signed() {
 }
 
 /// COSE_Sign1 by hand: the signature is true for whatever bytes are given.
-fn signed_as_is(pki: &Pki, protected: &[u8], unprotected: &[u8], payload: &[u8]) -> Vec<u8> {
+pub(super) fn signed_as_is(
+    pki: &Pki,
+    protected: &[u8],
+    unprotected: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
     let string = |bytes: &[u8]| {
         let len = u8::try_from(bytes.len()).unwrap();
         let head = if len < 24 { vec![0x40 | len] } else { vec![0x58, len] };

@@ -6,7 +6,7 @@ use proptest::sample::{select, subsequence};
 
 use super::{MONDAY, workload};
 use crate::identity::{Identity, Namespace};
-use crate::policy::request::Question;
+use crate::policy::request::{Ends, Question};
 use crate::policy::{Effect, PolicySet, Protocol, Request, Rule, SourceFile};
 
 const NAMESPACES: [&str; 6] = ["/", "/a", "/a/b", "/a/b/c", "/ab", "/x"];
@@ -79,7 +79,7 @@ fn in_scope(scope: &Namespace, rule: &Rule, asked: &Request<'_>) -> bool {
 
 /// Rules of one effect that hold and that fail, by Cedar's own evaluation of all of them.
 fn whole(set: &PolicySet, asked: &Request<'_>, effect: Effect) -> (Vec<String>, Vec<String>) {
-    let question = Question::new(asked).unwrap();
+    let question = Question::new(asked, &Ends::new(asked).unwrap(), true).unwrap();
     let rules =
         set.rules().iter().filter(|r| r.effect() == effect && in_scope(r.scope(), r, asked));
     let all = CedarSet::from_policies(rules.map(|rule| rule.policy.clone())).unwrap();
@@ -116,7 +116,7 @@ proptest! {
     ) {
         let set = PolicySet::from_sources(&files).unwrap();
         let asked = Request { caller: &caller, callee: &callee, port, protocol: Protocol::TCP, unix_seconds: MONDAY };
-        prop_assume!(Question::new(&asked).is_ok());
+        prop_assume!(Ends::new(&asked).is_ok());
         let decision = set.decide(&asked);
         let (permits, failed_permits) = whole(&set, &asked, Effect::Permit);
         let (forbids, failed_forbids) = whole(&set, &asked, Effect::Forbid);
