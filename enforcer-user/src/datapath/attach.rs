@@ -1,16 +1,20 @@
 //! Attaches the programs to interfaces: first in the chain, and swapped in place where an earlier
 //! daemon's are attached, so that no packet passes unenforced.
 
-use aya::programs::links::{FdLink, PinnedLink};
+use std::io;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, MultiProgLink, ProgramError, SchedClassifier, TcAttachType};
 
 use super::error::DatapathError;
 use super::folder::PinFolder;
 use super::load::{CLSACT_PREFIX, LINK_PREFIX, Loaded, PROGRAM_PREFIX, PROGRAMS, program_error};
 use super::netlink::{self, EGRESS_PARENT, INGRESS_PARENT, LinkFacts};
+use super::sys;
 
 /// Priority of our filters: no other can come before it.
 const PRIORITY: u16 = 1;
@@ -166,7 +170,7 @@ fn attach_tcx(
     let link = attach_first(classifier, program, facts, hook)?;
     let pinned = link
         .pin(folder.pin(&next))
-        .map_err(|e| DatapathError::file(&folder.pin(&next), "pin", std::io::Error::other(e)))?;
+        .map_err(|e| DatapathError::file(&folder.pin(&next), "pin", io::Error::other(e)))?;
     std::fs::rename(folder.pin(&next), folder.pin(&pin))
         .map_err(|e| DatapathError::file(&folder.pin(&pin), "rename", e))?;
     drop(pinned);
@@ -179,15 +183,14 @@ fn swap(
     classifier: &mut SchedClassifier,
     pin: &str,
 ) -> Result<(), ProgramError> {
-    let pinned = PinnedLink::from_pin(folder.pin(pin)).map_err(link_failed)?;
-    let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(link_failed)?;
+    let link = open_link(&folder.pin(pin)).map_err(link_failed)?;
     let id = classifier.attach_to_link(link)?;
     // Only this descriptor of the link is closed; the pin keeps it.
     classifier.take_link(id).map(drop)
 }
 
-fn link_failed(error: aya::programs::links::LinkError) -> ProgramError {
-    ProgramError::IOError(std::io::Error::other(error))
+fn link_failed(error: LinkError) -> ProgramError {
+    ProgramError::IOError(io::Error::other(error))
 }
 
 fn attach_first(
@@ -374,7 +377,7 @@ pub(super) fn pin_programs(folder: &PinFolder, loaded: &mut Loaded) -> Result<()
         folder.remove(&pin)?;
         let path = folder.pin(&pin);
         let pinned = loaded.program(name)?.pin(&path);
-        pinned.map_err(|e| DatapathError::file(&path, "pin", std::io::Error::other(e)))?;
+        pinned.map_err(|e| DatapathError::file(&path, "pin", io::Error::other(e)))?;
     }
     Ok(())
 }
@@ -384,7 +387,7 @@ pub(super) fn pin_programs(folder: &PinFolder, loaded: &mut Loaded) -> Result<()
 pub(super) fn detach(folder: &PinFolder, ifindex: u32) -> Result<Vec<String>, DatapathError> {
     let mut removed = Vec::new();
     for name in folder.names()? {
-        if ifindex_of_pin(&name) == Some(ifindex) && folder.remove(&name)? {
+        if ifindex_of_pin(&name) == Some(ifindex) && remove_link(folder, &name)? {
             removed.push(format!("link {name}"));
         }
     }
@@ -401,6 +404,26 @@ pub(super) fn detach(folder: &PinFolder, ifindex: u32) -> Result<Vec<String>, Da
         folder.remove(&mark)?;
     }
     Ok(removed)
+}
+
+fn remove_link(folder: &PinFolder, pin: &str) -> Result<bool, DatapathError> {
+    let path = folder.pin(pin);
+    // A pin that is no link of ours has nothing to detach; its name is ours to remove.
+    if let Ok(link) = open_link(&path) {
+        let fd = MultiProgLink::fd(&link).map_err(io::Error::other);
+        match fd.and_then(sys::detach_link) {
+            // The interface is gone, and the link's place with it.
+            Err(e) if e.raw_os_error() != Some(libc::ENOLINK) => {
+                return Err(DatapathError::file(&path, "detach", e));
+            }
+            _ => {}
+        }
+    }
+    folder.remove(pin)
+}
+
+fn open_link(path: &Path) -> Result<SchedClassifierLink, LinkError> {
+    SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(path)?))
 }
 
 fn detach_filter(ifindex: u32, hook: Hook) -> Result<bool, DatapathError> {

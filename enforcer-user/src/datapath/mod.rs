@@ -21,6 +21,7 @@ mod record;
 mod reinject;
 mod reset;
 mod sweep;
+mod sys;
 mod table;
 
 #[cfg(test)]

@@ -4,17 +4,17 @@
 use std::fmt::Debug;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, MapError};
-use aya_obj::generated::{bpf_attr, bpf_cmd};
 
 use zeroize::Zeroize as _;
 
 use super::error::DatapathError;
 use super::maps::{errno, is_missing, key_text, map_error};
+use super::sys;
 
 /// Entries of one batch.
 const BATCH: usize = 512;
@@ -154,38 +154,21 @@ impl<K: Pod + Debug + Default, V: Pod> Table<K, V> {
     ) -> io::Result<bool> {
         let mut keys: Vec<MaybeUninit<K>> = vec![MaybeUninit::zeroed(); size];
         let mut values: Vec<MaybeUninit<V>> = vec![MaybeUninit::zeroed(); size];
-        let start = position.0;
         let mut next = 0u32;
-        // SAFETY: all-zero bytes are a valid value of this union of integers and byte arrays.
-        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
-        attr.batch.in_batch = start.as_ref().map_or(0, |at| std::ptr::from_ref(at) as u64);
-        attr.batch.out_batch = std::ptr::from_mut(&mut next) as u64;
-        attr.batch.keys = keys.as_mut_ptr() as u64;
-        attr.batch.values = values.as_mut_ptr() as u64;
-        attr.batch.count = u32::try_from(size).map_err(io::Error::other)?;
-        attr.batch.map_fd = u32::try_from(self.data.fd().as_fd().as_raw_fd()).unwrap_or(u32::MAX);
-        // SAFETY: the kernel reads `start` and writes `next` and at most `count` keys and values
-        // of the sizes that `HashMap::try_from` compared with the map's; all outlive the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                bpf_cmd::BPF_MAP_LOOKUP_BATCH as libc::c_long,
-                std::ptr::from_mut(&mut attr),
-                size_of::<bpf_attr>(),
+        let count = u32::try_from(size).map_err(io::Error::other)?;
+        // SAFETY: both hold `size` entries of the sizes that `HashMap::try_from` compared with
+        // the map's.
+        let (written, done) = unsafe {
+            sys::lookup_batch(
+                self.data.fd().as_fd(),
+                position.0,
+                &mut next,
+                keys.as_mut_ptr().cast(),
+                values.as_mut_ptr().cast(),
+                count,
             )
-        };
-        let done = if result < 0 {
-            let error = io::Error::last_os_error();
-            if error.raw_os_error() != Some(libc::ENOENT) {
-                return Err(error);
-            }
-            true
-        } else {
-            false
-        };
-        // SAFETY: the kernel set `count` to the number of entries that it wrote, also with ENOENT.
-        let count = unsafe { attr.batch.count } as usize;
-        for (key, value) in keys.iter().zip(&values).take(count) {
+        }?;
+        for (key, value) in keys.iter().zip(&values).take(written) {
             // SAFETY: `Pod` types are valid for every bit pattern, and these were zeroed at least.
             visit(unsafe { key.assume_init_ref() }, unsafe { value.assume_init_ref() });
         }
