@@ -29,7 +29,7 @@ pub(super) enum Hook {
 }
 
 impl Hook {
-    const fn tc(self) -> TcAttachType {
+    pub(super) const fn tc(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,

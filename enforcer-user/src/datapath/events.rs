@@ -16,7 +16,8 @@ use super::error::DatapathError;
 use super::folder::PinFolder;
 use super::load::Loaded;
 use super::maps::map_error;
-use super::record::{HeldFrame, parse_rejected};
+use super::record::{parse_held, parse_rejected};
+use crate::engine::HeldFrame;
 
 /// Rings of held segments; a segment's ring is chosen by its source.
 const HELD_RINGS: [&str; 4] = ["HELD_0", "HELD_1", "HELD_2", "HELD_3"];
@@ -61,7 +62,7 @@ impl Events {
         for name in HELD_RINGS {
             let ring = open(folder, name)?;
             let (sender, counters) = (held_sender.clone(), Arc::clone(&counters));
-            readers.spawn(read(name, ring, HeldFrame::parse, sender, counters));
+            readers.spawn(read(name, ring, parse_held, sender, counters));
         }
         let ring = open(folder, "REJECTED")?;
         let sender = rejected_sender;

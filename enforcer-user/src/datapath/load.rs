@@ -300,11 +300,14 @@ fn single<V: Pod>(
         .map_err(map_error(name, "open", "its pin"))
 }
 
-fn read_single<V: Pod>(folder: &PinFolder, name: &'static str) -> Result<V, DatapathError> {
+pub(super) fn read_single<V: Pod>(
+    folder: &PinFolder,
+    name: &'static str,
+) -> Result<V, DatapathError> {
     single(folder, name)?.get(&0, 0).map_err(map_error(name, "read", 0))
 }
 
-fn write_single<V: Pod>(
+pub(super) fn write_single<V: Pod>(
     folder: &PinFolder,
     name: &'static str,
     value: V,

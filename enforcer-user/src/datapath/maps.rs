@@ -8,13 +8,14 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuHashMap};
 use enforcer_common::abi::{
-    Address, AddressKey, Config, CounterKey, CredentialValue, FlowKey, FlowKey4, FlowKey6,
-    FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue, VerdictKey,
-    VerdictValue, WorkloadValue, mapped,
+    Address, AddressKey, AttemptValue, Config, CounterKey, CredentialValue, FlowKey, FlowKey4,
+    FlowKey6, FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue,
+    VerdictKey, VerdictValue, WorkloadValue, mapped,
 };
 
 use super::error::DatapathError;
 use super::table::{Position, Table};
+use crate::engine::Network;
 
 /// The bits of the rule set in front of every prefix length of the trie.
 const RULE_SET_BITS: u32 = 32;
@@ -24,10 +25,6 @@ const MAX_COUNTERS: usize = 65_536;
 
 /// Prefixes that one listing may return; a bound on the loop, far above the map's size.
 const MAX_NETWORKS: usize = 1 << 22;
-
-/// A prefix of the trie: significant bits of the whole key (32 for the rule set, then those of the
-/// mapped address), rule set and network address, and what applies.
-pub type Network = (u32, NetworkKey, NetworkValue);
 
 /// Typed handles of the pinned maps.
 pub struct Maps {
@@ -46,6 +43,8 @@ pub struct Maps {
     pub peers: Table<PeerKey, PeerValue>,
     /// Cached verdicts.
     pub verdicts: Table<VerdictKey, VerdictValue>,
+    /// Half-open connections.
+    pub attempts: Table<FlowKey, AttemptValue>,
     flows4: Table<FlowKey4, FlowValue>,
     flows6: Table<FlowKey6, FlowValue>,
 }
@@ -69,6 +68,7 @@ impl Maps {
             credentials: Table::open(folder, "CREDENTIALS")?,
             peers: Table::open(folder, "PEERS")?,
             verdicts: Table::open(folder, "VERDICTS")?,
+            attempts: Table::open(folder, "ATTEMPTS")?,
             flows4: Table::open(folder, "FLOWS4")?,
             flows6: Table::open(folder, "FLOWS6")?,
         })

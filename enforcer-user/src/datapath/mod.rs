@@ -29,11 +29,11 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::abi::{
-    Config as KernelConfig, FlowKey, InterfaceValue, PeerKey, PeerValue, VerdictKey, VerdictValue,
-    WorkloadValue, config_flags, interface_flags,
+    FlowKey, FlowValue, InterfaceValue, config_flags, direction, flow_flags, interface_flags,
 };
 
 use crate::config::{Config, Side, WorkloadConfig};
+use crate::engine::{Adopted, AdoptedPeer, LiveFlow, Output, Sweep};
 
 pub use attach::{Attachment, Health, Mechanism};
 pub use clock::{Clock, boot_ns};
@@ -43,9 +43,8 @@ pub use events::{EventCounters, Events};
 pub use folder::PinFolder;
 pub use interface::address;
 pub use load::{Loaded, Settings};
-pub use maps::{Maps, Network};
+pub use maps::Maps;
 pub use netlink::LinkFacts;
-pub use record::HeldFrame;
 pub use reinject::Reinjector;
 pub use sweep::{Port, Swept};
 pub use table::Table;
@@ -68,25 +67,14 @@ impl From<&Config> for Settings {
             flows: limits.flows,
             peers: limits.peers,
             attempts: limits.attempts,
-            verdicts: limits.verdicts,
+            // A policy change writes the new epoch's verdicts beside the old ones.
+            verdicts: limits.verdicts.saturating_mul(2),
             flags: if config.policy.deny_reset { config_flags::DENY_RESET } else { 0 },
             cold_per_second: limits.cold_per_second,
             cold_per_source: limits.cold_per_second / 10,
             samples_per_second: config.log.denials_per_second,
         }
     }
-}
-
-/// What an earlier daemon left in the maps. Holds secrets: not printed.
-pub struct Adopted {
-    /// Configuration, with the epoch in force.
-    pub config: KernelConfig,
-    /// Workloads by id.
-    pub workloads: Vec<(u32, WorkloadValue)>,
-    /// Peers with their pair keys.
-    pub peers: Vec<(PeerKey, PeerValue)>,
-    /// Verdicts of every epoch.
-    pub verdicts: Vec<(VerdictKey, VerdictValue)>,
 }
 
 /// The datapath of one instance.
@@ -129,17 +117,70 @@ impl Datapath {
         Ok((datapath, events))
     }
 
-    /// What an earlier daemon left; `None` if there was none.
+    /// What an earlier daemon left in the maps, without secrets; `None` if there was none.
     pub fn adopted(&self) -> Result<Option<Adopted>, DatapathError> {
         if !self.loaded.adopted {
             return Ok(None);
         }
-        Ok(Some(Adopted {
-            config: self.maps.config()?,
-            workloads: self.maps.workloads.entries()?,
-            peers: self.maps.peers.entries()?,
+        let mut found = Adopted {
+            epoch: self.maps.config()?.epoch,
             verdicts: self.maps.verdicts.entries()?,
-        }))
+            networks: self.maps.network_keys()?,
+            ..Adopted::default()
+        };
+        self.maps.workloads.for_each(|id, value| {
+            // The programs know no id beyond 16 bits.
+            found.workloads.extend(u16::try_from(*id).map(|id| (id, *value)));
+        })?;
+        self.maps.credentials.for_each(|handle, value| {
+            found.credentials.push((*handle, value.deadline_ns));
+        })?;
+        self.maps.peers.for_each(|key, value| {
+            let (hash, identity, deadline_ns) = (value.hash, value.identity, value.deadline_ns);
+            found.peers.push(AdoptedPeer { key: *key, hash, identity, deadline_ns });
+        })?;
+        Ok(Some(found))
+    }
+
+    /// Does what the engine asks of the kernel; gives back what is not the kernel's. After an
+    /// error the rest of a policy change, its flip foremost, must be left out.
+    pub fn apply(&mut self, output: Output) -> Result<Option<Output>, DatapathError> {
+        match output {
+            Output::InstallCredential(handle, credential) => {
+                self.maps.credentials.insert(&handle, &credential.0)?;
+            }
+            Output::RemoveCredential(handle) => drop(self.maps.credentials.remove(&handle)?),
+            Output::InstallWorkload(id, value) => self.maps.workloads.insert(&id.into(), &value)?,
+            Output::RemoveWorkload(id) => {
+                self.remove_workload(id)?;
+                self.maps.workloads.remove(&id.into())?;
+            }
+            Output::InstallPeer(key, secrets) => self.maps.peers.insert(&key, &secrets)?,
+            Output::RemovePeer(key) => drop(self.maps.peers.remove(&key)?),
+            Output::InstallVerdict(key, value) => self.maps.verdicts.insert(&key, &value)?,
+            Output::RemoveVerdict(key) => drop(self.maps.verdicts.remove(&key)?),
+            Output::InstallNetworks(networks) => self.maps.insert_networks(&networks)?,
+            Output::RemoveNetworks(keys) => self.maps.remove_networks(&keys)?,
+            Output::FlipEpoch(epoch) => self.maps.flip_epoch(epoch)?,
+            Output::SweepFlows(sweep) => self.cut(&sweep)?,
+            Output::Reinject { ifindex, ingress, frame } => {
+                self.reinjector.send(&frame, ifindex, ingress)?;
+            }
+            other @ (Output::Verify(_)
+            | Output::Remember(_)
+            | Output::Log(_)
+            | Output::Problem(_)) => {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every flow of the tables, as far as a policy change must know it.
+    pub fn live_flows(&self) -> Result<Vec<LiveFlow>, DatapathError> {
+        let mut live = Vec::new();
+        self.maps.for_each_flow(|key, flow| live.push(live_flow(key, flow)))?;
+        Ok(live)
     }
 
     /// How programs are attached on this kernel.
@@ -238,20 +279,20 @@ impl Datapath {
         each.map(|(id, attachment)| Ok((*id, attachment.check_first()?))).collect()
     }
 
-    /// Puts a frame back, see [`Reinjector::send`].
-    pub fn reinject(
-        &mut self,
-        frame: &[u8],
-        ifindex: u32,
-        ingress: bool,
-    ) -> Result<(), DatapathError> {
-        self.reinjector.send(frame, ifindex, ingress)
-    }
-
     /// Ends flows that the policy in force denies. The work is done by the next steps of
     /// [`Self::sweep`].
-    pub fn cut(&mut self, keys: impl IntoIterator<Item = FlowKey>) {
+    pub fn cut(&mut self, sweep: &Sweep) -> Result<(), DatapathError> {
+        let mut keys = sweep.flows.clone();
+        let listed = Sweep { flows: Vec::new(), ..sweep.clone() };
+        if !listed.is_empty() {
+            self.maps.for_each_flow(|key, flow| {
+                if listed.covers(&live_flow(key, flow)) {
+                    keys.push(*key);
+                }
+            })?;
+        }
         self.sweeper.cut(keys, self.flow_limit);
+        Ok(())
     }
 
     /// Whether [`Self::sweep`] should be called again within some ten milliseconds; otherwise a
@@ -275,6 +316,19 @@ impl Datapath {
             reset: self.reset,
         };
         self.sweeper.step(&mut tools, now_ns)
+    }
+}
+
+/// What the engine must know of a flow.
+#[must_use]
+pub fn live_flow(key: &FlowKey, flow: &FlowValue) -> LiveFlow {
+    let initiator = flow.flags & flow_flags::INITIATOR != 0;
+    LiveFlow {
+        key: *key,
+        peer: flow.peer,
+        port: flow.port,
+        direction: if initiator { direction::EGRESS } else { direction::INGRESS },
+        flags: flow.flags,
     }
 }
 

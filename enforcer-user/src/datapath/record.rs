@@ -1,72 +1,50 @@
 //! Records of the event rings, read without trust in their lengths.
 
 use enforcer_common::abi::{
-    Address, FlowKey, HELD_FRAME_MAX, Handle, HeldSegment, RejectedSegment, record_kind,
+    Address, FlowKey, HELD_FRAME_MAX, HeldSegment, RejectedSegment, record_kind,
 };
 
-/// A segment that the kernel dropped and asks about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldFrame {
-    /// Interface it arrived on.
-    pub ifindex: u32,
-    /// Whether that is the host side of the workload's veth.
-    pub host_side: bool,
-    /// Tuple of the segment, from the workload's side.
-    pub key: FlowKey,
-    /// Handle of the local credential that the attempt uses.
-    pub local_handle: Handle,
-    /// Port the verdict is asked for.
-    pub port: u16,
-    /// One of [`enforcer_common::abi::direction`].
-    pub direction: u8,
-    /// Offset of the TCP header in the frame.
-    pub tcp_offset: u16,
-    /// Epoch under which it was held.
-    pub epoch: u32,
-    /// The frame, from its Ethernet header on.
-    pub frame: Vec<u8>,
-}
+use crate::engine::HeldFrame;
 
-impl HeldFrame {
-    /// Reads a record; `None` if it is not whole.
-    #[must_use]
-    pub fn parse(record: &[u8]) -> Option<Self> {
-        let mut fields = Fields(record);
-        if fields.u32()? != record_kind::HELD {
-            return None;
-        }
-        let ifindex = fields.u32()?;
-        let _time_ns = fields.u64()?;
-        let key = fields.key()?;
-        let local_handle = fields.take()?;
-        let port = fields.u16()?;
-        let [direction, host_side] = fields.take()?;
-        let tcp_offset = fields.u16()?;
-        let length = usize::from(fields.u16()?);
-        let epoch = fields.u32()?;
-        let _zero = fields.u32()?;
-        debug_assert_eq!(record.len() - fields.0.len(), HeldSegment::HEADER_BYTES);
-        if length > HELD_FRAME_MAX {
-            return None;
-        }
-        let frame = fields.0.get(..length)?.to_vec();
-        Some(Self {
-            ifindex,
-            host_side: host_side != 0,
-            key,
-            local_handle,
-            port,
-            direction,
-            tcp_offset,
-            epoch,
-            frame,
-        })
+/// Reads a record of a segment that the kernel asks about; `None` if it is not whole.
+#[must_use]
+pub(super) fn parse_held(record: &[u8]) -> Option<HeldFrame> {
+    let mut fields = Fields(record);
+    if fields.u32()? != record_kind::HELD {
+        return None;
     }
+    let ifindex = fields.u32()?;
+    let time_ns = fields.u64()?;
+    let key = fields.key()?;
+    let local_handle = fields.take()?;
+    let port = fields.u16()?;
+    let [direction, host_side] = fields.take()?;
+    let tcp_offset = fields.u16()?;
+    let length = usize::from(fields.u16()?);
+    let _epoch = fields.u32()?;
+    let _zero = fields.u32()?;
+    debug_assert_eq!(record.len() - fields.0.len(), HeldSegment::HEADER_BYTES);
+    if length > HELD_FRAME_MAX {
+        return None;
+    }
+    let frame = fields.0.get(..length)?.to_vec();
+    let host_side = host_side != 0;
+    Some(HeldFrame {
+        ifindex,
+        host_side,
+        time_ns,
+        key,
+        local_handle,
+        port,
+        direction,
+        tcp_offset,
+        frame,
+    })
 }
 
 /// Reads a record of a sampled drop; `None` if it is not whole.
 #[must_use]
-pub fn parse_rejected(record: &[u8]) -> Option<RejectedSegment> {
+pub(super) fn parse_rejected(record: &[u8]) -> Option<RejectedSegment> {
     let mut fields = Fields(record);
     let kind = fields.u32()?;
     if kind != record_kind::REJECTED {
@@ -174,20 +152,20 @@ mod tests {
         let expected = HeldFrame {
             ifindex: 3,
             host_side: true,
+            time_ns: 5,
             key: key(),
             local_handle: [4; 8],
             port: 80,
             direction: 2,
             tcp_offset: 34,
-            epoch: 11,
             frame: vec![9, 8, 7, 6],
         };
         let record = held();
-        assert_eq!(HeldFrame::parse(&record), Some(expected.clone()));
+        assert_eq!(parse_held(&record), Some(expected.clone()));
         // Only the frame's own bytes travel.
         let short = &record[..HeldSegment::HEADER_BYTES + 4];
-        assert_eq!(HeldFrame::parse(short), Some(expected));
-        assert_eq!(HeldFrame::parse(&short[..short.len() - 1]), None);
+        assert_eq!(parse_held(short), Some(expected));
+        assert_eq!(parse_held(&short[..short.len() - 1]), None);
     }
 
     #[test]
@@ -207,7 +185,7 @@ mod tests {
         let read = parse_rejected(&bytes).unwrap();
         assert_eq!(bytes_of(&read), bytes);
         assert!(parse_rejected(&bytes[..71]).is_none());
-        assert!(HeldFrame::parse(&bytes).is_none());
+        assert!(parse_held(&bytes).is_none());
     }
 
     proptest! {
@@ -216,7 +194,7 @@ mod tests {
             if let Some(first) = bytes.first_chunk_mut() {
                 *first = kind.to_ne_bytes();
             }
-            let _ = HeldFrame::parse(&bytes);
+            let _ = parse_held(&bytes);
             let _ = parse_rejected(&bytes);
         }
     }

@@ -191,7 +191,10 @@ mod tests {
             let at = if v6 { 22..38 } else { 26..30 };
             let shown = |address: &Address| address[16 - at.len()..].to_vec();
             assert_eq!((inward[at.clone()].to_vec(), i.source_port), (shown(&key(v6).remote), 80));
-            assert_eq!((outward[at.clone()].to_vec(), o.source_port), (shown(&key(v6).local), 40_000));
+            assert_eq!(
+                (outward[at.clone()].to_vec(), o.source_port),
+                (shown(&key(v6).local), 40_000)
+            );
             assert_eq!(inward[..6], [2; 6]);
             assert_eq!(outward[..6], [4; 6]);
             assert!(i.has(tcp_flags::RST | tcp_flags::ACK));

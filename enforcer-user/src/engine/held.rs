@@ -108,7 +108,7 @@ impl Engine {
         let local = self.secret(&key.local, now)?;
         if let Some(peer) = self.peers.verified(&key.remote, &hash, now) {
             let work = Work::Pair { local, peers: vec![peer] };
-            return self.queue(About::Pair(hash, key.local), key.local, held, work, out);
+            return self.queue(About::Pair(hash, key.local), held, work, now, out);
         }
         if self.negative.holds(&hash, now) {
             return Err(Refused::Negative);
@@ -116,18 +116,18 @@ impl Engine {
         let verifier = Arc::clone(&self.verifier);
         let unix_seconds = now.unix_seconds();
         let work = Work::Verify { verifier, credential, local, unix_seconds };
-        self.queue(About::Credential(hash), key.local, held, work, out)
+        self.queue(About::Credential(hash), held, work, now, out)
     }
 
     fn queue(
         &mut self,
         about: About,
-        local: Handle,
         held: HeldFrame,
         work: Work,
+        now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
-        match self.jobs.wait(about, local, held)? {
+        match self.jobs.wait(about, held.local_handle, held, now)? {
             Queued::Coalesced => self.counters.add(Done::Coalesced, 1),
             Queued::Started(id) => {
                 self.counters.add(Done::Verifications, 1);

@@ -14,15 +14,13 @@ use super::counters::Refused;
 use super::shares::Shares;
 use crate::identity::{Identity, Proof, VerifiedCredential};
 
-/// A credential that was verified, and what the kernel must know of its bytes.
+/// A credential that was verified, with its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vetted {
     /// What it says.
     pub credential: VerifiedCredential,
-    /// Its length in bytes.
-    pub length: u16,
-    /// Its one's complement sum, as in [`enforcer_common::abi::PeerValue::sum`].
-    pub sum: u16,
+    /// What was verified: a later daemon verifies it again.
+    pub bytes: Box<[u8]>,
 }
 
 impl Deref for Vetted {

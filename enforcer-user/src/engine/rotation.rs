@@ -157,7 +157,7 @@ impl Engine {
             return self.switch(id, now, out);
         };
         let about = About::Rotation(id, rotation.handle);
-        if let Some(job) = self.jobs.start(about, rotation.handle) {
+        if let Some(job) = self.jobs.start(about, rotation.handle, now) {
             let work = Work::Pair { local, peers: unpaired };
             out.push(Output::Verify(Job { id: job, work }));
             if let Some(workload) = self.workloads.get_mut(id) {
