@@ -58,9 +58,8 @@ impl Core {
     fn apply_one(&mut self, output: Output) -> Result<(), DatapathError> {
         match self.datapath.apply(output)? {
             Some(Output::Verify(job)) => {
-                if !self.pool.run(job) {
-                    self.log.problem("the queue of verifications is full; a segment is lost");
-                }
+                let queued = self.pool.run(job);
+                self.log.problem_unless(queued, "the queue of verifications is full");
             }
             Some(Output::Remember(vetted)) => self.memory.append(&vetted.bytes),
             Some(Output::Log(denial)) => self.log.denial(&denial),

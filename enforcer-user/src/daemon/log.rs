@@ -97,6 +97,13 @@ impl Log {
         }
     }
 
+    /// Something that did not work, if it did not.
+    pub(super) fn problem_unless(&mut self, worked: bool, problem: &str) {
+        if !worked {
+            self.problem(problem);
+        }
+    }
+
     /// Something else that did not work.
     pub(super) fn problem(&mut self, problem: &str) {
         if let Some(suppressed) = self.failures.admit(crate::datapath::boot_ns()) {

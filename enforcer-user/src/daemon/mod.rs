@@ -77,16 +77,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(metrics) = metrics {
         metrics.await.context("the metrics listener failed")?;
     }
-    match early {
-        Some(ended) => {
-            ended.context("the event loop failed")?;
-            anyhow::bail!("the event loop ended: the event rings cannot be read any more")
-        }
-        None => {
-            tracing::info!("stopped; the datapath goes on enforcing, `enforcer detach` removes it");
-            Ok(())
-        }
+    if let Some(ended) = early {
+        ended.context("the event loop failed")?;
+        anyhow::bail!("the event loop ended: the event rings cannot be read any more");
     }
+    tracing::info!("stopped; the datapath goes on enforcing, `enforcer detach` removes it");
+    Ok(())
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

@@ -45,7 +45,7 @@ impl Engine {
             return self.on_proof(held, now, out);
         }
         let claim = claim(&held, &segment)?;
-        self.peers.check_handle(&claim.key.remote, &claim.hash, now)?;
+        self.peers.check_handle(claim.key.remote, &claim.hash, now)?;
         match self.peers.find(&claim.key, &claim.hash, now) {
             Some(peer) if self.is_lost(&held, peer.identity, peer.installed_ns) => {
                 self.pair(claim, held, now, out)
@@ -105,8 +105,8 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
         let Claim { key, hash, credential } = claim;
-        let local = self.secret(&key.local, now)?;
-        if let Some(peer) = self.peers.verified(&key.remote, &hash, now) {
+        let local = self.secret(key.local, now)?;
+        if let Some(peer) = self.peers.verified(key.remote, &hash, now) {
             let work = Work::Pair { local, peers: vec![peer] };
             return self.queue(About::Pair(hash, key.local), held, work, now, out);
         }
@@ -191,17 +191,13 @@ impl Engine {
     }
 
     fn check_workload(&self, held: &HeldFrame) -> Result<(), Refused> {
-        let workload = self.workloads.by_handle(&held.local_handle);
+        let workload = self.workloads.by_handle(held.local_handle);
         let workload = workload.ok_or(Refused::NoLocalCredential)?;
         if workload.id == held.key.workload { Ok(()) } else { Err(Refused::Inconsistent) }
     }
 
     /// The local credential with its secret, if it still counts.
-    pub(super) fn secret(
-        &self,
-        handle: &Handle,
-        now: Now,
-    ) -> Result<Arc<LocalCredential>, Refused> {
+    pub(super) fn secret(&self, handle: Handle, now: Now) -> Result<Arc<LocalCredential>, Refused> {
         let workload = self.workloads.by_handle(handle);
         let own = workload.and_then(|workload| workload.credential(handle));
         own.filter(|own| own.deadline_ns > now.boot_ns)

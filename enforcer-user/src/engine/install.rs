@@ -46,7 +46,7 @@ impl Engine {
         let key = PeerKey { local: pending.local, remote: peer.handle };
         let installed = self
             .peers
-            .check_handle(&peer.handle, &peer.hash, now)
+            .check_handle(peer.handle, &peer.hash, now)
             .and_then(|()| self.peers.learn(peer))
             .and_then(|()| self.install_peer(key, peer, keys, now, out));
         match (installed, pending.about) {
@@ -66,7 +66,7 @@ impl Engine {
         let mut waiters = pending.waiters;
         for (peer, keys) in pairs {
             let key = PeerKey { local: pending.local, remote: peer.handle };
-            let known = self.peers.check_handle(&peer.handle, &peer.hash, now);
+            let known = self.peers.check_handle(peer.handle, &peer.hash, now);
             let installed = known
                 .and_then(|()| self.peers.learn(&peer))
                 .and_then(|()| self.install_peer(key, &peer, keys, now, out));
@@ -108,7 +108,7 @@ impl Engine {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
-        let local = self.secret(&held.local_handle, now)?;
+        let local = self.secret(held.local_handle, now)?;
         let (about, handle) = (About::Pair(peer.hash, held.local_handle), held.local_handle);
         if let super::jobs::Queued::Started(id) = self.jobs.wait(about, handle, held, now)? {
             let work = Work::Pair { local, peers: vec![Arc::clone(peer)] };
@@ -126,7 +126,7 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
         let keys = keys.map_err(|_| Refused::NoPairKey)?;
-        let own = self.workloads.by_handle(&key.local).and_then(|w| w.credential(&key.local));
+        let own = self.workloads.by_handle(key.local).and_then(|w| w.credential(key.local));
         let own_end = own.ok_or(Refused::NoLocalCredential)?.deadline_ns;
         let deadline_ns = now.boot_deadline(peer.not_after).min(own_end);
         if deadline_ns <= now.boot_ns {

@@ -230,7 +230,15 @@ impl Jobs {
 
 /// The /24 of a mapped IPv4 address, the /64 of an IPv6 one.
 fn source_network(address: &Address) -> Source {
-    let [a, b, c, d, e, f, g, h, .., w, x, y, _] = *address;
-    let mapped = address[..10] == [0; 10] && address[10..12] == [0xff, 0xff];
-    if mapped { [0, 0, 0, 0, 1, w, x, y] } else { [a, b, c, d, e, f, g, h] }
+    let (network, rest) = address.split_at(8);
+    let mapped = network == [0; 8] && rest.starts_with(&[0, 0, 0xff, 0xff]);
+    let mut source = Source::default();
+    if mapped {
+        // Apart from every IPv6 network: those that begin with zeros are reserved (RFC 4291 2.4).
+        source[4] = 1;
+        source[5..].copy_from_slice(&address[12..15]);
+    } else {
+        source.copy_from_slice(network);
+    }
+    source
 }

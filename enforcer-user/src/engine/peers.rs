@@ -93,8 +93,8 @@ impl Peers {
     }
 
     /// Refuses a live handle that belongs to another credential.
-    pub fn check_handle(&self, handle: &Handle, hash: &[u8; 32], now: Now) -> Result<(), Refused> {
-        match self.remotes.get(handle) {
+    pub fn check_handle(&self, handle: Handle, hash: &[u8; 32], now: Now) -> Result<(), Refused> {
+        match self.remotes.get(&handle) {
             Some(remote) if remote.hash != *hash && remote.deadline_ns > now.boot_ns => {
                 Err(Refused::HandleCollision)
             }
@@ -103,8 +103,8 @@ impl Peers {
     }
 
     /// A credential that was verified before and is still good.
-    pub fn verified(&self, handle: &Handle, hash: &[u8; 32], now: Now) -> Option<Arc<Vetted>> {
-        let remote = self.remotes.get(handle)?;
+    pub fn verified(&self, handle: Handle, hash: &[u8; 32], now: Now) -> Option<Arc<Vetted>> {
+        let remote = self.remotes.get(&handle)?;
         let live = remote.hash == *hash && remote.deadline_ns > now.boot_ns;
         remote.verified.clone().filter(|_| live)
     }

@@ -135,7 +135,7 @@ impl Engine {
     pub fn identities(&self, now: Now) -> Vec<IdentityView> {
         let view = |key: &enforcer_common::abi::PeerKey, peer: &super::peers::Peer| IdentityView {
             handle: key.remote,
-            workload: self.workloads.by_handle(&key.local).map(|workload| workload.id),
+            workload: self.workloads.by_handle(key.local).map(|workload| workload.id),
             id: peer.identity,
             identity: self.identity(peer.identity).cloned(),
             expires_unix: now.unix_at(peer.deadline_ns),

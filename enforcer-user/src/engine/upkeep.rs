@@ -134,7 +134,7 @@ impl Engine {
 
     fn revoked_peers(&self, verifier: &Verifier, now: Now) -> Vec<PeerKey> {
         let revoked = |key: &PeerKey, hash: &[u8; 32]| {
-            let verified = self.peers.verified(&key.remote, hash, now);
+            let verified = self.peers.verified(key.remote, hash, now);
             verified.is_some_and(|one| verify_again(verifier, &one.bytes, now).is_none())
         };
         self.peers.keys_where(|key, peer| revoked(key, &peer.hash))
