@@ -62,7 +62,6 @@ fn list(report: &FlowsReport, out: &Output) -> anyhow::Result<()> {
         "EPOCH",
         "PACKETS",
         "BYTES",
-        "AGE",
         "IDLE",
         "PEER",
     ];
@@ -78,7 +77,6 @@ fn list(report: &FlowsReport, out: &Output) -> anyhow::Result<()> {
             flow.epoch.to_string(),
             flow.packets.to_string(),
             flow.bytes.to_string(),
-            span(flow.age_seconds),
             span(flow.idle_seconds),
             flow.peer.clone().unwrap_or_default(),
         ]);

@@ -73,6 +73,9 @@ fn table(status: &StatusReport, now: u64) -> String {
     for reason in &status.reasons_not_ready {
         pair("not ready", reason.clone());
     }
+    for problem in &status.problems {
+        pair("problem", problem.clone());
+    }
     pair("version", format!("{} (abi {})", status.version, status.abi));
     pair("process", format!("{}, up {}", status.pid, span(status.uptime_seconds)));
     pair("kernel", status.kernel.clone());

@@ -26,6 +26,9 @@ pub struct StatusReport {
     pub ready: bool,
     /// Why not; empty when ready.
     pub reasons_not_ready: Vec<String>,
+    /// What else does not work, such as a policy that was refused while the one before it holds.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Since the daemon started.
     pub uptime_seconds: u64,
     /// The kernel's release, as `uname -r` says it.
@@ -146,8 +149,6 @@ pub struct FlowReport {
     pub packets: u64,
     /// Bytes in both directions.
     pub bytes: u64,
-    /// Since the flow was established.
-    pub age_seconds: u64,
     /// Since its last packet.
     pub idle_seconds: u64,
 }

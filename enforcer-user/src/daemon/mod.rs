@@ -1,11 +1,97 @@
-//! The daemon: wires configuration, identities, policy, engine, datapath and control socket together.
+//! The daemon: the engine's hands. It reads the kernel's events, runs the engine's jobs, applies
+//! what the engine says, in order, and answers the control socket.
+//!
+//! One task owns engine and datapath, so that nothing happens in between two outputs. Everything
+//! that reaches it comes through bounded queues.
+//!
+//! Start: lock and socket -> keys and policy -> maps and programs -> what is pinned is adopted ->
+//! state of the workloads -> policy -> programs attached -> ready. Stop: the datapath stays as it
+//! is and goes on enforcing.
 
-use anyhow::bail;
+mod apply;
+mod attach;
+mod backend;
+mod clock;
+mod core;
+mod files;
+mod log;
+mod memory;
+mod pool;
+mod reload;
+mod report;
+mod start;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::control::{ControlSocket, serve, serve_metrics};
+use crate::service;
 
-/// Runs the enforcer until it is told to stop.
-#[expect(clippy::unused_async, reason = "the daemon is an event loop")]
+use self::backend::Remote;
+use self::core::Core;
+
+/// Questions of the control socket that wait for the event loop.
+const REQUEST_QUEUE: usize = 64;
+
+/// Runs the enforcer until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Another daemon has the instance; a key, certificate or policy file is refused; the kernel
+/// refuses the datapath.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    bail!("instance {:?}: this build has no datapath to run", config.instance);
+    let config = Arc::new(config);
+    let socket = ControlSocket::bind(&config.instance_run_dir()).await?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
+    let (sender, requests) = mpsc::channel(REQUEST_QUEUE);
+    let (stop, stopped) = watch::channel(false);
+    let core = Core::start(Arc::clone(&config), requests)?;
+    let metrics = listen_for_metrics(&config).await?;
+    let backend = Arc::new(Remote::new(sender));
+    let control = tokio::spawn({
+        let (backend, stopped) = (Arc::clone(&backend), stopped.clone());
+        async move { serve(&socket, backend, until(stopped)).await }
+    });
+    let metrics = metrics.map(|listener| {
+        let stopped = stopped.clone();
+        tokio::spawn(async move { serve_metrics(&listener, backend, until(stopped)).await })
+    });
+    let mut running = tokio::spawn(core.run(stopped));
+    let early = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = &mut running => Some(ended),
+    };
+    service::stopping();
+    // Nobody listens any more if all of them ended already.
+    let _ = stop.send(true);
+    if early.is_none() {
+        running.await.context("the event loop failed")?;
+    }
+    control.await.context("the control socket failed")?;
+    if let Some(metrics) = metrics {
+        metrics.await.context("the metrics listener failed")?;
+    }
+    if let Some(ended) = early {
+        ended.context("the event loop failed")?;
+        anyhow::bail!("the event loop ended: the event rings cannot be read any more");
+    }
+    tracing::info!("stopped; the datapath goes on enforcing, `enforcer detach` removes it");
+    Ok(())
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which stops as well.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+async fn listen_for_metrics(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = config.metrics.listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("metrics.listen {address}: cannot listen there")).map(Some)
 }

@@ -8,9 +8,9 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuHashMap};
 use enforcer_common::abi::{
-    Address, AddressKey, Config, CounterKey, CredentialValue, FlowKey, FlowKey4, FlowKey6,
-    FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue, VerdictKey,
-    VerdictValue, WorkloadValue, mapped,
+    Address, AddressKey, AttemptValue, Config, CounterKey, CredentialValue, FlowKey, FlowKey4,
+    FlowKey6, FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue,
+    VerdictKey, VerdictValue, WorkloadValue, mapped,
 };
 
 use super::error::DatapathError;
@@ -43,6 +43,8 @@ pub struct Maps {
     pub peers: Table<PeerKey, PeerValue>,
     /// Cached verdicts.
     pub verdicts: Table<VerdictKey, VerdictValue>,
+    /// Half-open connections.
+    pub attempts: Table<FlowKey, AttemptValue>,
     flows4: Table<FlowKey4, FlowValue>,
     flows6: Table<FlowKey6, FlowValue>,
 }
@@ -66,6 +68,7 @@ impl Maps {
             credentials: Table::open(folder, "CREDENTIALS")?,
             peers: Table::open(folder, "PEERS")?,
             verdicts: Table::open(folder, "VERDICTS")?,
+            attempts: Table::open(folder, "ATTEMPTS")?,
             flows4: Table::open(folder, "FLOWS4")?,
             flows6: Table::open(folder, "FLOWS6")?,
         })

@@ -35,7 +35,6 @@ pub(super) fn parse_held(record: &[u8]) -> Option<HeldFrame> {
         time_ns,
         key,
         local_handle,
-        peer: 0,
         port,
         direction,
         tcp_offset,

@@ -9,16 +9,32 @@ use super::clock::Now;
 use super::io::{Adopted, Output, Question, Sweep};
 use super::peers::{Peer, Vetted};
 use super::verdicts::Verdict;
+use crate::identity::{Part, VerifiedCredential, Verifier, VerifyError};
+
+/// Verifies a credential that may have ended by now: connections may stand on its identity's lease.
+pub(super) fn verify_again(
+    verifier: &Verifier,
+    bytes: &[u8],
+    now: Now,
+) -> Option<VerifiedCredential> {
+    match verifier.verify(bytes, now.unix_seconds()) {
+        Ok(credential) => Some(credential),
+        Err(VerifyError::Expired { part: Part::Credential, validity, .. }) => {
+            verifier.verify(bytes, validity.not_after.saturating_sub(1)).ok()
+        }
+        Err(_) => None,
+    }
+}
 
 impl Engine {
     pub(super) fn on_adopt(&mut self, adopted: Adopted, now: Now, out: &mut Vec<Output>) {
         self.epoch = adopted.epoch;
         self.workloads.adopt(adopted.workloads);
         self.adopted_credentials = adopted.credentials.into_iter().collect();
-        for rule_set in adopted.rule_sets {
-            self.installed[parity(rule_set)].insert(rule_set);
+        for (bits, key) in adopted.networks {
+            self.installed[parity(key.rule_set)].insert((bits, key));
         }
-        let remembered = self.remember(adopted.remembered);
+        let remembered = self.remember(adopted.remembered, now);
         for peer in adopted.peers {
             let verified = remembered.get(&peer.hash);
             let mirrored = Peer {
@@ -48,13 +64,13 @@ impl Engine {
         }
     }
 
-    /// Credentials that an earlier daemon verified and that are not revoked, by their hash.
-    fn remember(&mut self, remembered: Vec<Vetted>) -> HashMap<[u8; 32], Arc<Vetted>> {
+    /// Credentials that an earlier daemon verified and that verify again, by their hash.
+    fn remember(&mut self, remembered: Vec<Vec<u8>>, now: Now) -> HashMap<[u8; 32], Arc<Vetted>> {
         let mut by_hash = HashMap::new();
-        for vetted in remembered {
-            let vetted = Arc::new(vetted);
-            let trusted = self.verifier.check_revocation(&vetted).is_ok();
-            if trusted && self.peers.learn(&vetted).is_ok() {
+        for bytes in remembered {
+            let Some(credential) = verify_again(&self.verifier, &bytes, now) else { continue };
+            let vetted = Arc::new(Vetted { credential, bytes: bytes.into_boxed_slice() });
+            if self.peers.learn(&vetted).is_ok() {
                 by_hash.insert(vetted.hash, vetted);
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use enforcer_common::abi::{FlowKey, VerdictKey, WorkloadValue, flow_flags};
+use enforcer_common::abi::{FlowKey, NetworkKey, VerdictKey, WorkloadValue, flow_flags};
 
 use super::Engine;
 use super::clock::Now;
@@ -57,7 +57,7 @@ impl Engine {
         self.counters.add(Done::PolicyFailures, 1);
         let written: Vec<VerdictKey> =
             self.verdicts.iter().map(|(asked, _)| asked.key(self.epoch)).collect();
-        let rule_sets = std::mem::take(&mut self.installed[parity(self.epoch)]);
+        let prefixes = std::mem::take(&mut self.installed[parity(self.epoch)]);
         self.policy_generation -= 1;
         self.epoch = previous.epoch;
         self.policy = previous.policy;
@@ -70,7 +70,7 @@ impl Engine {
             self.write_workload(id, out);
         }
         out.extend(written.into_iter().map(Output::RemoveVerdict));
-        out.push(Output::RemoveNetworks(rule_sets.into_iter().collect()));
+        out.push(Output::RemoveNetworks(prefixes.into_iter().collect()));
     }
 
     fn stage(&self, policy: &Policy, live: &[LiveFlow], now: Now) -> Result<Staged, String> {
@@ -172,7 +172,7 @@ impl Engine {
         // What an aborted change or an earlier daemon left under this parity must not mix in.
         let stale = std::mem::take(&mut self.installed[now_parity]);
         out.push(Output::RemoveNetworks(stale.into_iter().collect()));
-        self.installed[now_parity] = prefixes.iter().map(|(_, key, _)| key.rule_set).collect();
+        self.installed[now_parity] = prefixes.iter().map(|(bits, key, _)| (*bits, *key)).collect();
         out.push(Output::InstallNetworks(prefixes));
         let mut kept = HashMap::new();
         for (id, rule_set) in rule_sets {
@@ -187,7 +187,7 @@ impl Engine {
         out.push(Output::FlipEpoch(epoch));
         let old_keys = self.verdicts.iter().map(|(asked, _)| asked.key(before));
         out.extend(old_keys.map(Output::RemoveVerdict));
-        let old: Vec<u32> = self.installed[old_parity].iter().copied().collect();
+        let old: Vec<(u32, NetworkKey)> = self.installed[old_parity].iter().copied().collect();
         out.push(Output::RemoveNetworks(old));
         self.counters.add(Done::FlowsCut, cut.len());
         self.counters.add(Done::PolicyChanges, 1);
@@ -218,8 +218,8 @@ impl Engine {
         let identity = self.workloads.get(id)?.identity().clone();
         match self.networks.rule_set(&policy, &identity) {
             Ok((rule_set, fresh)) => {
-                let rule_sets = fresh.iter().map(|(_, key, _)| key.rule_set);
-                self.installed[parity(self.epoch)].extend(rule_sets);
+                let keys = fresh.iter().map(|(bits, key, _)| (*bits, *key));
+                self.installed[parity(self.epoch)].extend(keys);
                 out.push(Output::InstallNetworks(fresh));
                 Some(rule_set)
             }

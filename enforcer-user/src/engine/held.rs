@@ -45,7 +45,7 @@ impl Engine {
             return self.on_proof(held, now, out);
         }
         let claim = claim(&held, &segment)?;
-        self.peers.check_handle(&claim.key.remote, &claim.hash, now)?;
+        self.peers.check_handle(claim.key.remote, &claim.hash, now)?;
         match self.peers.find(&claim.key, &claim.hash, now) {
             Some(peer) if self.is_lost(&held, peer.identity, peer.installed_ns) => {
                 self.pair(claim, held, now, out)
@@ -105,10 +105,10 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
         let Claim { key, hash, credential } = claim;
-        let local = self.secret(&key.local, now)?;
-        if let Some(peer) = self.peers.verified(&key.remote, &hash, now) {
+        let local = self.secret(key.local, now)?;
+        if let Some(peer) = self.peers.verified(key.remote, &hash, now) {
             let work = Work::Pair { local, peers: vec![peer] };
-            return self.queue(About::Pair(hash, key.local), key.local, held, work, out);
+            return self.queue(About::Pair(hash, key.local), held, work, now, out);
         }
         if self.negative.holds(&hash, now) {
             return Err(Refused::Negative);
@@ -116,18 +116,18 @@ impl Engine {
         let verifier = Arc::clone(&self.verifier);
         let unix_seconds = now.unix_seconds();
         let work = Work::Verify { verifier, credential, local, unix_seconds };
-        self.queue(About::Credential(hash), key.local, held, work, out)
+        self.queue(About::Credential(hash), held, work, now, out)
     }
 
     fn queue(
         &mut self,
         about: About,
-        local: Handle,
         held: HeldFrame,
         work: Work,
+        now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
-        match self.jobs.wait(about, local, held)? {
+        match self.jobs.wait(about, held.local_handle, held, now)? {
             Queued::Coalesced => self.counters.add(Done::Coalesced, 1),
             Queued::Started(id) => {
                 self.counters.add(Done::Verifications, 1);
@@ -191,17 +191,13 @@ impl Engine {
     }
 
     fn check_workload(&self, held: &HeldFrame) -> Result<(), Refused> {
-        let workload = self.workloads.by_handle(&held.local_handle);
+        let workload = self.workloads.by_handle(held.local_handle);
         let workload = workload.ok_or(Refused::NoLocalCredential)?;
         if workload.id == held.key.workload { Ok(()) } else { Err(Refused::Inconsistent) }
     }
 
     /// The local credential with its secret, if it still counts.
-    pub(super) fn secret(
-        &self,
-        handle: &Handle,
-        now: Now,
-    ) -> Result<Arc<LocalCredential>, Refused> {
+    pub(super) fn secret(&self, handle: Handle, now: Now) -> Result<Arc<LocalCredential>, Refused> {
         let workload = self.workloads.by_handle(handle);
         let own = workload.and_then(|workload| workload.credential(handle));
         own.filter(|own| own.deadline_ns > now.boot_ns)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use enforcer_common::abi::{PeerKey, PeerValue, VerdictValue};
+use enforcer_common::wire::checksum::sum_bytes;
 
 use super::Engine;
 use super::clock::Now;
@@ -42,18 +43,15 @@ impl Engine {
         out: &mut Vec<Output>,
     ) {
         self.counters.add(Done::Verified, 1);
-        // What is trusted may have changed while the job ran.
-        if let Err(error) = self.verifier.check_revocation(peer) {
-            return self.on_refused(&pending, &error, now);
-        }
         let key = PeerKey { local: pending.local, remote: peer.handle };
         let installed = self
             .peers
-            .check_handle(&peer.handle, &peer.hash, now)
+            .check_handle(peer.handle, &peer.hash, now)
             .and_then(|()| self.peers.learn(peer))
             .and_then(|()| self.install_peer(key, peer, keys, now, out));
-        if let (Err(_), About::Credential(hash)) = (installed, pending.about) {
-            self.negative.insert(hash, now);
+        match (installed, pending.about) {
+            (Err(_), About::Credential(hash)) => self.negative.insert(hash, now),
+            _ => out.push(Output::Remember(Arc::clone(peer))),
         }
         self.release(pending.waiters, key, peer, installed, now, out);
     }
@@ -68,11 +66,8 @@ impl Engine {
         let mut waiters = pending.waiters;
         for (peer, keys) in pairs {
             let key = PeerKey { local: pending.local, remote: peer.handle };
-            let known = self.peers.check_handle(&peer.handle, &peer.hash, now);
-            // A peer that was revoked while the job ran is not known any more.
-            let trusted = self.verifier.check_revocation(&peer).map_err(|_| Refused::Credential);
+            let known = self.peers.check_handle(peer.handle, &peer.hash, now);
             let installed = known
-                .and(trusted)
                 .and_then(|()| self.peers.learn(&peer))
                 .and_then(|()| self.install_peer(key, &peer, keys, now, out));
             self.release(std::mem::take(&mut waiters), key, &peer, installed, now, out);
@@ -113,9 +108,9 @@ impl Engine {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
-        let local = self.secret(&held.local_handle, now)?;
+        let local = self.secret(held.local_handle, now)?;
         let (about, handle) = (About::Pair(peer.hash, held.local_handle), held.local_handle);
-        if let super::jobs::Queued::Started(id) = self.jobs.wait(about, handle, held)? {
+        if let super::jobs::Queued::Started(id) = self.jobs.wait(about, handle, held, now)? {
             let work = Work::Pair { local, peers: vec![Arc::clone(peer)] };
             out.push(Output::Verify(Job { id, work }));
         }
@@ -131,7 +126,7 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
         let keys = keys.map_err(|_| Refused::NoPairKey)?;
-        let own = self.workloads.by_handle(&key.local).and_then(|w| w.credential(&key.local));
+        let own = self.workloads.by_handle(key.local).and_then(|w| w.credential(key.local));
         let own_end = own.ok_or(Refused::NoLocalCredential)?.deadline_ns;
         let deadline_ns = now.boot_deadline(peer.not_after).min(own_end);
         if deadline_ns <= now.boot_ns {
@@ -143,8 +138,8 @@ impl Engine {
             hash: peer.hash,
             identity: peer.identity_id,
             deadline_ns,
-            length: peer.length,
-            sum: peer.sum,
+            length: u16::try_from(peer.bytes.len()).map_err(|_| Refused::CredentialLength)?,
+            sum: sum_bytes(&peer.bytes),
             zero: [0; 4],
         });
         let (hash, identity, installed_ns) = (peer.hash, peer.identity_id, now.boot_ns);

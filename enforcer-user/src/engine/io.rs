@@ -154,10 +154,11 @@ pub struct Adopted {
     pub peers: Vec<AdoptedPeer>,
     /// Verdicts of every epoch.
     pub verdicts: Vec<(VerdictKey, VerdictValue)>,
-    /// Rule sets that have prefixes in the network trie.
-    pub rule_sets: Vec<u32>,
-    /// What the earlier daemon had verified, if the same trust is configured now.
-    pub remembered: Vec<Vetted>,
+    /// Prefix length and key of every network.
+    pub networks: Vec<(u32, NetworkKey)>,
+    /// The credentials that the earlier daemon had verified, in their bytes; no secrets, and
+    /// nothing is believed of them that they do not prove again.
+    pub remembered: Vec<Vec<u8>>,
 }
 
 /// What happened.
@@ -316,8 +317,8 @@ pub enum Output {
     RemoveVerdict(VerdictKey),
     /// Write prefixes of the network trie: prefix length in bits, key, value.
     InstallNetworks(Vec<Network>),
-    /// Delete every prefix of these rule sets.
-    RemoveNetworks(Vec<u32>),
+    /// Delete prefixes of the network trie.
+    RemoveNetworks(Vec<(u32, NetworkKey)>),
     /// Put this epoch in force in one store. Everything before it must have been applied; if
     /// anything failed, this and the rest is left out and [`Input::ChangeFailed`] said.
     FlipEpoch(u32),
@@ -332,6 +333,8 @@ pub enum Output {
         /// The frame with a whole TCP checksum.
         frame: Vec<u8>,
     },
+    /// Keep this for a later daemon, see [`Adopted::remembered`].
+    Remember(Arc<Vetted>),
     /// A line for the log, to be sampled.
     Log(Denial),
     /// Something did not work; for the log and the status.

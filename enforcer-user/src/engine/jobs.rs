@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use enforcer_common::abi::{Address, Handle};
-use enforcer_common::wire::checksum::sum_bytes;
 
+use super::clock::{Now, SECOND_NS};
 use super::counters::Refused;
 use super::io::HeldFrame;
 use super::peers::Vetted;
@@ -20,6 +20,8 @@ pub const MAX_JOBS: usize = 256;
 pub const MAX_WAITERS: usize = 8;
 /// The most jobs of one source network (/24 or /64).
 pub const MAX_JOBS_A_SOURCE: usize = 64;
+/// How long a job may take, in nanoseconds: thousands of times what it needs.
+const GIVE_UP_NS: u64 = 60 * SECOND_NS;
 /// The most peers that one job pairs.
 pub const MAX_PEERS_A_JOB: usize = 64;
 
@@ -73,10 +75,8 @@ impl Job {
                 match verifier.verify(&credential, unix_seconds) {
                     Ok(peer) => {
                         let keys = pair_keys(&local, &peer);
-                        // The verifier refuses what is longer than a segment.
-                        let length = u16::try_from(credential.len()).unwrap_or(u16::MAX);
-                        let sum = sum_bytes(&credential);
-                        Outcome::Verified(Arc::new(Vetted { credential: peer, length, sum }), keys)
+                        let bytes = credential.into_boxed_slice();
+                        Outcome::Verified(Arc::new(Vetted { credential: peer, bytes }), keys)
                     }
                     Err(error) => Outcome::Refused(error),
                 }
@@ -114,6 +114,7 @@ pub(super) struct Pending {
     pub local: Handle,
     pub waiters: Vec<HeldFrame>,
     source: Option<Source>,
+    started_ns: u64,
 }
 
 /// A network that jobs are counted for.
@@ -149,6 +150,7 @@ impl Jobs {
         about: About,
         local: Handle,
         held: HeldFrame,
+        now: Now,
     ) -> Result<Queued, Refused> {
         if let Some(id) = self.by_subject.get(&about) {
             let waiters = self.pending.get_mut(id).map(|pending| &mut pending.waiters);
@@ -169,13 +171,13 @@ impl Jobs {
             return Err(Refused::SourceLimit);
         }
         *of_source += 1;
-        Ok(Queued::Started(self.begin(about, local, Some(source), vec![held])))
+        Ok(Queued::Started(self.begin(about, local, Some(source), vec![held], now)))
     }
 
     /// Begins a job for which no segment waits; none if one about the same is under way.
-    pub fn start(&mut self, about: About, local: Handle) -> Option<JobId> {
+    pub fn start(&mut self, about: About, local: Handle, now: Now) -> Option<JobId> {
         let known = self.by_subject.contains_key(&about);
-        (!known).then(|| self.begin(about, local, None, Vec::new()))
+        (!known).then(|| self.begin(about, local, None, Vec::new(), now))
     }
 
     /// Takes a job off the list; none if it was given up.
@@ -193,24 +195,50 @@ impl Jobs {
         Some(pending)
     }
 
+    /// Gives up every job: what they were begun with holds no more.
+    pub fn abandon(&mut self) {
+        self.pending.clear();
+        self.by_subject.clear();
+        self.by_source.clear();
+    }
+
+    /// Gives up jobs whose results never came, so that their places are free again.
+    pub fn give_up(&mut self, now: Now) {
+        let late = |pending: &Pending| now.boot_ns.saturating_sub(pending.started_ns) > GIVE_UP_NS;
+        let ids: Vec<JobId> =
+            self.pending.iter().filter(|(_, one)| late(one)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.finish(id);
+        }
+    }
+
     fn begin(
         &mut self,
         about: About,
         local: Handle,
         source: Option<Source>,
         waiters: Vec<HeldFrame>,
+        now: Now,
     ) -> JobId {
         let id = JobId(self.next);
         self.next += 1;
         self.by_subject.insert(about, id);
-        self.pending.insert(id, Pending { about, local, waiters, source });
+        self.pending.insert(id, Pending { about, local, waiters, source, started_ns: now.boot_ns });
         id
     }
 }
 
 /// The /24 of a mapped IPv4 address, the /64 of an IPv6 one.
 fn source_network(address: &Address) -> Source {
-    let [a, b, c, d, e, f, g, h, .., w, x, y, _] = *address;
-    let mapped = address[..10] == [0; 10] && address[10..12] == [0xff, 0xff];
-    if mapped { [0, 0, 0, 0, 1, w, x, y] } else { [a, b, c, d, e, f, g, h] }
+    let (network, rest) = address.split_at(8);
+    let mapped = network == [0; 8] && rest.starts_with(&[0, 0, 0xff, 0xff]);
+    let mut source = Source::default();
+    if mapped {
+        // Apart from every IPv6 network: those that begin with zeros are reserved (RFC 4291 2.4).
+        source[4] = 1;
+        source[5..].copy_from_slice(&address[12..15]);
+    } else {
+        source.copy_from_slice(network);
+    }
+    source
 }

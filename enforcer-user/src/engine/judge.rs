@@ -91,6 +91,12 @@ impl Engine {
         })
     }
 
+    /// What the policy in force says against a connection; none if it says nothing.
+    #[must_use]
+    pub fn denial(&self, asked: &Question, now: Now) -> Option<Denial> {
+        self.judge(self.policy.as_deref(), asked, now.unix_seconds())?.denial
+    }
+
     /// The verdict for the kernel.
     pub(super) fn verdict(
         &self,

@@ -50,7 +50,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use enforcer_common::abi::Handle;
+use enforcer_common::abi::{Handle, NetworkKey};
 
 pub use clock::{Now, SECOND_NS};
 pub use counters::{Counters, Done, Refused};
@@ -93,8 +93,8 @@ pub struct Engine {
     peers: peers::Peers,
     verdicts: verdicts::Verdicts,
     networks: networks::Networks,
-    /// Rule sets in the kernel's trie, of even and of odd epochs.
-    installed: [HashSet<u32>; 2],
+    /// Prefixes in the kernel's trie, of even and of odd epochs.
+    installed: [HashSet<(u32, NetworkKey)>; 2],
     previous: Option<change::Previous>,
     jobs: jobs::Jobs,
     negative: negative::Negative,

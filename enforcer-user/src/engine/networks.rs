@@ -147,6 +147,7 @@ fn key(rule_set: u32, prefix: &IpNet) -> (u32, NetworkKey) {
 }
 
 /// An address of the maps, IPv4 as IPv4.
+#[must_use]
 pub fn ip_address(address: &Address) -> IpAddr {
     IpAddr::from(*address).to_canonical()
 }

@@ -14,15 +14,13 @@ use super::counters::Refused;
 use super::shares::Shares;
 use crate::identity::{Identity, Proof, VerifiedCredential};
 
-/// A credential that was verified, and what the kernel must know of its bytes.
+/// A credential that was verified, with its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vetted {
     /// What it says.
     pub credential: VerifiedCredential,
-    /// Its length in bytes.
-    pub length: u16,
-    /// Its one's complement sum, as in [`enforcer_common::abi::PeerValue::sum`].
-    pub sum: u16,
+    /// What was verified: a later daemon verifies it again.
+    pub bytes: Box<[u8]>,
 }
 
 impl Deref for Vetted {
@@ -95,8 +93,8 @@ impl Peers {
     }
 
     /// Refuses a live handle that belongs to another credential.
-    pub fn check_handle(&self, handle: &Handle, hash: &[u8; 32], now: Now) -> Result<(), Refused> {
-        match self.remotes.get(handle) {
+    pub fn check_handle(&self, handle: Handle, hash: &[u8; 32], now: Now) -> Result<(), Refused> {
+        match self.remotes.get(&handle) {
             Some(remote) if remote.hash != *hash && remote.deadline_ns > now.boot_ns => {
                 Err(Refused::HandleCollision)
             }
@@ -105,8 +103,8 @@ impl Peers {
     }
 
     /// A credential that was verified before and is still good.
-    pub fn verified(&self, handle: &Handle, hash: &[u8; 32], now: Now) -> Option<Arc<Vetted>> {
-        let remote = self.remotes.get(handle)?;
+    pub fn verified(&self, handle: Handle, hash: &[u8; 32], now: Now) -> Option<Arc<Vetted>> {
+        let remote = self.remotes.get(&handle)?;
         let live = remote.hash == *hash && remote.deadline_ns > now.boot_ns;
         remote.verified.clone().filter(|_| live)
     }

@@ -119,13 +119,15 @@ impl Engine {
             .or_else(|| own().map(super::workloads::Workload::identity))
     }
 
-    /// Who has this SPIFFE ID or, among the workloads of this node, this name.
+    /// Every identity of a peer that is known.
+    pub fn known_peers(&self) -> impl Iterator<Item = &Identity> {
+        self.peers.identities().map(|(_, known)| super::peers::identity_of(known))
+    }
+
+    /// The second (Unix time) at which this node's certificate ends; none with a pre-shared key.
     #[must_use]
-    pub fn named(&self, name: &str) -> Option<&Identity> {
-        let mut own = self.workloads.iter().map(super::workloads::Workload::identity);
-        let mut peers = self.peers.identities().map(|(_, known)| super::peers::identity_of(known));
-        own.find(|identity| identity.name() == name || identity.spiffe_id() == name)
-            .or_else(|| peers.find(|identity| identity.spiffe_id() == name))
+    pub fn node_certificate_end(&self) -> Option<u64> {
+        self.issuer.certificate().map(|certificate| certificate.validity().not_after)
     }
 
     /// All peers.
@@ -133,7 +135,7 @@ impl Engine {
     pub fn identities(&self, now: Now) -> Vec<IdentityView> {
         let view = |key: &enforcer_common::abi::PeerKey, peer: &super::peers::Peer| IdentityView {
             handle: key.remote,
-            workload: self.workloads.by_handle(&key.local).map(|workload| workload.id),
+            workload: self.workloads.by_handle(key.local).map(|workload| workload.id),
             id: peer.identity,
             identity: self.identity(peer.identity).cloned(),
             expires_unix: now.unix_at(peer.deadline_ns),

@@ -52,7 +52,7 @@ impl Engine {
         };
         out.push(Output::RemoveWorkload(gone.id));
         for own in &gone.credentials {
-            self.remove_credential(&own.handle, out);
+            self.remove_credential(own.handle, out);
         }
         for asked in self.verdicts.keys_where(|asked| asked.workload == gone.id) {
             self.verdicts.remove(&asked);
@@ -107,9 +107,8 @@ impl Engine {
             let Some(workload) = self.workloads.get(id) else { continue };
             match workload.rotation {
                 Some(rotation) if rotation.switch_ns <= now.boot_ns => self.switch(id, now, out),
-                Some(_) => {}
                 None if workload.rotate_ns <= now.boot_ns => self.rotate(id, now, out),
-                None => {}
+                Some(_) | None => {}
             }
         }
     }
@@ -132,7 +131,7 @@ impl Engine {
         let issued = self.issuer.issue(workload.identity(), now.unix_seconds(), limits);
         let local = issued.map_err(|error| error.to_string())?;
         let (handle, deadline_ns) = (local.handle(), now.boot_deadline(local.not_after()));
-        if self.workloads.by_handle(&handle).is_some() {
+        if self.workloads.by_handle(handle).is_some() {
             return Err(format!("workload {}: two handles are equal", workload.identity()));
         }
         let form = kernel_form(&local, now).ok_or("a credential is longer than a segment")?;
@@ -152,12 +151,12 @@ impl Engine {
             MAX_PEERS_A_JOB,
         );
         let overdue = rotation.rounds == MAX_ROUNDS || rotation.switch_ns <= now.boot_ns;
-        let secret = self.secret(&rotation.handle, now).ok();
+        let secret = self.secret(rotation.handle, now).ok();
         let (false, false, Some(local)) = (unpaired.is_empty(), overdue, secret) else {
             return self.switch(id, now, out);
         };
         let about = About::Rotation(id, rotation.handle);
-        if let Some(job) = self.jobs.start(about, rotation.handle) {
+        if let Some(job) = self.jobs.start(about, rotation.handle, now) {
             let work = Work::Pair { local, peers: unpaired };
             out.push(Output::Verify(Job { id: job, work }));
             if let Some(workload) = self.workloads.get_mut(id) {
@@ -170,7 +169,7 @@ impl Engine {
     fn switch(&mut self, id: u16, now: Now, out: &mut Vec<Output>) {
         let Some(workload) = self.workloads.get_mut(id) else { return };
         let Some(rotation) = workload.rotation.take() else { return };
-        let deadline = workload.credential(&rotation.handle).map(|own| own.deadline_ns);
+        let deadline = workload.credential(rotation.handle).map(|own| own.deadline_ns);
         workload.value.credential = rotation.handle;
         let life = deadline.unwrap_or(now.boot_ns).saturating_sub(now.boot_ns);
         workload.rotate_ns = now.boot_ns.saturating_add(life / 2);
@@ -189,8 +188,8 @@ impl Engine {
             .collect();
         let bare = ended.contains(&workload.value.credential);
         for handle in &ended {
-            self.workloads.remove_credential(id, handle);
-            self.remove_credential(handle, out);
+            self.workloads.remove_credential(id, *handle);
+            self.remove_credential(*handle, out);
         }
         if bare {
             if let Some(workload) = self.workloads.get_mut(id) {
@@ -201,12 +200,12 @@ impl Engine {
     }
 
     /// Removes a credential from the kernel, and every peer paired with it.
-    fn remove_credential(&mut self, handle: &Handle, out: &mut Vec<Output>) {
-        for key in self.peers.keys_where(|key, _| key.local == *handle) {
+    fn remove_credential(&mut self, handle: Handle, out: &mut Vec<Output>) {
+        for key in self.peers.keys_where(|key, _| key.local == handle) {
             self.peers.remove(&key);
             out.push(Output::RemovePeer(key));
         }
-        out.push(Output::RemoveCredential(*handle));
+        out.push(Output::RemoveCredential(handle));
     }
 
     pub(super) fn write_workload(&self, id: u16, out: &mut Vec<Output>) {

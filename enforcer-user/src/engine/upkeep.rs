@@ -6,6 +6,7 @@ use std::sync::Arc;
 use enforcer_common::abi::PeerKey;
 
 use super::Engine;
+use super::adopt::verify_again;
 use super::clock::{Now, SECOND_NS};
 use super::counters::Done;
 use super::io::{Output, Question, Sweep};
@@ -22,6 +23,7 @@ const SWEEP_PEERS_NS: u64 = 10 * SECOND_NS;
 
 impl Engine {
     pub(super) fn on_tick(&mut self, now: Now, out: &mut Vec<Output>) {
+        self.jobs.give_up(now);
         self.tend_credentials(now, out);
         self.renew(now, out);
         self.end_verdicts(now, out);
@@ -96,7 +98,7 @@ impl Engine {
         }
     }
 
-    /// Trust changed: who is revoked loses peers, verdicts and flows at once.
+    /// Trust changed: whoever does not verify under it loses peers, verdicts and flows at once.
     pub(super) fn on_set_verifier(
         &mut self,
         verifier: Arc<Verifier>,
@@ -104,8 +106,8 @@ impl Engine {
         out: &mut Vec<Output>,
     ) {
         self.negative.clear();
-        let revoked_peers: Vec<_> = self.revoked_peers(&verifier, now);
-        for key in revoked_peers {
+        self.jobs.abandon();
+        for key in self.revoked_peers(&verifier, now) {
             self.peers.remove(&key);
             out.push(Output::RemovePeer(key));
         }
@@ -113,7 +115,7 @@ impl Engine {
         let revoked: Vec<u64> = self
             .peers
             .identities()
-            .filter(|(_, known)| verifier.check_revocation(&known.latest).is_err())
+            .filter(|(_, known)| verify_again(&verifier, &known.latest.bytes, now).is_none())
             .map(|(id, _)| *id)
             .collect();
         for identity in revoked {
@@ -132,8 +134,8 @@ impl Engine {
 
     fn revoked_peers(&self, verifier: &Verifier, now: Now) -> Vec<PeerKey> {
         let revoked = |key: &PeerKey, hash: &[u8; 32]| {
-            let verified = self.peers.verified(&key.remote, hash, now);
-            verified.is_some_and(|one| verifier.check_revocation(&one).is_err())
+            let verified = self.peers.verified(key.remote, hash, now);
+            verified.is_some_and(|one| verify_again(verifier, &one.bytes, now).is_none())
         };
         self.peers.keys_where(|key, peer| revoked(key, &peer.hash))
     }

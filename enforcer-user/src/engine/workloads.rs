@@ -62,8 +62,8 @@ impl Workload {
     }
 
     /// A credential by its handle.
-    pub fn credential(&self, handle: &Handle) -> Option<&Own> {
-        self.credentials.iter().find(|own| own.handle == *handle)
+    pub fn credential(&self, handle: Handle) -> Option<&Own> {
+        self.credentials.iter().find(|own| own.handle == handle)
     }
 
     /// Who it is.
@@ -118,8 +118,8 @@ impl Workloads {
     }
 
     /// The workload that has a credential of this handle.
-    pub fn by_handle(&self, handle: &Handle) -> Option<&Workload> {
-        self.by_id.get(self.by_handle.get(handle)?)
+    pub fn by_handle(&self, handle: Handle) -> Option<&Workload> {
+        self.by_id.get(self.by_handle.get(&handle)?)
     }
 
     /// Adds a workload under the id it had before, or a free one; none if all ids are taken.
@@ -158,10 +158,10 @@ impl Workloads {
     }
 
     /// Takes a credential away.
-    pub fn remove_credential(&mut self, id: u16, handle: &Handle) {
+    pub fn remove_credential(&mut self, id: u16, handle: Handle) {
         if let Some(workload) = self.by_id.get_mut(&id) {
-            workload.credentials.retain(|own| own.handle != *handle);
-            self.by_handle.remove(handle);
+            workload.credentials.retain(|own| own.handle != handle);
+            self.by_handle.remove(&handle);
         }
     }
 

@@ -39,7 +39,7 @@ pub use keys::{NoRandomness, PresharedKey, PskError, SigningKey};
 pub use pair::{PairError, PairKey, PairKeys, pair_keys};
 pub use trust::{Revocations, Trust, TrustError};
 pub use validity::{CLOCK_SKEW_SECONDS, Validity};
-pub use verify::{Proof, VerifiedCredential, Verifier, VerifyError};
+pub use verify::{Part, Proof, VerifiedCredential, Verifier, VerifyError};
 
 #[cfg(test)]
 mod tests;

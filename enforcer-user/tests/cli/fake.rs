@@ -29,7 +29,6 @@ fn web_flow(remote: &str) -> FlowReport {
         epoch: 7,
         packets: 12,
         bytes: 3400,
-        age_seconds: 187,
         idle_seconds: 2,
     }
 }

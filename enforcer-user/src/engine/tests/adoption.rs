@@ -42,21 +42,21 @@ impl Kernel {
         }
     }
 
-    fn adopted(&self, remembered: Vec<Vetted>) -> Input {
+    fn adopted(&self, remembered: Vec<Vec<u8>>) -> Input {
         Input::Adopt(Box::new(Adopted {
             epoch: self.epoch,
             workloads: self.workloads.iter().map(|(id, value)| (*id, *value)).collect(),
             credentials: self.credentials.iter().map(|(handle, end)| (*handle, *end)).collect(),
             peers: self.peers.clone(),
             verdicts: self.verdicts.clone(),
-            rule_sets: Vec::new(),
+            networks: Vec::new(),
             remembered,
         }))
     }
 }
 
 /// A first daemon that met `cli`, its kernel, and what it remembered.
-fn before() -> (Bench, Kernel, LocalCredential, Vec<Vetted>) {
+fn before() -> (Bench, Kernel, LocalCredential, Vec<Vec<u8>>) {
     let mut kernel = Kernel::default();
     let trusted = trusted(DAY);
     let verifier = Arc::new(Verifier::new(trusted.trust.clone()));
@@ -67,7 +67,7 @@ fn before() -> (Bench, Kernel, LocalCredential, Vec<Vetted>) {
     kernel.apply(&bench.set_policy(&permit("cli"), Vec::new(), at(0)));
     let (cli, outputs) = bench.meet("cli", at(1));
     kernel.apply(&outputs);
-    let remembered = bench.engine.remembered().iter().map(|one| (**one).clone()).collect();
+    let remembered = bench.engine.remembered().iter().map(|one| one.bytes.to_vec()).collect();
     (bench, kernel, cli, remembered)
 }
 

@@ -124,6 +124,7 @@ impl Bench {
                 Output::Verify(job) => {
                     queue.extend(self.engine.handle(Input::Verified(job.run()), now));
                 }
+                Output::Remember(_) => {}
                 other => done.push(other),
             }
         }
@@ -260,6 +261,7 @@ fn kind(output: &Output) -> &'static str {
         Output::FlipEpoch(_) => "flip",
         Output::SweepFlows(_) => "sweep",
         Output::Reinject { .. } => "reinject",
+        Output::Remember(_) => "remember",
         Output::Log(_) => "log",
         Output::Problem(_) => "problem",
     }

@@ -1,0 +1,81 @@
+//! The control socket's side of the event loop: each question goes there and waits for its answer.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::protocol::{
+    CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
+    ReloadReport, StatusReport, WorkloadReport,
+};
+use crate::control::{Answer, Backend, BackendError};
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Answer<T>>;
+
+/// A question of the control socket.
+#[derive(Debug)]
+pub(super) enum Request {
+    Status(Reply<StatusReport>),
+    Workloads(Reply<Vec<WorkloadReport>>),
+    Flows(FlowQuery, Reply<FlowsReport>),
+    Identities(Reply<Vec<IdentityReport>>),
+    Counters(Reply<CountersReport>),
+    Explain(ExplainRequest, Reply<ExplainReport>),
+    Reload(Reply<ReloadReport>),
+}
+
+/// Asks the event loop.
+#[derive(Debug)]
+pub(super) struct Remote {
+    sender: mpsc::Sender<Request>,
+}
+
+impl Remote {
+    pub(super) fn new(sender: mpsc::Sender<Request>) -> Self {
+        Self { sender }
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request + Send) -> Answer<T>
+    where
+        T: Send,
+    {
+        let (reply, answer) = oneshot::channel();
+        let gone = || BackendError::Unavailable("the daemon is stopping; try again".to_owned());
+        self.sender.try_send(request(reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => BackendError::Unavailable(
+                "too many questions wait for the daemon; try again".to_owned(),
+            ),
+            mpsc::error::TrySendError::Closed(_) => gone(),
+        })?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+impl Backend for Remote {
+    async fn status(&self) -> Answer<StatusReport> {
+        self.ask(Request::Status).await
+    }
+
+    async fn workloads(&self) -> Answer<Vec<WorkloadReport>> {
+        self.ask(Request::Workloads).await
+    }
+
+    async fn flows(&self, query: FlowQuery) -> Answer<FlowsReport> {
+        self.ask(|reply| Request::Flows(query, reply)).await
+    }
+
+    async fn identities(&self) -> Answer<Vec<IdentityReport>> {
+        self.ask(Request::Identities).await
+    }
+
+    async fn counters(&self) -> Answer<CountersReport> {
+        self.ask(Request::Counters).await
+    }
+
+    async fn explain(&self, request: ExplainRequest) -> Answer<ExplainReport> {
+        self.ask(|reply| Request::Explain(request, reply)).await
+    }
+
+    async fn reload(&self) -> Answer<ReloadReport> {
+        self.ask(Request::Reload).await
+    }
+}

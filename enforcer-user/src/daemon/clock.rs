@@ -1,0 +1,12 @@
+//! Reads the clocks for the engine.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::datapath::boot_ns;
+use crate::engine::Now;
+
+/// What time it is.
+pub(super) fn now() -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { boot_ns: boot_ns(), unix_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX) }
+}

@@ -1,0 +1,186 @@
+//! The event loop: one task that owns engine and datapath.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use enforcer_common::abi::RejectedSegment;
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Interval};
+
+use super::attach::Unit;
+use super::backend::Request;
+use super::clock::now;
+use super::log::Log;
+use super::memory::Memory;
+use super::pool::Pool;
+use super::reload::{Loaded, Reloading};
+use crate::config::Config;
+use crate::datapath::{Datapath, Events};
+use crate::engine::{Engine, HeldFrame, Input, JobResult};
+use crate::service;
+
+/// How often the engine is told that time went on.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+/// How often the flows are looked through for verdicts in use; the engine renews well ahead of it.
+const SCAN_TICKS: u64 = 15;
+/// How often attachments are looked at.
+const WATCH_TICKS: u64 = 5;
+/// Between steps of ending flows: while there are some to end, and otherwise.
+const SWEEP_BUSY: Duration = Duration::from_millis(10);
+const SWEEP_IDLE: Duration = Duration::from_millis(250);
+
+/// Everything that the event loop owns.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) config: Arc<Config>,
+    pub(super) engine: Engine,
+    pub(super) datapath: Datapath,
+    pub(super) events: Events,
+    pub(super) pool: Pool,
+    pub(super) memory: Memory,
+    pub(super) log: Log,
+    pub(super) units: Vec<Unit>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) reloading: Reloading,
+    pub(super) hangup: Signal,
+    /// What does not work, by its area; shown in the status.
+    pub(super) problems: BTreeMap<&'static str, String>,
+    pub(super) started: Instant,
+    pub(super) kernel: String,
+    /// Whether the start is over: every workload was attached once.
+    pub(super) settled: bool,
+    pub(super) ready: bool,
+    pub(super) ticks: u64,
+    pub(super) ticker: Interval,
+    pub(super) next_sweep: Instant,
+    pub(super) watchdog: Option<Interval>,
+}
+
+/// What the event loop wakes up for.
+enum Happened {
+    Held(HeldFrame),
+    Result(JobResult),
+    Rejected(RejectedSegment),
+    Request(Request),
+    Reload,
+    Loaded(Box<Loaded>),
+    Tick,
+    Sweep,
+    Alive,
+    Stop,
+}
+
+impl Core {
+    /// Runs until told to stop. What is attached stays attached.
+    pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        loop {
+            match self.next(&mut stopped).await {
+                Happened::Held(held) => self.tell(Input::Held(held)),
+                Happened::Result(result) => self.tell(Input::Verified(result)),
+                Happened::Rejected(segment) => self.log.rejected(&self.engine, &segment, now()),
+                Happened::Request(request) => self.on_request(request),
+                Happened::Reload => self.reload(None),
+                Happened::Loaded(loaded) => self.on_loaded(*loaded),
+                Happened::Tick => self.on_tick(),
+                Happened::Sweep => self.on_sweep(),
+                Happened::Alive => service::alive(),
+                Happened::Stop => return,
+            }
+        }
+    }
+
+    async fn next(&mut self, stopped: &mut watch::Receiver<bool>) -> Happened {
+        let watchdog = async {
+            match &mut self.watchdog {
+                Some(interval) => interval.tick().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = stopped.wait_for(|stop| *stop) => Happened::Stop,
+            held = self.events.held.recv() => held.map_or(Happened::Stop, Happened::Held),
+            Some(result) = self.pool.results.recv() => Happened::Result(result),
+            Some(segment) = self.events.rejected.recv() => Happened::Rejected(segment),
+            Some(request) = self.requests.recv() => Happened::Request(request),
+            Some(()) = self.hangup.recv() => Happened::Reload,
+            Some(()) = self.reloading.changes.recv() => Happened::Reload,
+            Some(loaded) = self.reloading.loaded.recv() => Happened::Loaded(Box::new(loaded)),
+            _ = self.ticker.tick() => Happened::Tick,
+            () = tokio::time::sleep_until(self.next_sweep) => Happened::Sweep,
+            _ = watchdog => Happened::Alive,
+        }
+    }
+
+    /// For inputs that are no policy change: failures were told to the engine and logged.
+    pub(super) fn tell(&mut self, input: Input) {
+        if let Err(error) = self.handle(input) {
+            self.log.problem(&format!("{error:#}"));
+        }
+        if self.datapath.is_sweeping() {
+            self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_BUSY);
+        }
+    }
+
+    fn on_tick(&mut self) {
+        self.ticks += 1;
+        self.tell(Input::Tick);
+        if self.ticks.is_multiple_of(SCAN_TICKS) {
+            self.scan_flows();
+        }
+        if self.ticks.is_multiple_of(WATCH_TICKS) {
+            self.watch_attachments();
+            self.compact_memory();
+        }
+        self.tell_readiness();
+    }
+
+    /// Tells the engine which verdicts flows stand on.
+    fn scan_flows(&mut self) {
+        match self.questions_in_use() {
+            Ok(questions) => self.tell(Input::InUse(questions)),
+            Err(error) => self.log.failure(&error),
+        }
+    }
+
+    fn compact_memory(&mut self) {
+        let of_use = self.engine.remembered();
+        if self.memory.is_bloated(of_use.len())
+            && let Err(error) = self.memory.compact(of_use.iter().map(|vetted| &*vetted.bytes))
+        {
+            self.log.problem(&format!("{error:#}"));
+        }
+    }
+
+    fn on_sweep(&mut self) {
+        match self.datapath.sweep(now().boot_ns) {
+            Ok(swept) if swept.failed > 0 => {
+                self.log.problem(&format!("{} resets could not be sent", swept.failed));
+            }
+            Ok(_) => {}
+            Err(error) => self.log.failure(&error),
+        }
+        let pause = if self.datapath.is_sweeping() { SWEEP_BUSY } else { SWEEP_IDLE };
+        self.next_sweep = Instant::now() + pause;
+    }
+
+    /// Says once that everything is enforced, and afterwards what the state is.
+    pub(super) fn tell_readiness(&mut self) {
+        let reasons = self.reasons_not_ready();
+        let ready = reasons.is_empty();
+        if ready == self.ready {
+            return;
+        }
+        self.ready = ready;
+        if ready {
+            let text = format!("{} workloads enforced", self.units.len());
+            tracing::info!("ready: {text}");
+            service::ready(&text);
+        } else {
+            let text = format!("not ready: {}", reasons.join("; "));
+            tracing::warn!("{text}");
+            service::status(&text);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Tells when a file changed that the policy or the node's identity comes from.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::config::{Config, TrustConfig};
+
+/// How long files must be quiet before they are read: editors and deployments write in bursts.
+const QUIET: Duration = Duration::from_millis(300);
+/// The longest a burst is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Tells of changes, each burst once, until nobody listens. Where files cannot be watched, SIGHUP
+/// and `enforcer reload` still work. Must be called within a tokio runtime.
+pub(super) fn watch(config: &Config) -> mpsc::Receiver<()> {
+    let (sender, raw) = mpsc::channel(1);
+    let (told, changes) = mpsc::channel(1);
+    match start(config, sender) {
+        Ok(watcher) => drop(tokio::spawn(tell(watcher, raw, told))),
+        Err(error) => tracing::warn!(%error, "files are not watched: send SIGHUP after changes"),
+    }
+    changes
+}
+
+fn start(config: &Config, sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
+            // One that waits is enough.
+            let _ = sender.try_send(());
+        }
+    })?;
+    for (folder, mode) in folders(config) {
+        watcher.watch(&folder, mode)?;
+    }
+    Ok(watcher)
+}
+
+async fn tell(_watcher: RecommendedWatcher, mut raw: mpsc::Receiver<()>, told: mpsc::Sender<()>) {
+    while raw.recv().await.is_some() {
+        let burst = async { while let Ok(Some(())) = timeout(QUIET, raw.recv()).await {} };
+        // A burst without end is told of as it is.
+        let _ = timeout(PATIENCE, burst).await;
+        if told.send(()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Folders of policy files are watched with all below; of other files only their folder is.
+fn folders(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
+    let mut folders = BTreeMap::new();
+    for path in &config.policy.files {
+        if path.is_dir() {
+            folders.insert(path.clone(), RecursiveMode::Recursive);
+        } else {
+            folders.entry(parent(path)).or_insert(RecursiveMode::NonRecursive);
+        }
+    }
+    let identity: Vec<&PathBuf> = match &config.identity.trust {
+        TrustConfig::Psk { .. } => Vec::new(),
+        TrustConfig::Pki { authorities, node_certificate, .. } => {
+            authorities.iter().chain([node_certificate]).collect()
+        }
+    };
+    for path in identity {
+        folders.entry(parent(path)).or_insert(RecursiveMode::NonRecursive);
+    }
+    folders
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}

@@ -1,0 +1,143 @@
+//! Lines for people: denied connections, sampled drops and failures, so many a second.
+
+use enforcer_common::abi::{DropReason, RejectedSegment, direction};
+
+use crate::datapath::DatapathError;
+use crate::engine::{Denial, Engine, Now, Question, SECOND_NS, ip_address};
+
+/// Failures logged a second; a full map fails for every segment.
+const FAILURES_PER_SECOND: u32 = 10;
+
+/// At most so many a second.
+#[derive(Debug)]
+struct Rate {
+    limit: u32,
+    second: u64,
+    used: u32,
+    suppressed: u64,
+}
+
+impl Rate {
+    fn new(limit: u32) -> Self {
+        Self { limit, second: 0, used: 0, suppressed: 0 }
+    }
+
+    /// Whether one more may be logged; `Some(n)` with how many were not since the last.
+    fn admit(&mut self, boot_ns: u64) -> Option<u64> {
+        let second = boot_ns / SECOND_NS;
+        if second != self.second {
+            self.second = second;
+            self.used = 0;
+        }
+        if self.used < self.limit {
+            self.used += 1;
+            return Some(std::mem::take(&mut self.suppressed));
+        }
+        self.suppressed += 1;
+        None
+    }
+}
+
+/// The log of denials and failures.
+#[derive(Debug)]
+pub(super) struct Log {
+    denials: Rate,
+    failures: Rate,
+}
+
+impl Log {
+    pub(super) fn new(denials_per_second: u32) -> Self {
+        Self { denials: Rate::new(denials_per_second), failures: Rate::new(FAILURES_PER_SECOND) }
+    }
+
+    /// A connection that the policy denies.
+    pub(super) fn denial(&mut self, denial: &Denial) {
+        let Some(suppressed) = self.denials.admit(crate::datapath::boot_ns()) else { return };
+        let verb = if denial.observed { "would be denied" } else { "denied" };
+        tracing::info!(
+            workload = denial.workload,
+            peer = denial.peer,
+            port = denial.port,
+            direction = denial.direction,
+            because = denial.because,
+            suppressed,
+            "connection {verb}"
+        );
+    }
+
+    /// A drop that the kernel reports.
+    pub(super) fn rejected(&mut self, engine: &Engine, segment: &RejectedSegment, now: Now) {
+        let Some(suppressed) = self.denials.admit(now.boot_ns) else { return };
+        let name = |identity: Option<&crate::identity::Identity>| {
+            identity.map_or_else(|| "unknown".to_owned(), crate::identity::Identity::spiffe_id)
+        };
+        let key = &segment.key;
+        let reason = DropReason::from_number(segment.reason).map_or("unknown", DropReason::name);
+        let from_workload = segment.from_workload != 0;
+        let because = engine.denial(&question(segment), now).map(|denial| denial.because);
+        tracing::info!(
+            workload = name(engine.workload_identity(key.workload)),
+            peer = if segment.peer == 0 { "none".to_owned() } else { name(engine.identity(segment.peer)) },
+            local = %format_args!("{}:{}", ip_address(&key.local), key.local_port),
+            remote = %format_args!("{}:{}", ip_address(&key.remote), key.remote_port),
+            protocol = key.protocol,
+            direction = if from_workload { "from the workload" } else { "to the workload" },
+            reason,
+            because = because.as_deref().unwrap_or(""),
+            suppressed,
+            "segment dropped"
+        );
+    }
+
+    /// A map or interface that refused.
+    pub(super) fn failure(&mut self, error: &DatapathError) {
+        if let Some(suppressed) = self.failures.admit(crate::datapath::boot_ns()) {
+            let error: &dyn std::error::Error = error;
+            tracing::warn!(error, suppressed, "datapath");
+        }
+    }
+
+    /// Something that did not work, if it did not.
+    pub(super) fn problem_unless(&mut self, worked: bool, problem: &str) {
+        if !worked {
+            self.problem(problem);
+        }
+    }
+
+    /// Something else that did not work.
+    pub(super) fn problem(&mut self, problem: &str) {
+        if let Some(suppressed) = self.failures.admit(crate::datapath::boot_ns()) {
+            tracing::warn!(suppressed, "{problem}");
+        }
+    }
+}
+
+/// What the policy would be asked for a dropped segment of a handshake.
+fn question(segment: &RejectedSegment) -> Question {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    let (key, from_workload) = (&segment.key, segment.from_workload != 0);
+    let answer = segment.tcp_flags & (SYN | ACK) == SYN | ACK;
+    let egress = from_workload != answer;
+    Question {
+        peer: segment.peer,
+        workload: key.workload,
+        port: if egress { key.remote_port } else { key.local_port },
+        protocol: key.protocol,
+        direction: if egress { direction::EGRESS } else { direction::INGRESS },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_logged_is_counted_and_told_with_the_next_line() {
+        let mut rate = Rate::new(2);
+        let admitted: Vec<Option<u64>> = (0..5).map(|_| rate.admit(SECOND_NS)).collect();
+        assert_eq!(admitted, [Some(0), Some(0), None, None, None]);
+        assert_eq!(rate.admit(2 * SECOND_NS), Some(3));
+        assert_eq!(Rate::new(0).admit(SECOND_NS), None);
+    }
+}

@@ -1,0 +1,199 @@
+//! Policy and trust loaded anew: read off the event loop, put in force on it.
+//!
+//! What is refused changes nothing: the policy before it holds, and the status says why.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::backend::Reply;
+use super::clock::now;
+use super::core::Core;
+use super::files;
+use crate::config::{Config, TrustConfig};
+use crate::control::BackendError;
+use crate::control::protocol::ReloadReport;
+use crate::engine::{Done, Input};
+use crate::identity::{Issuer, Trust, Verifier};
+use crate::materials;
+use crate::policy::Policy;
+
+/// Reloads asked for by the control socket that wait for one under way.
+const MAX_WAITING: usize = 64;
+
+/// Who asked for a reload.
+type Asked = Vec<Reply<ReloadReport>>;
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    policy: Result<Policy, String>,
+    trust: Result<Option<NewTrust>, String>,
+}
+
+/// Trust that differs from what is in use.
+#[derive(Debug)]
+struct NewTrust {
+    trust: Trust,
+    issuer: Issuer,
+    files: Fingerprint,
+}
+
+/// Hash of the files that trust comes from; it never leaves the process.
+type Fingerprint = [u8; 32];
+
+/// The state of reloading.
+#[derive(Debug)]
+pub(super) struct Reloading {
+    /// Files changed.
+    pub(super) changes: mpsc::Receiver<()>,
+    /// What was read.
+    pub(super) loaded: mpsc::Receiver<Loaded>,
+    sender: mpsc::Sender<Loaded>,
+    running: bool,
+    /// One more is wanted: something changed while files were read.
+    again: bool,
+    asked: Asked,
+    next_asked: Asked,
+    files: Fingerprint,
+}
+
+impl Reloading {
+    /// Begins to watch. Must be called within a tokio runtime.
+    pub(super) fn start(config: &Config) -> Self {
+        let (sender, loaded) = mpsc::channel(1);
+        Self {
+            changes: files::watch(config),
+            loaded,
+            sender,
+            running: false,
+            again: false,
+            asked: Vec::new(),
+            next_asked: Vec::new(),
+            files: fingerprint(config),
+        }
+    }
+}
+
+impl Core {
+    /// Begins to load, or notes that it must be done once more.
+    pub(super) fn reload(&mut self, reply: Option<Reply<ReloadReport>>) {
+        let state = &mut self.reloading;
+        if state.running {
+            state.again = true;
+            if state.next_asked.len() < MAX_WAITING {
+                state.next_asked.extend(reply);
+            } else if let Some(reply) = reply {
+                let full = "too many reloads wait; try again".to_owned();
+                // Who asked may be gone.
+                let _ = reply.send(Err(BackendError::Unavailable(full)));
+            }
+            return;
+        }
+        state.running = true;
+        state.asked.extend(reply);
+        let (config, sender, files) = (Arc::clone(&self.config), state.sender.clone(), state.files);
+        tokio::task::spawn_blocking(move || {
+            // Nobody receives when the daemon stops.
+            let _ = sender.blocking_send(load(&config, files));
+        });
+    }
+
+    /// Puts in force what was read.
+    pub(super) fn on_loaded(&mut self, loaded: Loaded) {
+        self.reloading.running = false;
+        let asked = std::mem::take(&mut self.reloading.asked);
+        self.set_trust(loaded.trust);
+        let answer = loaded.policy.and_then(|policy| self.set_policy(Arc::new(policy)));
+        match &answer {
+            Ok(report) if report.changed => {
+                self.problems.remove("policy");
+                tracing::info!(epoch = report.epoch, cut = report.flows_cut, "policy in force");
+            }
+            Ok(_) => drop(self.problems.remove("policy")),
+            Err(problem) => {
+                tracing::error!("{problem}");
+                self.problems.insert("policy", problem.clone());
+            }
+        }
+        for reply in asked {
+            // Who asked may be gone.
+            let _ = reply.send(answer.clone().map_err(BackendError::BadRequest));
+        }
+        if std::mem::take(&mut self.reloading.again) {
+            self.reloading.asked = std::mem::take(&mut self.reloading.next_asked);
+            self.reload(None);
+        }
+    }
+
+    fn set_policy(&mut self, policy: Arc<Policy>) -> Result<ReloadReport, String> {
+        let current = self.engine.policy().map(|policy| policy.generation());
+        let changed = current != Some(policy.generation());
+        let cut = self.engine.counters().done(Done::FlowsCut);
+        let rejudged = self.engine.status().verdicts as u64;
+        if changed {
+            let live = self.datapath.live_flows().map_err(|error| error.to_string())?;
+            let failures = self.engine.counters().done(Done::PolicyFailures);
+            let done = self.handle(Input::SetPolicy { policy, live });
+            done.map_err(|error| format!("{error:#}"))?;
+            if self.engine.counters().done(Done::PolicyFailures) > failures {
+                let problem = self.problems.remove("engine");
+                return Err(problem.unwrap_or_else(|| "the policy was refused".to_owned()));
+            }
+        }
+        let status = self.engine.status();
+        Ok(ReloadReport {
+            changed,
+            epoch: status.epoch.into(),
+            policy_generation: status.policy_generation,
+            rejudged: if changed { rejudged } else { 0 },
+            flows_cut: self.engine.counters().done(Done::FlowsCut) - cut,
+        })
+    }
+
+    fn set_trust(&mut self, trust: Result<Option<NewTrust>, String>) {
+        match trust {
+            Ok(None) => drop(self.problems.remove("trust")),
+            Ok(Some(NewTrust { trust, issuer, files })) => {
+                self.problems.remove("trust");
+                self.reloading.files = files;
+                self.tell(Input::SetVerifier(Arc::new(Verifier::new(trust))));
+                self.tell(Input::SetIssuer(Arc::new(issuer)));
+                tracing::info!("keys and certificates loaded anew");
+            }
+            Err(problem) => {
+                tracing::error!("keys and certificates: {problem}; those before hold");
+                self.problems.insert("trust", problem);
+            }
+        }
+    }
+}
+
+fn load(config: &Config, used: Fingerprint) -> Loaded {
+    let files = fingerprint(config);
+    let trust = if files == used {
+        Ok(None)
+    } else {
+        materials::load_trust(config, now().unix_seconds())
+            .map(|(trust, issuer)| Some(NewTrust { trust, issuer, files }))
+            .map_err(|error| error.to_string())
+    };
+    Loaded { policy: materials::load_policy(config).map_err(|error| error.to_string()), trust }
+}
+
+/// A file that cannot be read counts as empty here; loading it tells why.
+fn fingerprint(config: &Config) -> Fingerprint {
+    let files: Vec<_> = match &config.identity.trust {
+        TrustConfig::Psk { file } => vec![file],
+        TrustConfig::Pki { authorities, node_certificate, node_key } => {
+            authorities.iter().chain([node_certificate, node_key]).collect()
+        }
+    };
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        let bytes = zeroize::Zeroizing::new(std::fs::read(file).unwrap_or_default());
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(&bytes);
+    }
+    hasher.finalize().into()
+}

@@ -1,0 +1,313 @@
+//! Answers of the control socket, from the engine's state and the kernel's maps.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+
+use enforcer_common::abi::{
+    ABI_VERSION, Address, DropReason, Event, FlowKey, FlowValue, direction, flow_state,
+};
+
+use super::backend::Request;
+use super::clock::now;
+use super::core::Core;
+use crate::config::TrustConfig;
+use crate::control::protocol::{
+    AttachMethod, AttachReport, CountersReport, ExplainReport, ExplainRequest, FlowQuery,
+    FlowReport, FlowsReport, IdentityReport, StatusReport, WorkloadReport,
+};
+use crate::control::{Answer, BackendError};
+use crate::datapath::{DatapathError, Mechanism, live_flow};
+use crate::engine::{Question, SECOND_NS, ip_address};
+use crate::explain::{Known, explain};
+use crate::identity::Identity;
+use crate::policy::Protocol;
+
+impl Core {
+    /// Answers a question of the control socket. Who asked may be gone by then.
+    pub(super) fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Status(reply) => drop(reply.send(self.status())),
+            Request::Workloads(reply) => drop(reply.send(Ok(self.workloads()))),
+            Request::Flows(query, reply) => drop(reply.send(self.flows(&query))),
+            Request::Identities(reply) => drop(reply.send(Ok(self.identities()))),
+            Request::Counters(reply) => drop(reply.send(self.counters())),
+            Request::Explain(request, reply) => drop(reply.send(self.explain(&request))),
+            Request::Reload(reply) => self.reload(Some(reply)),
+        }
+    }
+
+    /// Why not everything is enforced; empty when it is.
+    pub(super) fn reasons_not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for unit in &self.units {
+            let (name, interface) = (unit.workload.identity.name(), &unit.workload.interface);
+            if let Some(problem) = &unit.problem {
+                reasons.push(format!("workload {name:?} on {interface}: {problem}"));
+            }
+        }
+        let now = now();
+        for workload in self.engine.workloads(now) {
+            if workload.credential.is_none() {
+                reasons.push(format!("workload {:?}: no credential", workload.identity.name()));
+            }
+        }
+        if self.engine.policy().is_none() {
+            reasons.push("no policy is loaded".to_owned());
+        }
+        reasons
+    }
+
+    /// Questions for whose answers live flows stand, each once.
+    pub(super) fn questions_in_use(&self) -> Result<Vec<Question>, DatapathError> {
+        let mut questions = HashSet::new();
+        self.datapath.maps.for_each_flow(|key, value| {
+            if value.peer != 0 && value.state != flow_state::CUT {
+                questions.insert(live_flow(key, value).question());
+            }
+        })?;
+        Ok(questions.into_iter().collect())
+    }
+
+    fn status(&self) -> Answer<StatusReport> {
+        let status = self.engine.status();
+        let mut flows = 0;
+        self.datapath.maps.for_each_flow(|_, _| flows += 1).map_err(|error| internal(&error))?;
+        let mut attempts = 0;
+        let counted = self.datapath.maps.attempts.for_each(|_, _| attempts += 1);
+        counted.map_err(|error| internal(&error))?;
+        let reasons_not_ready = self.reasons_not_ready();
+        let pki = matches!(self.config.identity.trust, TrustConfig::Pki { .. });
+        let policy = self.engine.policy();
+        Ok(StatusReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: ABI_VERSION,
+            instance: self.config.instance.clone(),
+            mode: if pki { "pki" } else { "psk" }.to_owned(),
+            trust_domain: self.config.trust_domain.clone(),
+            pid: std::process::id(),
+            ready: reasons_not_ready.is_empty(),
+            reasons_not_ready,
+            problems: self.problems.iter().map(|(area, text)| format!("{area}: {text}")).collect(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            kernel: self.kernel.clone(),
+            attach: self.units.iter().map(|unit| self.attachment(unit)).collect(),
+            epoch: status.epoch.into(),
+            policy_generation: status.policy_generation,
+            policies: policy.map_or(0, |policy| policy.set().rules().len() as u64),
+            network_rules: policy.map_or(0, |policy| policy.network_rules().len() as u64),
+            workloads: status.workloads as u64,
+            flows,
+            attempts,
+            peers: status.peers as u64,
+            verdicts: status.verdicts as u64,
+            node_certificate_expires_unix: self.engine.node_certificate_end(),
+        })
+    }
+
+    fn attachment(&self, unit: &super::attach::Unit) -> AttachReport {
+        AttachReport {
+            workload: unit.workload.identity.name().to_owned(),
+            interface: unit.workload.interface.clone(),
+            method: self.mechanism(unit.id).map(method),
+        }
+    }
+
+    fn workloads(&self) -> Vec<WorkloadReport> {
+        let views = self.engine.workloads(now());
+        self.units
+            .iter()
+            .map(|unit| {
+                let view = views.iter().find(|view| view.id == unit.id);
+                let credential = view.and_then(|view| view.credential);
+                let identity = &unit.workload.identity;
+                WorkloadReport {
+                    name: identity.name().to_owned(),
+                    id: unit.id.into(),
+                    spiffe_id: identity.spiffe_id(),
+                    labels: identity.labels().clone(),
+                    interface: unit.workload.interface.clone(),
+                    side: unit.workload.side.as_str().to_owned(),
+                    addresses: self.addresses(unit.id),
+                    mode: unit.workload.mode.as_str().to_owned(),
+                    credential_handle: credential.map(|(handle, _)| hex(&handle)),
+                    credential_expires_unix: credential.map(|(_, end)| end),
+                    attached: self.mechanism(unit.id).map(method),
+                }
+            })
+            .collect()
+    }
+
+    /// The addresses that the kernel lets a workload use.
+    fn addresses(&self, id: u16) -> Vec<String> {
+        let mut addresses = Vec::new();
+        let read = self.datapath.maps.addresses.for_each(|key, _| {
+            if key.workload == id {
+                addresses.push(ip_address(&key.address));
+            }
+        });
+        if let Err(error) = read {
+            tracing::warn!(%error, "addresses not read");
+        }
+        addresses.sort_unstable();
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    fn flows(&self, query: &FlowQuery) -> Answer<FlowsReport> {
+        let wanted = match &query.workload {
+            None => None,
+            Some(name) => Some(self.engine.workload_id(name).ok_or_else(|| self.unknown(name))?),
+        };
+        let mut found: Vec<(FlowKey, FlowValue)> = Vec::new();
+        let mut total = 0;
+        let visited = self.datapath.maps.for_each_flow(|key, value| {
+            if wanted.is_none_or(|id| id == key.workload) {
+                total += 1;
+                if found.len() < query.limit {
+                    found.push((*key, *value));
+                }
+            }
+        });
+        visited.map_err(|error| internal(&error))?;
+        let now_ns = now().boot_ns;
+        let flows = found.iter().map(|(key, value)| self.flow(key, value, now_ns)).collect();
+        Ok(FlowsReport { flows, total })
+    }
+
+    fn unknown(&self, name: &str) -> BackendError {
+        let names: Vec<&str> =
+            self.units.iter().map(|unit| unit.workload.identity.name()).collect();
+        BackendError::BadRequest(format!(
+            "no workload is named {name:?}; those here are {}",
+            names.join(", ")
+        ))
+    }
+
+    fn flow(&self, key: &FlowKey, value: &FlowValue, now_ns: u64) -> FlowReport {
+        let live = live_flow(key, value);
+        let egress = live.direction == direction::EGRESS;
+        let peer = || {
+            let known = self.engine.identity(value.peer).map(Identity::spiffe_id);
+            known.unwrap_or_else(|| format!("unknown identity {:016x}", value.peer))
+        };
+        let workload = self.engine.workload_identity(key.workload);
+        FlowReport {
+            workload: workload.map_or_else(|| key.workload.to_string(), |id| id.name().to_owned()),
+            direction: if egress { "egress" } else { "ingress" }.to_owned(),
+            protocol: Protocol::from_number(key.protocol).to_string(),
+            local: endpoint(&key.local, key.local_port),
+            remote: endpoint(&key.remote, key.remote_port),
+            peer: (value.peer != 0).then(peer),
+            state: state_name(value.state).to_owned(),
+            epoch: value.epoch.into(),
+            packets: u64::from(value.packets_in) + u64::from(value.packets_out),
+            bytes: value.bytes_in.saturating_add(value.bytes_out),
+            idle_seconds: now_ns.saturating_sub(value.seen_ns) / SECOND_NS,
+        }
+    }
+
+    fn identities(&self) -> Vec<IdentityReport> {
+        self.engine
+            .identities(now())
+            .into_iter()
+            .map(|view| {
+                let workload = view.workload.and_then(|id| self.engine.workload_identity(id));
+                IdentityReport {
+                    handle: hex(&view.handle),
+                    spiffe_id: view.identity.as_ref().map(Identity::spiffe_id).unwrap_or_default(),
+                    labels: view.identity.map(|one| one.labels().clone()).unwrap_or_default(),
+                    workload: workload.map(|one| one.name().to_owned()).unwrap_or_default(),
+                    expires_unix: view.expires_unix,
+                }
+            })
+            .collect()
+    }
+
+    /// The kernel's counters by their names, and the engine's beside them.
+    fn counters(&self) -> Answer<CountersReport> {
+        let mut report = CountersReport::default();
+        for reason in DropReason::ALL {
+            report.drops.insert(reason.name().to_owned(), 0);
+        }
+        for event in Event::ALL {
+            report.events.insert(event.name().to_owned(), 0);
+        }
+        let counters = self.datapath.maps.counters().map_err(|error| internal(&error))?;
+        for ((workload, number), value) in counters {
+            let name = if let Some(reason) = DropReason::from_number(number) {
+                add(&mut report.drops, reason.name(), value);
+                reason.name()
+            } else if let Some(event) = Event::from_number(number) {
+                add(&mut report.events, event.name(), value);
+                event.name()
+            } else {
+                continue;
+            };
+            if let Some(identity) = self.engine.workload_identity(workload) {
+                let own = report.per_workload.entry(identity.name().to_owned()).or_default();
+                add(own, name, value);
+            }
+        }
+        report.events.extend(self.engine.counters().all());
+        let lost = &self.events.counters;
+        let ordering = std::sync::atomic::Ordering::Relaxed;
+        let rings = [("overflowed", &lost.overflowed), ("malformed", &lost.malformed)];
+        for (name, counter) in rings {
+            report.events.insert(format!("ring_records_{name}"), counter.load(ordering));
+        }
+        Ok(report)
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Answer<ExplainReport> {
+        let unavailable = || BackendError::Unavailable("no policy is loaded".to_owned());
+        let policy = self.engine.policy().ok_or_else(unavailable)?;
+        let workloads: Vec<&Identity> =
+            self.units.iter().map(|unit| &unit.workload.identity).collect();
+        let peers: Vec<&Identity> = self.engine.known_peers().collect();
+        let known = Known { workloads: &workloads, peers: &peers };
+        let unix_seconds = i64::try_from(now().unix_seconds()).unwrap_or(i64::MAX);
+        explain(policy, request, known, unix_seconds)
+            .map_err(|error| BackendError::BadRequest(error.to_string()))
+    }
+}
+
+fn add(counters: &mut BTreeMap<String, u64>, name: &str, value: u64) {
+    *counters.entry(name.to_owned()).or_default() += value;
+}
+
+fn internal(error: &DatapathError) -> BackendError {
+    BackendError::Internal(error.to_string())
+}
+
+fn method(mechanism: Mechanism) -> AttachMethod {
+    match mechanism {
+        Mechanism::Tcx => AttachMethod::Tcx,
+        Mechanism::Clsact => AttachMethod::Clsact,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn endpoint(address: &Address, port: u16) -> String {
+    match (ip_address(address), port) {
+        (address, 0) => address.to_string(),
+        (address, port) => std::net::SocketAddr::new(address, port).to_string(),
+    }
+}
+
+fn state_name(state: u8) -> &'static str {
+    match state {
+        flow_state::UNCONFIRMED => "unconfirmed",
+        flow_state::ESTABLISHED => "established",
+        flow_state::CLOSING => "closing",
+        flow_state::RESET => "reset",
+        flow_state::CUT => "cut",
+        flow_state::DATAGRAM => "datagram",
+        _ => "unknown",
+    }
+}

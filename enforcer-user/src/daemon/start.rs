@@ -1,0 +1,137 @@
+//! From a configuration to a running event loop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use enforcer_common::abi::workload_flags;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::attach::Unit;
+use super::backend::Request;
+use super::clock::now;
+use super::core::{Core, TICK};
+use super::log::Log;
+use super::memory::Memory;
+use super::pool::Pool;
+use super::reload::Reloading;
+use crate::config::{Config, Existing, Mode, WorkloadConfig};
+use crate::datapath::Datapath;
+use crate::engine::{Adopted, Engine, Input, Mesh, Settings, WorkloadSpec};
+use crate::identity::Verifier;
+use crate::{materials, service};
+
+/// How long after the first attachment connections that were open before are taken over, in seconds.
+const ADOPT_SECONDS: u64 = 300;
+
+impl Core {
+    /// Does everything up to readiness that can be done at once.
+    pub(super) fn start(
+        config: Arc<Config>,
+        requests: mpsc::Receiver<Request>,
+    ) -> anyhow::Result<Self> {
+        let (trust, issuer) = materials::load_trust(&config, now().unix_seconds())?;
+        let policy = Arc::new(materials::load_policy(&config).context("policy")?);
+        let reloading = Reloading::start(&config);
+        let verifier = Arc::new(Verifier::new(trust));
+        let engine = Engine::new(settings(&config), Arc::new(issuer), verifier);
+        let (memory, remembered) = Memory::open(&config.instance_run_dir())?;
+        let (datapath, events) = Datapath::open(&config)?;
+        let mut ticker = interval(TICK);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut core = Self {
+            log: Log::new(config.log.denials_per_second),
+            config,
+            engine,
+            datapath,
+            events,
+            pool: Pool::start(),
+            memory,
+            units: Vec::new(),
+            requests,
+            reloading,
+            hangup: signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?,
+            problems: BTreeMap::new(),
+            started: Instant::now(),
+            kernel: kernel_release(),
+            settled: false,
+            ready: false,
+            ticks: 0,
+            ticker,
+            next_sweep: Instant::now(),
+            watchdog: service::watchdog_interval().map(interval),
+        };
+        core.adopt(remembered)?;
+        core.add_workloads()?;
+        let live = core.datapath.live_flows()?;
+        core.handle(Input::SetPolicy { policy, live })?;
+        if let Some(problem) = core.problems.remove("engine") {
+            bail!("{problem}");
+        }
+        core.attach_missing();
+        core.tell_readiness();
+        Ok(core)
+    }
+
+    fn adopt(&mut self, remembered: Vec<Vec<u8>>) -> anyhow::Result<()> {
+        let Some(pinned) = self.datapath.adopted()? else { return Ok(()) };
+        let adopted = Adopted { remembered, ..pinned };
+        tracing::info!(
+            epoch = adopted.epoch,
+            workloads = adopted.workloads.len(),
+            peers = adopted.peers.len(),
+            verdicts = adopted.verdicts.len(),
+            "adopting the pinned datapath"
+        );
+        self.handle(Input::Adopt(Box::new(adopted)))
+    }
+
+    fn add_workloads(&mut self) -> anyhow::Result<()> {
+        for workload in self.config.workloads.clone() {
+            let name = workload.identity.name().to_owned();
+            self.handle(Input::AddWorkload(spec(&workload)))?;
+            if let Some(problem) = self.problems.remove("engine") {
+                bail!("workload {name:?}: {problem}");
+            }
+            let id = self.engine.workload_id(&name);
+            let id = id.with_context(|| format!("workload {name:?}: it got no id"))?;
+            let problem = Some("not attached yet".to_owned());
+            self.units.push(Unit { id, workload, problem });
+        }
+        Ok(())
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let entries = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
+    Settings {
+        peers: entries(config.limits.peers),
+        verdicts: entries(config.limits.verdicts),
+        credential: materials::credential_limits(config),
+        mesh: Mesh {
+            networks: config.mesh.networks.clone(),
+            virtual_addresses: config.mesh.virtual_addresses.clone(),
+        },
+    }
+}
+
+fn spec(workload: &WorkloadConfig) -> WorkloadSpec {
+    let observe = if workload.mode == Mode::Observe { workload_flags::OBSERVE } else { 0 };
+    let (reset, adopt_until_ns) = match workload.existing {
+        Existing::Reset => (workload_flags::RESET_UNKNOWN, 0),
+        Existing::Adopt => (0, now().after(ADOPT_SECONDS)),
+    };
+    WorkloadSpec {
+        identity: workload.identity.clone(),
+        flags: workload_flags::CHECK_ADDRESS | observe | reset,
+        adopt_until_ns,
+    }
+}
+
+fn kernel_release() -> String {
+    nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
