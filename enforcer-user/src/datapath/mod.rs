@@ -167,14 +167,10 @@ impl Datapath {
             Output::Reinject { ifindex, ingress, frame } => {
                 self.reinjector.send(&frame, ifindex, ingress)?;
             }
-<<<<<<< HEAD
-            other @ (Output::Verify(_) | Output::Log(_) | Output::Problem(_)) => {
-=======
             other @ (Output::Verify(_)
             | Output::Remember(_)
             | Output::Log(_)
             | Output::Problem(_)) => {
->>>>>>> engine
                 return Ok(Some(other));
             }
         }
@@ -324,13 +320,9 @@ impl Datapath {
     }
 }
 
-<<<<<<< HEAD
-fn live_flow(key: &FlowKey, flow: &FlowValue) -> LiveFlow {
-=======
 /// What the engine must know of a flow.
 #[must_use]
 pub fn live_flow(key: &FlowKey, flow: &FlowValue) -> LiveFlow {
->>>>>>> engine
     let initiator = flow.flags & flow_flags::INITIATOR != 0;
     LiveFlow {
         key: *key,
