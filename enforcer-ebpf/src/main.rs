@@ -1,49 +1,65 @@
-//! The TC programs of the enforcer: they count what passes, by hook.
+//! The TC programs of the enforcer. `from_workload` sees what a workload sends, `to_workload` what
+//! it is about to receive; which hook of an interface that is depends on which end of a veth it
+//! sits on, and the daemon attaches accordingly. `reinject` serves the daemon's helper interface.
+//!
+//! The order of every packet: entry -> cursor -> parse -> flow (established path), else handshake,
+//! network rule or reset -> verdict.
 
 #![no_std]
 #![no_main]
+// Inline assembly for bpf, for the one atomic instruction that core does not offer there.
+#![feature(asm_experimental_arch)]
+#![allow(clippy::inline_always)]
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
-use aya_ebpf::bindings::TC_ACT_UNSPEC;
-use aya_ebpf::btf_maps::PerCpuArray;
-use aya_ebpf::macros::{btf_map, classifier};
-use aya_ebpf::programs::TcContext;
+mod address;
+mod attempt;
+mod counter;
+mod cursor;
+mod entry;
+mod flow;
+mod handshake;
+mod hold;
+mod mac;
+mod maps;
+mod network;
+mod outcome;
+mod proof;
+mod reset;
+mod scratch;
+mod segment;
+mod skb;
+mod verdict;
 
-/// Packets seen, one entry a hook.
-#[btf_map]
-static PACKETS: PerCpuArray<u64, 2> = PerCpuArray::new();
+use aya_ebpf::{macros::classifier, programs::TcContext};
 
-const INGRESS: u32 = 0;
-const EGRESS: u32 = 1;
-
-/// Counts what enters the interface.
+/// Hook of segments that a workload sends.
 #[classifier]
-fn ingress(_packet: TcContext) -> i32 {
-    count(INGRESS);
-    TC_ACT_UNSPEC
+pub fn from_workload(ctx: TcContext) -> i32 {
+    entry::run::<true>(ctx.skb.skb)
 }
 
-/// Counts what leaves the interface.
+/// Hook of segments towards a workload.
 #[classifier]
-fn egress(_packet: TcContext) -> i32 {
-    count(EGRESS);
-    TC_ACT_UNSPEC
+pub fn to_workload(ctx: TcContext) -> i32 {
+    entry::run::<false>(ctx.skb.skb)
 }
 
-fn count(hook: u32) {
-    if let Some(packets) = PACKETS.get_ptr_mut(hook) {
-        // SAFETY: the pointer is this CPU's own slot, and a TC program is not preempted by
-        // another that writes it.
-        unsafe { *packets += 1 };
-    }
+/// Hook of the daemon's helper interface.
+#[classifier]
+pub fn reinject(ctx: TcContext) -> i32 {
+    hold::reinject(ctx.skb.skb)
 }
 
-/// The licence that the kernel checks before it lets a program call GPL-only helpers.
+/// A panic that survives optimisation becomes an endless loop, which the verifier refuses: the
+/// object does not load.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Some helpers are GPL only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // A panic that survives optimisation must fail in the verifier, which refuses endless loops.
-    loop {}
-}

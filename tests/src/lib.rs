@@ -1,1 +1,31 @@
-//! x
+//! The end-to-end harness: network namespaces as hosts, real sockets, captures, and the real enforcer.
+//!
+//! Read in the order in which a test uses it: [`topology`] makes [`host`]s, [`enforcer`] starts the daemon on
+//! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`udp`] and [`load`] send traffic,
+//! [`capture`] and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with
+//! the drop counters. [`scenario`] has the arrangements most tests share, and [`twin`]
+//! makes the pair of tests that every enforcement claim needs.
+//!
+//! Everything here needs root. Missing privilege or a missing tool is an error that names it, never a skip.
+
+pub mod accounting;
+pub mod bulk;
+pub mod capture;
+pub mod config;
+pub mod custom;
+pub mod enforcer;
+pub mod host;
+pub mod interactive;
+pub mod keys;
+pub mod load;
+pub mod need;
+pub mod pins;
+pub mod policy;
+pub mod raw;
+pub mod saved_syn;
+pub mod scenario;
+pub mod stats;
+pub mod tcp;
+pub mod topology;
+pub mod twin;
+pub mod udp;

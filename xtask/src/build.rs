@@ -11,7 +11,7 @@ use crate::toolchain::Toolchain;
 use crate::{process, project};
 
 /// The profile of the eBPF object, whatever the host crates' profile is.
-const PROFILE: &str = "bpf";
+pub const PROFILE: &str = "bpf";
 
 /// Names the enforcer's program to the tests, the demo and the benchmark.
 pub const ENFORCER_VARIABLE: &str = "ENFORCER_BIN";

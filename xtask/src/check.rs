@@ -57,7 +57,9 @@ fn host_lints() -> Result<()> {
 fn ebpf_lints() -> Result<()> {
     let toolchain = Toolchain::ensure()?;
     toolchain.ensure_clippy()?;
-    process::run(toolchain.cargo("clippy").args(["--", "-D", "warnings"]))
+    // The build's own profile, so that its build scripts and macros are built once for both.
+    let mut clippy = toolchain.cargo("clippy");
+    process::run(clippy.args(["--profile", build::PROFILE, "--", "-D", "warnings"]))
 }
 
 fn docs() -> Result<()> {

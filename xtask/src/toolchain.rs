@@ -4,7 +4,6 @@
 //! Debian's `rustc-web` with `rust-web-src`, where packages can be installed. Their LLVM must not
 //! be newer than the one that bpf-linker is linked with.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fmt};
@@ -19,6 +18,7 @@ const NIGHTLY: &str = "nightly-2026-05-20";
 const NIGHTLY_VARIABLE: &str = "ENFORCER_BPF_TOOLCHAIN";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The first Debian compiler on LLVM 22 with the edition and library that the crate needs.
 const DEBIAN_MINIMUM: (u32, u32) = (1, 96);
@@ -143,10 +143,12 @@ impl Compiler {
                 command
             }
             Self::Debian => {
-                let mut command = process::clean(DEBIAN_CARGO);
-                command.arg(subcommand).env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
-                // cargo looks for its subcommands beside the rustup proxies first.
-                command.env("PATH", debian_first());
+                // Not as cargo's subcommand: cargo prefers rustup's proxy of it, for another
+                // compiler.
+                let program = if subcommand == "clippy" { DEBIAN_CLIPPY } else { DEBIAN_CARGO };
+                let mut command = process::clean(program);
+                command.arg(subcommand).env("CARGO", DEBIAN_CARGO);
+                command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
                 command
             }
         }
@@ -219,12 +221,6 @@ fn major_minor(word: &str) -> Option<(u32, u32)> {
 
 fn has_library_source(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
-}
-
-fn debian_first() -> OsString {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = [PathBuf::from("/usr/bin")].into_iter().chain(env::split_paths(&path));
-    env::join_paths(folders).expect("PATH was split at its separators")
 }
 
 /// bpf-linker, if it is installed in the version that the object is built with.

@@ -51,7 +51,7 @@ impl FlowKey6 {
     #[must_use]
     #[inline(always)]
     pub fn to_v4(&self) -> FlowKey4 {
-        let last4 = |a: &Address| [a[12], a[13], a[14], a[15]];
+        let last4 = |a: &Address| super::words(*a)[3].to_ne_bytes();
         FlowKey4 {
             workload: self.workload,
             protocol: self.protocol,

@@ -42,6 +42,33 @@ pub type Mac = [u8; 16];
 /// An IPv6 address, or an IPv4 address in mapped form (`::ffff:a.b.c.d`), network order.
 pub type Address = [u8; 16];
 
+/// An [`Address`] as four words of its memory: what packets are read into, since the kernel's
+/// compiler would otherwise move sixteen bytes one by one.
+pub type AddressWords = [u32; 4];
+
+/// The address of these words.
+#[must_use]
+#[inline(always)]
+pub const fn address(words: AddressWords) -> Address {
+    // SAFETY: both are 16 plain bytes.
+    unsafe { core::mem::transmute(words) }
+}
+
+/// The words of an address.
+#[must_use]
+#[inline(always)]
+pub const fn words(address: Address) -> AddressWords {
+    // SAFETY: both are 16 plain bytes.
+    unsafe { core::mem::transmute(address) }
+}
+
+/// The words of a mapped IPv4 address, from the word that it is in memory.
+#[must_use]
+#[inline(always)]
+pub const fn mapped_words(v4: u32) -> AddressWords {
+    [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), v4]
+}
+
 /// The mapped form of an IPv4 address (RFC 4291 2.5.5.2).
 #[must_use]
 #[inline(always)]

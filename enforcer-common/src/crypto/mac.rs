@@ -46,6 +46,7 @@ impl Step {
     const fn word(self) -> u32 {
         u32::from_le_bytes(match self {
             Self::Answer => [b'E', b'N', b'2', VERSION],
+            Self::Proof if cfg!(feature = "mutate-step-label") => [b'E', b'N', b'2', VERSION],
             Self::Proof => [b'E', b'N', b'3', VERSION],
             Self::Nonce => [b'E', b'N', b'N', VERSION],
         })

@@ -15,8 +15,8 @@ pub trait Cursor {
     fn u16(&self, offset: usize) -> Option<u16>;
     /// Four bytes, big endian in the packet.
     fn u32(&self, offset: usize) -> Option<u32>;
-    /// Sixteen bytes as they stand.
-    fn bytes16(&self, offset: usize) -> Option<[u8; 16]>;
+    /// Four bytes as they stand in memory.
+    fn word(&self, offset: usize) -> Option<u32>;
     /// Length of the whole frame in bytes.
     fn frame_length(&self) -> usize;
 }
@@ -36,8 +36,8 @@ impl Cursor for [u8] {
         Some(u32::from_be_bytes(*bytes))
     }
 
-    fn bytes16(&self, offset: usize) -> Option<[u8; 16]> {
-        self.get(offset..)?.first_chunk().copied()
+    fn word(&self, offset: usize) -> Option<u32> {
+        self.get(offset..)?.first_chunk().copied().map(u32::from_ne_bytes)
     }
 
     fn frame_length(&self) -> usize {

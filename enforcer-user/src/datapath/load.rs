@@ -2,7 +2,7 @@
 
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfLoader, Pod};
+use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 use aya_obj::{EbpfSectionKind, Object};
 use enforcer_common::abi::{ABI_VERSION, Config, NonceState};
@@ -235,6 +235,8 @@ fn make_maps(
     let level = log_level();
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, false);
+    // On a refusal the verifier then says why, without the states of every instruction before.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
     for (name, entries) in settings.capacities() {
         loader.map_max_entries(name, entries);
     }

@@ -9,9 +9,10 @@ use std::collections::HashMap;
 
 use cedar_policy::{EntityUid, PolicySet as CedarSet};
 
+use super::dependencies::Reads;
 use super::error::PolicyError;
 use super::request::{End, Ends};
-use super::rule::{Effect, Reads, Rule};
+use super::rule::{Effect, Rule};
 use crate::identity::Namespace;
 
 /// What one side of a head names; none for any workload.

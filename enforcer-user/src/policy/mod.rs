@@ -3,6 +3,7 @@
 //! `files -> parse -> validate -> index -> decide`. A loaded policy never changes; a reload makes
 //! a new one, or an error and nothing else.
 
+mod dependencies;
 mod error;
 mod explain;
 mod facts;

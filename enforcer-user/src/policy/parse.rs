@@ -7,9 +7,10 @@ use cedar_policy::{
 };
 use miette::Diagnostic;
 
+use super::dependencies::dependencies;
 use super::error::{MAX_REPORTED, PolicyError, PolicyErrors};
 use super::names::nearest;
-use super::rule::{Effect, Rule, dependencies};
+use super::rule::{Effect, Rule};
 use super::schema;
 use super::source::SourceFile;
 use crate::identity::{Identity, Namespace};
@@ -83,7 +84,7 @@ fn parse_file(
         let name = policy.annotation("id").filter(|id| !id.is_empty());
         let rule = Rule {
             number,
-            name: name.map_or_else(|| format!("{}:{line}", file.name), str::to_owned),
+            name: name.map_or_else(|| place_name(file, line, offset, rules), str::to_owned),
             file: file.name.clone(),
             line,
             reason: policy.annotation("reason").map(str::to_owned),
@@ -101,6 +102,16 @@ fn parse_file(
         }
         rules.push(rule);
     }
+}
+
+/// `file:line`, and the column too behind another rule of that line.
+fn place_name(file: &SourceFile, line: usize, offset: usize, earlier: &[Rule]) -> String {
+    let first = earlier.last().is_none_or(|rule| rule.line != line || rule.file != file.name);
+    if first {
+        return format!("{}:{line}", file.name);
+    }
+    let (_, column) = position(&file.text, offset);
+    format!("{}:{line}:{column}", file.name)
 }
 
 fn check_unique_names(rules: &[Rule], findings: &mut Vec<PolicyError>) {

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use cedar_policy::{Authorizer, Policy, PolicySet as CedarSet, Response};
 use serde::Serialize;
 
+use super::dependencies::Reads;
 use super::error::{PolicyError, PolicyErrors};
 use super::index::{Candidate, Index};
 use super::names::nearest;
 use super::parse::{self, Parsed, rule_of};
 use super::request::{Ends, Question, Request};
-use super::rule::{Reads, Rule};
+use super::rule::Rule;
 use super::source::SourceFile;
 
 const SECONDS_A_MINUTE: i64 = 60;

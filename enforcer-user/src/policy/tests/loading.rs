@@ -96,6 +96,8 @@ fn names_are_unique_and_default_to_the_place() {
     );
     let rules: Vec<(&str, usize)> = policy.rules().iter().map(|r| (r.name(), r.line())).collect();
     assert_eq!(rules, [("b", 3), ("test.cedar:5", 5)]);
+    let one_line = "permit(principal, action, resource);".repeat(2);
+    assert_eq!(set(&one_line).rules()[1].name(), "test.cedar:1:37");
     let files = [
         SourceFile::new("a.cedar", "@id(\"x\") permit(principal, action, resource);"),
         SourceFile::new("b.cedar", "\n@id(\"x\") permit(principal, action, resource);"),

@@ -1,0 +1,64 @@
+//! Whether a frame's source is the workload's own.
+
+use aya_ebpf::bindings::__sk_buff;
+use enforcer_common::abi::{
+    Address, AddressKey, DropReason, interface_flags, mapped, workload_flags,
+};
+
+use crate::{
+    maps::{ADDRESSES, WORKLOADS},
+    scratch::Scratch,
+    skb::load,
+};
+
+/// Whether the workload may use `address`, where its addresses are enforced.
+#[inline(always)]
+pub fn check(s: &Scratch, address: &Address) -> Result<(), DropReason> {
+    let id = u32::from(s.interface.workload);
+    // SAFETY: read only; the daemon replaces the value whole.
+    let workload = unsafe { WORKLOADS.get(&id) }.ok_or(DropReason::NoWorkload)?;
+    if workload.flags & workload_flags::CHECK_ADDRESS == 0 {
+        return Ok(());
+    }
+    let key = AddressKey { address: *address, workload: s.interface.workload, zero: [0; 6] };
+    // SAFETY: only its presence matters.
+    match unsafe { ADDRESSES.get(&key) } {
+        Some(_) => Ok(()),
+        None => Err(DropReason::SpoofedSource),
+    }
+}
+
+/// An ARP packet for IPv4 over Ethernet (RFC 826), as far as it is read.
+///
+/// ```text
+/// offset 0 hardware type(2)  2 protocol type(2)  4 lengths(2)  6 operation(2)
+///        8 sender link address(6)  14 sender address(4)  18 target link address(6)  24 target(4)
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Arp {
+    head: [u8; 8],
+    sender_mac: [u8; 6],
+    sender: [u8; 4],
+}
+
+/// An ARP packet of the workload must speak for its own addresses; a probe has none (RFC 5227).
+#[inline(never)]
+pub fn arp(skb: *mut __sk_buff, s: &Scratch) -> u32 {
+    let mut arp = Arp::default();
+    if let Err(reason) = load(skb, 14, &mut arp) {
+        return reason as u32;
+    }
+    let own_mac =
+        s.interface.flags & interface_flags::CHECK_MAC == 0 || arp.sender_mac == s.interface.mac;
+    if !own_mac {
+        return DropReason::SpoofedSource as u32;
+    }
+    if arp.sender == [0; 4] {
+        return 0;
+    }
+    match check(s, &mapped(arp.sender)) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}

@@ -1,0 +1,143 @@
+//! Half-open connections: look-ups, and the segments between SYN-ACK and proof.
+
+use aya_ebpf::bindings::__sk_buff;
+use enforcer_common::{
+    abi::{AttemptValue, DropReason, Event, FlowValue, flow_flags, flow_state, role},
+    wire::frame::tcp_flags,
+};
+
+use crate::{
+    counter, flow,
+    maps::{ATTEMPTS, WORKLOADS},
+    proof, reset,
+    scratch::Scratch,
+};
+
+/// The attempt of the packet's tuple.
+#[inline(always)]
+pub fn find(s: &Scratch) -> Option<&'static mut AttemptValue> {
+    // SAFETY: LRU entries are preallocated, so the memory stays; segments of one tuple that race
+    // on two CPUs can at worst mix two states of one attempt, and its MACs then do not verify.
+    ATTEMPTS.get_ptr_mut(&s.key).map(|value| unsafe { &mut *value })
+}
+
+/// Inserts `s.attempt`.
+#[inline(always)]
+pub fn insert(s: &Scratch) -> Result<(), DropReason> {
+    ATTEMPTS.insert(&s.key, &s.attempt, 0).map_err(|_| DropReason::AttemptTableFull)
+}
+
+/// Forgets the attempt of the packet's tuple.
+#[inline(always)]
+pub fn remove(s: &Scratch) {
+    // Absence is what is wanted; an error can only mean that.
+    let _ = ATTEMPTS.remove(&s.key);
+}
+
+/// A segment other than SYN and SYN-ACK of a tuple that has no flow.
+#[inline(never)]
+pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    let Some(attempt) = find(s) else { return unknown::<FROM>(skb, s) };
+    let is_reset = s.packet.has(tcp_flags::RST);
+    match attempt.role {
+        role::PLAIN if !is_reset => open_plain::<FROM>(skb, s, attempt),
+        role::SERVER if !FROM => proof::accept(skb, s),
+        // A client's stack that resets its own attempt, a server's that refuses it.
+        _ if FROM && is_reset => {
+            remove(s);
+            0
+        }
+        // A closed port's answer to a SYN must acknowledge exactly it; a reset of ours came from
+        // this very program.
+        role::CLIENT | role::PLAIN if !FROM && is_reset => {
+            if s.packet.acknowledgement == attempt.local_isn.wrapping_add(1) {
+                remove(s);
+                0
+            } else {
+                DropReason::SpoofedReset as u32
+            }
+        }
+        role::REFUSED if !FROM && is_reset => {
+            remove(s);
+            0
+        }
+        role::SERVER => DropReason::AwaitingProof as u32,
+        _ => DropReason::NoFlow as u32,
+    }
+}
+
+/// The first segment behind the SYNs of a connection that a network rule allows.
+#[inline(always)]
+fn open_plain<const FROM: bool>(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    attempt: &AttemptValue,
+) -> u32 {
+    let p = &s.packet;
+    let (local_next, local_ack, remote_next, remote_ack) = if FROM {
+        (p.sequence, p.acknowledgement, p.acknowledgement, p.sequence)
+    } else {
+        (p.acknowledgement, p.sequence, p.sequence, p.acknowledgement)
+    };
+    s.flow = FlowValue {
+        deadline_ns: u64::MAX,
+        seen_ns: s.now_ns,
+        epoch: s.epoch,
+        local_next,
+        local_ack,
+        remote_next,
+        remote_ack,
+        port: attempt.port,
+        state: flow_state::ESTABLISHED,
+        flags: attempt.flags | flow_flags::PLAIN,
+        ..FlowValue::default()
+    };
+    if let Err(reason) = flow::insert::<FROM>(skb, s) {
+        return reason as u32;
+    }
+    remove(s);
+    counter::count(s, Event::PlainOpened);
+    0
+}
+
+/// A segment of a connection that nobody asked for here: older than the attachment, or a stray.
+#[inline(always)]
+fn unknown<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    let id = u32::from(s.interface.workload);
+    // SAFETY: read only; the daemon replaces the value whole.
+    let Some(workload) = (unsafe { WORKLOADS.get(&id) }) else {
+        return DropReason::NoWorkload as u32;
+    };
+    let in_window = s.now_ns < workload.adopt_until_ns;
+    let resets = workload.flags & enforcer_common::abi::workload_flags::RESET_UNKNOWN != 0;
+    if s.packet.has(tcp_flags::RST) {
+        return DropReason::NoFlow as u32;
+    }
+    if in_window && !resets {
+        return adopt::<FROM>(skb, s);
+    }
+    if resets && in_window {
+        return reset::both::<FROM>(skb, s);
+    }
+    if FROM { reset::refuse(skb, s, DropReason::NoFlow) } else { DropReason::NoFlow as u32 }
+}
+
+/// Takes over a connection that was open when the workload was attached.
+#[inline(always)]
+fn adopt<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    if FROM {
+        if let Err(reason) = crate::address::check(s, &s.key.local) {
+            return reason as u32;
+        }
+    }
+    let plain = AttemptValue {
+        port: s.key.local_port,
+        flags: flow_flags::ADOPTED,
+        ..AttemptValue::default()
+    };
+    let failed = open_plain::<FROM>(skb, s, &plain);
+    if failed == 0 {
+        counter::count(s, Event::Adopted);
+    }
+    failed
+}

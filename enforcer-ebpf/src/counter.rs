@@ -1,0 +1,82 @@
+//! Counts why packets are dropped and what else happens, and samples drops for the daemon's log.
+
+use enforcer_common::{
+    abi::{BucketKey, BucketValue, CounterKey, Event, RejectedSegment, record_kind},
+    datapath::bucket,
+};
+
+use crate::{
+    maps::{BUCKETS, CONFIG, COUNTERS, REJECTED},
+    scratch::Scratch,
+};
+
+const BPF_ANY: u64 = 0;
+
+/// What a token bucket limits.
+#[derive(Clone, Copy)]
+#[repr(u16)]
+pub enum Limit {
+    /// Segments of unknown peers handed to the daemon.
+    Cold = 1,
+    /// Sampled drops.
+    Samples = 2,
+}
+
+/// Counts an event of the packet's workload.
+#[inline(always)]
+pub fn count(s: &Scratch, event: Event) {
+    add(s.interface.workload, event as u16);
+}
+
+/// Counts a number of either kind.
+#[inline(never)]
+pub fn add(workload: u16, counter: u16) {
+    let key = CounterKey { workload, counter };
+    if let Some(value) = COUNTERS.get_ptr_mut(&key) {
+        // SAFETY: a per-CPU value; programs of one CPU do not run at the same time, except nested
+        // through a clone, which does not happen between this load and store.
+        unsafe { *value += 1 };
+        return;
+    }
+    // A full table loses the count, never the decision.
+    let _ = COUNTERS.insert(&key, &1u64, BPF_ANY);
+}
+
+/// Counts a drop and, within the sampling rate, reports it.
+#[inline(never)]
+pub fn drop_counted(s: &mut Scratch, reason: u16, from_workload: u32) -> u32 {
+    add(s.interface.workload, reason);
+    let Some(config) = CONFIG.get(0) else { return 0 };
+    if !take(s.interface.workload, [0; 8], Limit::Samples, s.now_ns, config.samples_per_second) {
+        return 0;
+    }
+    s.rejected = RejectedSegment {
+        kind: record_kind::REJECTED,
+        ifindex: s.ifindex,
+        time_ns: s.now_ns,
+        key: s.key,
+        peer: s.peer,
+        reason,
+        from_workload: from_workload as u8,
+        tcp_flags: s.packet.flags,
+        zero: 0,
+    };
+    if REJECTED.output_untyped::<RejectedSegment>(&s.rejected, 0).is_ok() {
+        count(s, Event::Sampled);
+    }
+    1
+}
+
+/// Takes a token of a workload and source; `false` when none is left or the table refuses.
+#[inline(always)]
+pub fn take(workload: u16, source: [u8; 8], kind: Limit, now_ns: u64, per_second: u32) -> bool {
+    let key = BucketKey { source, workload, kind: kind as u16, zero: [0; 4] };
+    if let Some(value) = BUCKETS.get_ptr_mut(&key) {
+        // SAFETY: a live map value; two CPUs that race may grant a token twice, which a limit
+        // meant as a bound on load can bear.
+        return bucket::take(unsafe { &mut *value }, now_ns, per_second);
+    }
+    let mut fresh = BucketValue::default();
+    let granted = bucket::take(&mut fresh, now_ns, per_second);
+    BUCKETS.insert(&key, &fresh, BPF_ANY).is_ok() && granted
+}

@@ -1,0 +1,273 @@
+//! The flow table, and the two paths through it: established segments, and all others of a flow.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_ktime_get_boot_ns};
+use enforcer_common::{
+    abi::{
+        AddressWords, DropReason, Event, FlowKey, FlowKey4, FlowValue, address, direction,
+        flow_flags, flow_state, interface_flags,
+    },
+    datapath::flow,
+    wire::{
+        frame::{self, Frame, Packet, protocol, tcp_flags},
+        option::OPTION_BYTES,
+    },
+};
+
+use crate::{
+    attempt, counter,
+    cursor::SkbCursor,
+    entry::SLOW,
+    handshake,
+    maps::{CONFIG, FLOWS4, FLOWS6, INTERFACES},
+    network, proof,
+    scratch::Scratch,
+    skb::load,
+    verdict::{self, Verdict},
+};
+
+/// Reads the packet and, if it is a plain segment of an established flow under the current epoch,
+/// decides it with one look-up. Everything else is left in the scratch for the slow path.
+#[inline(never)]
+pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    // SAFETY: reads of the program's context and a helper without preconditions.
+    let (ifindex, now_ns) = unsafe { ((*skb).ifindex, bpf_ktime_get_boot_ns()) };
+    s.ifindex = ifindex;
+    s.now_ns = now_ns;
+    s.peer = 0;
+    // SAFETY: read only; the daemon replaces the value whole.
+    let Some(interface) = (unsafe { INTERFACES.get(&ifindex) }) else {
+        s.interface.workload = 0;
+        return unread(s, DropReason::NoWorkload);
+    };
+    s.interface = *interface;
+    let Some(config) = CONFIG.get(0) else { return unread(s, DropReason::Internal) };
+    s.epoch = config.epoch;
+    let cursor = SkbCursor::new(skb);
+    if FROM && interface.flags & interface_flags::CHECK_MAC != 0 {
+        match cursor.mac(6) {
+            Some(mac) if mac == mac_words(&interface.mac) => {}
+            Some(_) => return unread(s, DropReason::SpoofedSource),
+            None => return unread(s, DropReason::Truncated),
+        }
+    }
+    let mut packet = Packet::default();
+    match frame::parse(&cursor, &mut packet) {
+        Ok(Frame::Ip) => {}
+        Ok(Frame::Arp) => {
+            s.packet.family = 0;
+            return SLOW;
+        }
+        Err(reason) => return unread(s, reason),
+    }
+    if is_ordinary(&packet) {
+        let flow = if packet.family == 4 {
+            FLOWS4.get_ptr_mut(&tuple4::<FROM>(interface.workload, &packet))
+        } else {
+            FLOWS6.get_ptr_mut(&tuple::<FROM>(interface.workload, &packet))
+        };
+        if let Some(flow) = flow {
+            // SAFETY: as in `find`.
+            let flow = unsafe { &mut *flow };
+            if flow.state == flow_state::ESTABLISHED
+                && (flow.epoch == config.epoch || cfg!(feature = "mutate-epoch"))
+                && flow.deadline_ns > now_ns
+            {
+                flow::record(flow, &packet, FROM, now_ns);
+                return 0;
+            }
+        }
+    }
+    s.key = tuple::<FROM>(interface.workload, &packet);
+    s.packet = packet;
+    SLOW
+}
+
+/// A frame whose headers were not read: what the log shows of it must not be another packet's.
+#[inline(always)]
+fn unread(s: &mut Scratch, reason: DropReason) -> u32 {
+    s.packet = Packet::default();
+    s.key = FlowKey::default();
+    reason as u32
+}
+
+#[inline(always)]
+fn mac_words(mac: &[u8; 6]) -> (u32, u16) {
+    let [a, b, c, d, e, f] = *mac;
+    (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]))
+}
+
+/// Whether the segment neither opens nor closes nor has room for our option.
+#[inline(always)]
+fn is_ordinary(p: &Packet) -> bool {
+    p.protocol == protocol::TCP
+        && p.flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) == 0
+        && p.options() < OPTION_BYTES
+        && p.ipv4_options() == 0
+}
+
+/// The tuple from the workload's side.
+#[inline(always)]
+fn tuple<const FROM: bool>(workload: u16, p: &Packet) -> FlowKey {
+    let (local, remote, local_port, remote_port) = ends::<FROM>(p);
+    FlowKey {
+        workload: keyed(workload),
+        protocol: p.protocol,
+        zero: 0,
+        local_port,
+        remote_port,
+        local: address(local),
+        remote: address(remote),
+    }
+}
+
+/// The same for a packet of IPv4.
+#[inline(always)]
+fn tuple4<const FROM: bool>(workload: u16, p: &Packet) -> FlowKey4 {
+    let (local, remote, local_port, remote_port) = ends::<FROM>(p);
+    FlowKey4 {
+        workload: keyed(workload),
+        protocol: p.protocol,
+        zero: 0,
+        local_port,
+        remote_port,
+        local: local[3].to_ne_bytes(),
+        remote: remote[3].to_ne_bytes(),
+    }
+}
+
+#[inline(always)]
+fn keyed(workload: u16) -> u16 {
+    if cfg!(feature = "mutate-workload-in-flow-key") { 0 } else { workload }
+}
+
+/// Local and remote address and port of a packet.
+#[inline(always)]
+fn ends<const FROM: bool>(p: &Packet) -> (AddressWords, AddressWords, u16, u16) {
+    if FROM {
+        (p.source, p.destination, p.source_port, p.destination_port)
+    } else {
+        (p.destination, p.source, p.destination_port, p.source_port)
+    }
+}
+
+/// The flow of a tuple.
+#[inline(always)]
+pub fn find(key: &FlowKey, family: u8) -> Option<&'static mut FlowValue> {
+    let value =
+        if family == 4 { FLOWS4.get_ptr_mut(&key.to_v4()) } else { FLOWS6.get_ptr_mut(key) };
+    // SAFETY: a live map value. Each direction writes its own fields; an entry freed under us is
+    // reused only after an RCU grace period, which does not end while this program runs.
+    value.map(|value| unsafe { &mut *value })
+}
+
+/// Inserts `s.flow`, with the link addresses of the packet: resets are built from them.
+#[inline(always)]
+pub fn insert<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+    let mut macs = [[0u8; 6]; 2];
+    load(skb, 0, &mut macs)?;
+    let [destination, source] = macs;
+    (s.flow.local_mac, s.flow.remote_mac) =
+        if FROM { (source, destination) } else { (destination, source) };
+    let inserted = if s.packet.family == 4 {
+        FLOWS4.insert(&s.key.to_v4(), &s.flow, 0)
+    } else {
+        FLOWS6.insert(&s.key, &s.flow, 0)
+    };
+    inserted.map_err(|_| DropReason::FlowTableFull)
+}
+
+/// Forgets the flow of the packet's tuple.
+#[inline(always)]
+pub fn remove(s: &Scratch) {
+    // Absence is what is wanted; an error can only mean that.
+    let _ =
+        if s.packet.family == 4 { FLOWS4.remove(&s.key.to_v4()) } else { FLOWS6.remove(&s.key) };
+}
+
+/// A TCP segment, other than SYN and SYN-ACK, that was not decided by [`established`].
+#[inline(never)]
+pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    let mut carries_proof = false;
+    if s.packet.options() >= OPTION_BYTES {
+        let found = handshake::scan_options(skb, s);
+        if found & handshake::MALFORMED != 0 {
+            return DropReason::MalformedOption as u32;
+        }
+        if FROM && found & (handshake::OURS | handshake::WRONG) != 0 {
+            return DropReason::ForgedOption as u32;
+        }
+        if found & handshake::WRONG != 0 {
+            return DropReason::WrongVersion as u32;
+        }
+        carries_proof = found & handshake::OURS != 0;
+    }
+    if carries_proof && proof::is_awaited(s) {
+        return proof::accept(skb, s);
+    }
+    let Some(flow) = find(&s.key, s.packet.family) else {
+        return attempt::segment::<FROM>(skb, s);
+    };
+    if let Err(reason) = refresh(s, flow) {
+        return reason as u32;
+    }
+    if flow.state == flow_state::UNCONFIRMED && !FROM {
+        confirm(s, flow);
+    }
+    if let Err(reason) = flow::on_segment(flow, &s.packet, FROM, s.now_ns) {
+        return reason as u32;
+    }
+    if carries_proof {
+        return proof::strip_duplicate(skb, s);
+    }
+    if FROM && flow.state == flow_state::UNCONFIRMED {
+        return proof::emit(skb, s);
+    }
+    0
+}
+
+/// The server was seen to have accepted: the proof need not be sent again.
+#[inline(always)]
+fn confirm(s: &Scratch, flow: &mut FlowValue) {
+    let (client_isn, server_isn) =
+        (flow.remote_ack.wrapping_sub(1), flow.remote_next.wrapping_sub(1));
+    if flow::confirms(&s.packet, client_isn, server_isn) {
+        flow.state = flow_state::ESTABLISHED;
+        attempt::remove(s);
+        counter::count(s, Event::Confirmed);
+    }
+}
+
+/// Asks again for a flow of another epoch or whose verdict ran out.
+#[inline(always)]
+pub fn refresh(s: &mut Scratch, flow: &mut FlowValue) -> Result<(), DropReason> {
+    s.peer = flow.peer;
+    if flow.flags & flow_flags::ADOPTED != 0 || flow.state == flow_state::CUT {
+        return Ok(());
+    }
+    if flow.epoch == s.epoch && flow.deadline_ns > s.now_ns {
+        return Ok(());
+    }
+    let expired = flow.deadline_ns <= s.now_ns;
+    let initiator = flow.flags & flow_flags::INITIATOR != 0;
+    let asked = if initiator { direction::EGRESS } else { direction::INGRESS };
+    let answer = if flow.flags & flow_flags::PLAIN != 0 {
+        network::ask(s, asked, flow.port)
+    } else {
+        verdict::ask(s, flow.peer, flow.port, asked)
+    };
+    match answer {
+        Verdict::Allow(deadline_ns) => {
+            flow.deadline_ns = deadline_ns;
+            flow.epoch = s.epoch;
+            counter::count(s, Event::Rejudged);
+            Ok(())
+        }
+        Verdict::Unknown if expired => Err(DropReason::Expired),
+        Verdict::Deny | Verdict::Unknown => {
+            flow.state = flow_state::CUT;
+            // A cut flow's resets must still pass; the daemon sweeps it.
+            flow.deadline_ns = u64::MAX;
+            Err(DropReason::FlowCut)
+        }
+    }
+}

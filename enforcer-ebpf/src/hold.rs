@@ -1,0 +1,137 @@
+//! The cold path: a segment of an unknown peer goes whole to the daemon and is dropped; the daemon
+//! verifies, installs, and re-injects it byte-identical through its helper interface.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT},
+    helpers::generated::{bpf_redirect, bpf_ringbuf_output},
+};
+use core::hint::black_box;
+use enforcer_common::{
+    abi::{
+        DropReason, Event, HELD_FRAME_MAX, Handle, HeldSegment, ReinjectTrailer, direction,
+        interface_flags, record_kind,
+    },
+    wire::frame::tcp_flags,
+};
+
+use crate::{
+    counter::{self, Limit},
+    maps::{CONFIG, HELD_0, HELD_1, HELD_2, HELD_3},
+    scratch::Scratch,
+    skb::{change_tail, load, load_slice},
+};
+
+const RINGS: u8 = 4;
+const TRAILER_BYTES: u32 = size_of::<ReinjectTrailer>() as u32;
+
+/// Hands the segment to the daemon within the limits; it is dropped in any case.
+#[inline(never)]
+pub fn segment(skb: *mut __sk_buff, s: &mut Scratch, asked: u8, local_handle: &Handle) -> u32 {
+    match try_segment(skb, s, asked, local_handle) {
+        Ok(()) => {
+            counter::count(s, Event::ColdSegments);
+            DropReason::Held as u32
+        }
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn try_segment(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    asked: u8,
+    local_handle: &Handle,
+) -> Result<(), DropReason> {
+    within_limits(s)?;
+    let length = s.packet.end;
+    load_slice::<HELD_FRAME_MAX>(skb, 0, &mut s.held.frame, length)?;
+    // The egress policy uses the server's port as the server sees it.
+    let is_answer = asked == direction::EGRESS && s.packet.flags & tcp_flags::SYN != 0;
+    let port = if is_answer { u16::from_be_bytes(s.prefix.port) } else { s.key.local_port };
+    let host_side = s.interface.flags & interface_flags::HOST_SIDE != 0;
+    s.held.kind = record_kind::HELD;
+    s.held.ifindex = s.ifindex;
+    s.held.time_ns = s.now_ns;
+    s.held.key = s.key;
+    s.held.local_handle = *local_handle;
+    s.held.port = port;
+    s.held.direction = asked;
+    s.held.host_side = u8::from(host_side);
+    s.held.tcp_offset = s.packet.transport;
+    s.held.frame_length = length as u16;
+    s.held.epoch = s.epoch;
+    s.held.zero = 0;
+    let size = black_box(HeldSegment::HEADER_BYTES as u32 + length);
+    if size as usize > size_of::<HeldSegment>() {
+        return Err(DropReason::Oversized);
+    }
+    output(s, size)
+}
+
+/// The source network's low bits choose the ring, so that one flood leaves the others.
+#[inline(always)]
+fn output(s: &mut Scratch, size: u32) -> Result<(), DropReason> {
+    let source = source_network(s);
+    let shard = (source[7] ^ source[5] ^ source[6]) & (RINGS - 1);
+    let ring = match shard {
+        0 => (&raw const HELD_0).cast_mut().cast(),
+        1 => (&raw const HELD_1).cast_mut().cast(),
+        2 => (&raw const HELD_2).cast_mut().cast(),
+        _ => (&raw const HELD_3).cast_mut().cast(),
+    };
+    // SAFETY: `size` bytes of the record, checked by the caller; a map and its size are what the
+    // helper asks for.
+    let failed = unsafe { bpf_ringbuf_output(ring, (&raw mut s.held).cast(), u64::from(size), 0) };
+    if failed == 0 { Ok(()) } else { Err(DropReason::RingFull) }
+}
+
+#[inline(always)]
+fn within_limits(s: &Scratch) -> Result<(), DropReason> {
+    let config = CONFIG.get(0).ok_or(DropReason::Internal)?;
+    let (all, each) = (config.cold_per_second, config.cold_per_source);
+    let granted = counter::take(0, source_network(s), Limit::Cold, s.now_ns, each)
+        && counter::take(s.interface.workload, [0; 8], Limit::Cold, s.now_ns, all / 2 + 1)
+        && counter::take(0, [0; 8], Limit::Cold, s.now_ns, all);
+    if granted { Ok(()) } else { Err(DropReason::ColdRateLimited) }
+}
+
+/// The /24 of an IPv4 source, the /64 of an IPv6 one; never all zero.
+#[inline(always)]
+fn source_network(s: &Scratch) -> [u8; 8] {
+    let a = &s.key.remote;
+    if s.packet.family == 4 {
+        [0xff, 0xff, 0, 0, 0, a[12], a[13], a[14]]
+    } else {
+        [a[0] | 1, a[1], a[2], a[3], a[4], a[5], a[6], a[7]]
+    }
+}
+
+/// The helper interface: cuts the trailer and sends the frame to where it says. Only the daemon can
+/// make frames arrive here (it alone holds the tap), and nothing is granted: the target's own hook
+/// judges the frame.
+#[inline(always)]
+pub fn reinject(skb: *mut __sk_buff) -> i32 {
+    match try_reinject(skb) {
+        Ok(action) => action,
+        Err(reason) => {
+            counter::add(0, reason as u16);
+            TC_ACT_SHOT as i32
+        }
+    }
+}
+
+#[inline(always)]
+fn try_reinject(skb: *mut __sk_buff) -> Result<i32, DropReason> {
+    // SAFETY: a read of the program's context.
+    let length = unsafe { (*skb).len };
+    if length <= TRAILER_BYTES {
+        return Err(DropReason::Truncated);
+    }
+    let mut trailer = ReinjectTrailer::default();
+    load(skb, length - TRAILER_BYTES, &mut trailer)?;
+    change_tail(skb, length - TRAILER_BYTES)?;
+    let flags = if trailer.ingress == 1 { u64::from(BPF_F_INGRESS) } else { 0 };
+    // SAFETY: a helper without preconditions.
+    Ok(unsafe { bpf_redirect(trailer.ifindex, flags) } as i32)
+}

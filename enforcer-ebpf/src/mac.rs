@@ -1,0 +1,51 @@
+//! MACs and nonces.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use core::arch::asm;
+use enforcer_common::{
+    abi::Nonce,
+    crypto::{KEY_WORDS, keyed_block, nonce_input},
+};
+
+use crate::{maps::NONCES, scratch::Scratch};
+
+/// Hashes `s.mac` under `key` into `s.tag`. A subprogram of its own: its frame is the largest.
+#[inline(never)]
+pub fn tag(s: &mut Scratch, key: &[u32; KEY_WORDS]) -> u32 {
+    s.tag = keyed_block(key, &s.mac.block, s.mac.length);
+    0
+}
+
+/// A fresh nonce: PRF of a counter that never repeats under its secret, with the time mixed in.
+#[inline(always)]
+pub fn nonce(s: &mut Scratch) -> Option<Nonce> {
+    let state = NONCES.get_ptr_mut(0)?;
+    // SAFETY: a live array value; the counter is only ever touched by this instruction.
+    let counter = unsafe { fetch_increment(&raw mut (*state).counter) };
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    nonce_input(&mut s.mac, counter, now);
+    // SAFETY: the secret is written by the daemon before any program is attached.
+    tag(s, unsafe { &(*state).secret });
+    let (a, b) = (s.tag[0].to_le_bytes(), s.tag[1].to_le_bytes());
+    Some([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]])
+}
+
+/// `atomic_fetch_add` of one (Linux 5.12). The target declares no read-modify-write atomics, so
+/// `core::sync::atomic` has no `fetch_add` for it.
+///
+/// # Safety
+/// `at` points to a live, aligned value that nothing else accesses without an atomic.
+#[inline(always)]
+unsafe fn fetch_increment(at: *mut u64) -> u64 {
+    let mut value = 1u64;
+    // SAFETY: the caller's contract; the instruction touches nothing but the value and a register.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({at} + 0), {value})",
+            at = in(reg) at,
+            value = inout(reg) value,
+        );
+    }
+    value
+}

@@ -1,0 +1,82 @@
+//! The maps. All but the scratch are pinned by the daemon; their layout is `enforcer_common::abi`.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    macros::btf_map,
+};
+use enforcer_common::abi::{
+    AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterKey, CredentialValue, FlowKey,
+    FlowKey4, FlowKey6, FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue, NonceState,
+    PeerKey, PeerValue, VerdictKey, VerdictValue, WorkloadValue,
+};
+
+use crate::scratch::Scratch;
+
+const HELD_RING_BYTES: usize = 1 << 20;
+const REJECTED_RING_BYTES: usize = 1 << 18;
+
+/// Epoch, limits.
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+/// Secret and counter of the nonce PRF.
+#[btf_map]
+pub static NONCES: Array<NonceState, 1> = Array::new();
+/// ifindex to workload.
+#[btf_map]
+pub static INTERFACES: HashMap<u32, InterfaceValue, 4096> = HashMap::new();
+/// Workload id to workload.
+#[btf_map]
+pub static WORKLOADS: HashMap<u32, WorkloadValue, 4096> = HashMap::new();
+/// Addresses a workload may use.
+#[btf_map]
+pub static ADDRESSES: HashMap<AddressKey, u32, 16384> = HashMap::new();
+/// Local credentials by handle.
+#[btf_map]
+pub static CREDENTIALS: HashMap<Handle, CredentialValue, 8192> = HashMap::new();
+/// Pair keys and identities of peers.
+#[btf_map]
+pub static PEERS: HashMap<PeerKey, PeerValue, 16384> = HashMap::new();
+/// Cached verdicts.
+#[btf_map]
+pub static VERDICTS: HashMap<VerdictKey, VerdictValue, 65536> = HashMap::new();
+/// Mesh networks and network rules.
+#[btf_map]
+pub static NETWORKS: LpmTrie<NetworkKey, NetworkValue, 65536> = LpmTrie::new();
+/// IPv4 flows.
+#[btf_map]
+pub static FLOWS4: HashMap<FlowKey4, FlowValue, 131_072> = HashMap::new();
+/// IPv6 flows.
+#[btf_map]
+pub static FLOWS6: HashMap<FlowKey6, FlowValue, 131_072> = HashMap::new();
+/// Half-open connections.
+#[btf_map]
+pub static ATTEMPTS: LruHashMap<FlowKey, AttemptValue, 16384> = LruHashMap::new();
+/// Token buckets.
+#[btf_map]
+pub static BUCKETS: LruHashMap<BucketKey, BucketValue, 16384> = LruHashMap::new();
+/// Counters.
+#[btf_map]
+pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 16384, { BPF_F_NO_PREALLOC as usize }> =
+    PerCpuHashMap::new();
+/// Held segments; a segment's ring is chosen by its source, so that one flood leaves the others.
+#[btf_map]
+pub static HELD_0: RingBuf<(), HELD_RING_BYTES> = RingBuf::new();
+/// See [`HELD_0`].
+#[btf_map]
+pub static HELD_1: RingBuf<(), HELD_RING_BYTES> = RingBuf::new();
+/// See [`HELD_0`].
+#[btf_map]
+pub static HELD_2: RingBuf<(), HELD_RING_BYTES> = RingBuf::new();
+/// See [`HELD_0`].
+#[btf_map]
+pub static HELD_3: RingBuf<(), HELD_RING_BYTES> = RingBuf::new();
+/// Sampled drops.
+#[btf_map]
+pub static REJECTED: RingBuf<(), REJECTED_RING_BYTES> = RingBuf::new();
+/// Working memory of the program that runs on this CPU.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+/// Set while this CPU sends a clone that must become a bare proof.
+#[btf_map]
+pub static CLONING: PerCpuArray<u32, 1> = PerCpuArray::new();

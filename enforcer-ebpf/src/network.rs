@@ -1,0 +1,260 @@
+//! What has no identity: mesh networks, network rules, and protocols other than TCP.
+
+use aya_ebpf::{bindings::__sk_buff, btf_maps::lpm_trie::Key};
+use enforcer_common::{
+    abi::{
+        AttemptValue, DropReason, Event, FlowKey, FlowValue, NetworkKey, NetworkValue, direction,
+        flow_flags, flow_state, mapped, network_flags, role, workload_flags,
+    },
+    datapath::network::allowing_rule,
+    wire::frame::protocol,
+};
+
+use crate::{
+    address, attempt, counter, flow,
+    maps::{NETWORKS, WORKLOADS},
+    reset,
+    scratch::Scratch,
+    skb::load,
+    verdict::Verdict,
+};
+
+/// Bits of a whole key: the rule set and a full address.
+const WHOLE_KEY_BITS: u32 = 32 + 128;
+
+/// Whether peers at the far side are expected to speak the protocol.
+#[inline(always)]
+pub fn is_mesh(s: &Scratch) -> bool {
+    mesh_flags(s) & network_flags::MESH != 0
+}
+
+/// Whether the server's own address, which S2 tells, may stand behind the one that was dialled.
+#[inline(always)]
+pub fn may_answer(s: &Scratch) -> bool {
+    let told =
+        s.prefix.address == s.key.remote && u16::from_be_bytes(s.prefix.port) == s.key.remote_port;
+    told || cfg!(feature = "mutate-address-binding") || mesh_flags(s) & network_flags::VIRTUAL != 0
+}
+
+#[inline(always)]
+fn mesh_flags(s: &Scratch) -> u32 {
+    find(s, s.epoch & 1).map_or(0, |value| value.flags)
+}
+
+#[inline(always)]
+fn find(s: &Scratch, rule_set: u32) -> Option<&'static NetworkValue> {
+    let data = NetworkKey { rule_set, address: s.key.remote };
+    NETWORKS.get(&Key::new(WHOLE_KEY_BITS, data))
+}
+
+/// Asks the network rules of the workload for the packet's far side.
+#[inline(always)]
+pub fn ask(s: &Scratch, asked: u8, server_port: u16) -> Verdict {
+    let id = u32::from(s.interface.workload);
+    // SAFETY: read only; the daemon replaces the value whole.
+    let Some(workload) = (unsafe { WORKLOADS.get(&id) }) else { return Verdict::Deny };
+    let rule_set = if s.epoch & 1 == 0 { workload.rule_sets[0] } else { workload.rule_sets[1] };
+    if let Some(value) = find(s, rule_set) {
+        if allowing_rule(value, asked, s.key.protocol, server_port).is_some() {
+            return Verdict::Allow(u64::MAX);
+        }
+    }
+    if workload.flags & workload_flags::OBSERVE != 0 {
+        counter::count(s, Event::WouldDeny);
+        return Verdict::Allow(u64::MAX);
+    }
+    Verdict::Deny
+}
+
+/// A SYN without identity: a network rule allows it, or it goes no further.
+#[inline(always)]
+pub fn open_plain<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    let (asked, port) = asked_of::<FROM>(s);
+    if ask(s, asked, port) == Verdict::Deny {
+        if FROM {
+            return reset::refuse(skb, s, DropReason::NetworkDenied);
+        }
+        return DropReason::PeerWithoutIdentity as u32;
+    }
+    // A closed flow of the same tuple makes room for the new connection.
+    if let Some(old) = flow::find(&s.key, s.packet.family) {
+        if old.state != flow_state::ESTABLISHED {
+            flow::remove(s);
+        }
+    }
+    s.attempt = AttemptValue {
+        created_ns: s.now_ns,
+        local_isn: if FROM { s.packet.sequence } else { 0 },
+        remote_isn: if FROM { 0 } else { s.packet.sequence },
+        port,
+        role: role::PLAIN,
+        flags: if FROM { flow_flags::INITIATOR } else { 0 },
+        ..AttemptValue::default()
+    };
+    match attempt::insert(s) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+/// A SYN-ACK without identity answers our S1: only an explicit network rule lets it be.
+#[inline(always)]
+pub fn answered_plain(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> u32 {
+    if ask(s, direction::EGRESS, s.key.remote_port) == Verdict::Deny {
+        return reset::both_answered(skb, s, a);
+    }
+    a.role = role::PLAIN;
+    0
+}
+
+#[inline(always)]
+fn asked_of<const FROM: bool>(s: &Scratch) -> (u8, u16) {
+    if FROM {
+        (direction::EGRESS, s.key.remote_port)
+    } else {
+        (direction::INGRESS, s.key.local_port)
+    }
+}
+
+/// A packet of another protocol than TCP.
+#[inline(never)]
+pub fn datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    match try_datagram::<FROM>(skb, s) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+    if is_neighbour_discovery(s) {
+        return neighbour_discovery::<FROM>(skb, s);
+    }
+    if FROM {
+        address::check(s, &s.key.local)?;
+    }
+    if is_icmp_error(s) {
+        return icmp_error::<FROM>(skb, s);
+    }
+    let now_ns = s.now_ns;
+    if let Some(flow) = flow::find(&s.key, s.packet.family) {
+        flow::refresh(s, flow)?;
+        if flow.state == flow_state::CUT {
+            return Err(DropReason::FlowCut);
+        }
+        enforcer_common::datapath::flow::record(flow, &s.packet, FROM, now_ns);
+        return Ok(());
+    }
+    let (asked, port) = asked_of::<FROM>(s);
+    if ask(s, asked, port) == Verdict::Deny {
+        return Err(DropReason::NetworkDenied);
+    }
+    s.flow = FlowValue {
+        deadline_ns: u64::MAX,
+        seen_ns: now_ns,
+        epoch: s.epoch,
+        port,
+        state: flow_state::DATAGRAM,
+        flags: flow_flags::PLAIN | if FROM { flow_flags::INITIATOR } else { 0 },
+        ..FlowValue::default()
+    };
+    flow::insert::<FROM>(skb, s)?;
+    counter::count(s, Event::PlainOpened);
+    Ok(())
+}
+
+/// Router and neighbour solicitation and advertisement, redirect (RFC 4861 4).
+#[inline(always)]
+fn is_neighbour_discovery(s: &Scratch) -> bool {
+    s.packet.protocol == protocol::ICMPV6
+        && s.packet.family == 6
+        && s.packet.icmp_type >= 133
+        && s.packet.icmp_type <= 137
+}
+
+/// Neighbour discovery keeps the link alive and needs no rule, but a workload speaks only for its
+/// own addresses, and neither advertises itself as a router nor redirects.
+#[inline(always)]
+fn neighbour_discovery<const FROM: bool>(
+    skb: *mut __sk_buff,
+    s: &Scratch,
+) -> Result<(), DropReason> {
+    if !FROM {
+        return Ok(());
+    }
+    let spoofed = Err(DropReason::SpoofedSource);
+    let source = enforcer_common::abi::address(s.packet.source);
+    let unspecified = source == [0; 16];
+    if !unspecified && !is_link_local(&source) {
+        address::check(s, &source)?;
+    }
+    match s.packet.icmp_type {
+        133 | 135 => Ok(()),
+        136 => {
+            let mut target = [0u8; 16];
+            load(skb, u32::from(s.packet.transport) + 8, &mut target)?;
+            if is_link_local(&target) { Ok(()) } else { address::check(s, &target) }
+        }
+        _ => spoofed,
+    }
+}
+
+#[inline(always)]
+fn is_link_local(a: &[u8; 16]) -> bool {
+    a[0] == 0xfe && a[1] & 0xc0 == 0x80
+}
+
+/// Destination unreachable, time exceeded, parameter problem, packet too big (RFC 792, RFC 4443).
+#[inline(always)]
+fn is_icmp_error(s: &Scratch) -> bool {
+    let kind = s.packet.icmp_type;
+    match s.packet.protocol {
+        protocol::ICMP => kind == 3 || kind == 11 || kind == 12,
+        protocol::ICMPV6 => kind >= 1 && kind <= 4,
+        _ => false,
+    }
+}
+
+/// An ICMP error must quote a live flow or attempt of the workload.
+#[inline(always)]
+fn icmp_error<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+    let key = quoted_tuple::<FROM>(skb, s)?;
+    if flow::find(&key, s.packet.family).is_some() {
+        return Ok(());
+    }
+    s.key = key;
+    if attempt::find(s).is_some() { Ok(()) } else { Err(DropReason::IcmpUnrelated) }
+}
+
+/// The tuple of the packet that an ICMP error quotes: one that the workload sent, or, in an error
+/// that the workload sends, one that it received.
+#[inline(always)]
+fn quoted_tuple<const FROM: bool>(skb: *mut __sk_buff, s: &Scratch) -> Result<FlowKey, DropReason> {
+    let inner = u32::from(s.packet.transport) + 8;
+    let (source, destination, protocol, ports_at) = if s.packet.family == 4 {
+        let mut header = [0u8; 20];
+        load(skb, inner, &mut header)?;
+        let [.., s0, s1, s2, s3, d0, d1, d2, d3] = header;
+        let size = u32::from(header[0] & 15) * 4;
+        (mapped([s0, s1, s2, s3]), mapped([d0, d1, d2, d3]), header[9], inner + size)
+    } else {
+        let mut head = [0u8; 8];
+        let mut addresses = [[0u8; 16]; 2];
+        load(skb, inner, &mut head)?;
+        load(skb, inner + 8, &mut addresses)?;
+        (addresses[0], addresses[1], head[6], inner + 40)
+    };
+    let mut ports = [[0u8; 2]; 2];
+    if protocol == protocol::TCP || protocol == protocol::UDP {
+        load(skb, ports_at, &mut ports)?;
+    }
+    let [source_port, destination_port] =
+        [u16::from_be_bytes(ports[0]), u16::from_be_bytes(ports[1])];
+    let (local, remote, local_port, remote_port) = if FROM {
+        (destination, source, destination_port, source_port)
+    } else {
+        (source, destination, source_port, destination_port)
+    };
+    let workload = s.interface.workload;
+    Ok(FlowKey { workload, protocol, zero: 0, local_port, remote_port, local, remote })
+}

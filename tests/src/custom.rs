@@ -1,0 +1,86 @@
+//! TCP sockets that need options, a local port or a protocol of their own before they connect.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{SockaddrStorage, bind, connect, setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+use crate::host::{Family, Host};
+
+/// The longest wait of one connect, write or read, in seconds.
+const TIMEOUT_SECONDS: i64 = 10;
+
+/// What the socket speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// Multipath TCP (RFC 8684).
+    Multipath,
+}
+
+/// A socket that is not yet connected; set options through its descriptor.
+#[derive(Debug)]
+pub struct Custom {
+    socket: OwnedFd,
+    family: Family,
+}
+
+impl Custom {
+    /// A socket of a host.
+    pub fn new(host: &Host, family: Family, protocol: Protocol) -> Result<Self> {
+        let socket = host.run(|| open(family, protocol))?;
+        let timeout = TimeVal::new(TIMEOUT_SECONDS, 0);
+        setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
+        Ok(Self { socket, family })
+    }
+
+    /// Takes a local port, also one that an ended connection still holds.
+    pub fn bound_to(self, port: u16) -> Result<Self> {
+        let any = match self.family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        setsockopt(&self.socket, sockopt::ReuseAddr, &true)?;
+        bind(self.socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, port)))
+            .with_context(|| format!("cannot bind port {port}"))?;
+        Ok(self)
+    }
+
+    /// Connects, within ten seconds.
+    pub fn connect(self, to: SocketAddr) -> Result<TcpStream> {
+        connect(self.socket.as_raw_fd(), &SockaddrStorage::from(to))
+            .with_context(|| format!("connecting to {to}"))?;
+        Ok(self.socket.into())
+    }
+}
+
+impl AsFd for Custom {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn open(family: Family, protocol: Protocol) -> Result<OwnedFd> {
+    let domain = match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    let number = match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP,
+        Protocol::Multipath => libc::IPPROTO_MPTCP,
+    };
+    // SAFETY: takes three integers; the descriptor returned is owned by nobody else.
+    unsafe {
+        let fd = libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, number);
+        if fd < 0 {
+            return Err(io::Error::last_os_error())
+                .with_context(|| format!("this kernel opens no {protocol:?} socket"));
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}

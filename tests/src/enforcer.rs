@@ -1,0 +1,341 @@
+//! The daemon under test: started inside a host, asked through its command line, ended by signal.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+use crate::config::{Config, Place};
+use crate::host::Host;
+use crate::keys::NodeKeys;
+use crate::{need, pins};
+
+/// How long a daemon may take to be ready.
+const READY: Duration = Duration::from_secs(30);
+/// How long a daemon may take to end after SIGTERM.
+const END: Duration = Duration::from_secs(10);
+/// Lines of the log that a failed test prints.
+const LOG_TAIL: usize = 60;
+
+/// The enforcer's binary: `ENFORCER_BIN`, or the one of the build that the test program belongs to.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ENFORCER_BIN") {
+        let path = PathBuf::from(path);
+        ensure!(path.is_file(), "ENFORCER_BIN is {}, and there is no such file", path.display());
+        return Ok(path);
+    }
+    let exe = std::env::current_exe().context("the path of the test program is unknown")?;
+    let mut candidates = exe.ancestors().skip(1).take(2).map(|folder| folder.join("enforcer"));
+    candidates.find(|file| file.is_file()).with_context(|| {
+        format!(
+            "no enforcer binary beside {}; build it (`cargo xtask build`) or set ENFORCER_BIN",
+            exe.display()
+        )
+    })
+}
+
+/// A daemon on a host, with its configuration, policy and log in a folder of its own. Dropped, it is ended and
+/// detached; in a failing test it prints the end of its log.
+#[derive(Debug)]
+pub struct Enforcer {
+    host: Host,
+    folder: TempDir,
+    place: Place,
+    process: Option<Child>,
+    /// Read again at every start.
+    _keys: NodeKeys,
+}
+
+impl Enforcer {
+    /// Starts a daemon and waits until it is ready.
+    pub fn start(host: &Host, config: &Config) -> Result<Self> {
+        let mut enforcer = Self::prepare(host, config)?;
+        enforcer.launch()?;
+        Ok(enforcer)
+    }
+
+    /// Writes configuration and policy without starting anything.
+    pub fn prepare(host: &Host, config: &Config) -> Result<Self> {
+        pins::prepare()?;
+        let folder = TempDir::with_prefix("enftest-")?;
+        let place = pins::place(folder.path());
+        fs::create_dir(&place.policy)?;
+        let enforcer =
+            Self { host: host.clone(), folder, place, process: None, _keys: config.keys.clone() };
+        enforcer.write_policy(&config.policy)?;
+        enforcer.write_config(config)?;
+        Ok(enforcer)
+    }
+
+    /// Starts the daemon (again) and waits until it is ready.
+    pub fn launch(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "the daemon of {} runs already", self.host.label());
+        let log = File::options().append(true).create(true).open(self.log_file())?;
+        let child = self
+            .host
+            .command(binary()?)
+            .arg("run")
+            .arg("--config")
+            .arg(self.config_file())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("the daemon does not start")?;
+        self.process = Some(child);
+        self.wait_ready()
+    }
+
+    /// In short waits, so that a daemon that has ended is noticed at once.
+    fn wait_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        while self.cli(&["status", "--wait-ready", "1"]).is_err() {
+            self.check_running()?;
+            ensure!(
+                Instant::now() < deadline,
+                "not ready within {READY:?}; the daemon's log:\n{}",
+                self.log_tail()
+            );
+        }
+        self.check_running()?;
+        ensure!(self.status()?.ready, "`status --wait-ready` returned although it is not ready");
+        Ok(())
+    }
+
+    fn check_running(&mut self) -> Result<()> {
+        let ended = self.process.as_mut().map(Child::try_wait).transpose()?.flatten();
+        if let Some(status) = ended {
+            self.process = None;
+            bail!(
+                "the daemon of {} ended with {status}; its log:\n{}",
+                self.host.label(),
+                self.log_tail()
+            );
+        }
+        Ok(())
+    }
+
+    /// Runs a command that talks to this daemon and returns what it printed.
+    pub fn cli(&self, words: &[&str]) -> Result<String> {
+        let (command, rest) = words.split_first().context("a command without words")?;
+        need::run(
+            self.host
+                .command(binary()?)
+                .arg(command)
+                .arg("--config")
+                .arg(self.config_file())
+                .args(rest),
+        )
+    }
+
+    /// Runs a command with `--json` and reads its answer.
+    pub fn ask<T: DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
+        let text = self.cli(&[words, &["--json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("{words:?} answered: {text}"))
+    }
+
+    /// Reads the counters.
+    pub fn counters(&self) -> Result<Counters> {
+        self.ask(&["counters"])
+    }
+
+    /// Reads what `status` says.
+    pub fn status(&self) -> Result<Status> {
+        self.ask(&["status"])
+    }
+
+    /// Replaces the policy file in one rename. The daemon sees the change by itself.
+    pub fn write_policy(&self, text: &str) -> Result<()> {
+        let new = self.folder.path().join("new.cedar");
+        fs::write(&new, text)?;
+        fs::rename(&new, self.place.policy.join("main.cedar")).context("the policy is not replaced")
+    }
+
+    /// Replaces the configuration file; a running daemon is not told.
+    pub fn write_config(&self, config: &Config) -> Result<()> {
+        fs::write(self.config_file(), config.to_toml(&self.place)?)?;
+        Ok(())
+    }
+
+    /// Replaces the policy and waits until the daemon has taken it over.
+    pub fn change_policy(&self, text: &str, how: Reload) -> Result<()> {
+        let before = self.status()?.policy_generation;
+        self.write_policy(text)?;
+        if how == Reload::Signal {
+            self.signal(Signal::SIGHUP)?;
+        }
+        let deadline = Instant::now() + END;
+        while self.status()?.policy_generation <= before {
+            ensure!(
+                Instant::now() < deadline,
+                "policy not reloaded within {END:?}; the daemon's log:\n{}",
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Kills the daemon; what it pinned stays.
+    pub fn kill(&mut self) -> Result<()> {
+        self.end(Signal::SIGKILL)
+    }
+
+    /// Ends the daemon in order; what it pinned stays.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.end(Signal::SIGTERM)
+    }
+
+    /// Removes everything the daemon made in the kernel.
+    pub fn detach(&self) -> Result<()> {
+        self.cli(&["detach"]).map(drop)
+    }
+
+    /// The process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Where its maps, programs and links are pinned.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.place.bpf_root.join(&self.place.instance)
+    }
+
+    /// All that it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.folder.path().join("enforcer.toml")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.pid().with_context(|| format!("no daemon on {}", self.host.label()))?;
+        kill(Pid::from_raw(i32::try_from(pid)?), signal)
+            .with_context(|| format!("cannot send {signal} to {pid}"))
+    }
+
+    fn end(&mut self, signal: Signal) -> Result<()> {
+        self.signal(signal)?;
+        let deadline = Instant::now() + END;
+        let Some(child) = self.process.as_mut() else { return Ok(()) };
+        while child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                child.kill()?;
+                child.wait()?;
+                self.process = None;
+                bail!("the daemon did not end within {END:?} after {signal}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.process = None;
+        Ok(())
+    }
+
+    fn clean_up(&mut self) -> Result<()> {
+        let ended = if self.process.is_some() { self.terminate() } else { Ok(()) };
+        self.detach()?;
+        ended
+    }
+}
+
+impl Drop for Enforcer {
+    fn drop(&mut self) {
+        if let Err(error) = self.clean_up() {
+            eprintln!("the enforcer of {} was not cleaned up: {error:#}", self.host.label());
+        }
+        if std::thread::panicking() {
+            eprintln!("log of the enforcer of {}:\n{}", self.host.label(), self.log_tail());
+        }
+    }
+}
+
+/// How a daemon learns of a new policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// By SIGHUP.
+    Signal,
+    /// By watching the files.
+    FileChange,
+}
+
+/// `enforcer counters --json`, as far as tests read it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Counters {
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// What else happened.
+    pub events: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    /// Packets dropped for a reason.
+    #[must_use]
+    pub fn drop(&self, reason: &str) -> u64 {
+        self.drops.get(reason).copied().unwrap_or(0)
+    }
+
+    /// How often an event happened.
+    #[must_use]
+    pub fn event(&self, name: &str) -> u64 {
+        self.events.get(name).copied().unwrap_or(0)
+    }
+
+    /// The rise of every counter since an earlier reading; those that did not move are left out.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            drops: risen(&self.drops, &earlier.drops),
+            events: risen(&self.events, &earlier.events),
+        }
+    }
+}
+
+fn risen(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let rise = |(name, value): (&String, &u64)| {
+        let before = earlier.get(name).copied().unwrap_or(0);
+        (name.clone(), value.saturating_sub(before))
+    };
+    now.iter().map(rise).filter(|(_, rise)| *rise > 0).collect()
+}
+
+/// `enforcer status --json`, as far as tests read it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    /// Whether every workload is attached and enforced.
+    pub ready: bool,
+    /// The policy epoch in force.
+    pub epoch: u64,
+    /// How often the policy was loaded.
+    pub policy_generation: u64,
+    /// Entries of the flow tables.
+    pub flows: u64,
+}
+
+/// Runs `enforcer` with these words outside any namespace.
+pub fn command(words: &[&str]) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    command.args(words);
+    Ok(command)
+}

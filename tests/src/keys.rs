@@ -1,0 +1,176 @@
+//! Keys of test networks: a pre-shared key, or an authority and node certificates made by the command line.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::enforcer::binary;
+use crate::need;
+
+/// How the nodes of a test prove who their workloads are.
+#[derive(Debug)]
+pub enum Keys {
+    /// All hold one key.
+    Psk(Psk),
+    /// Each holds a certificate of one authority.
+    Pki(Pki),
+}
+
+impl Keys {
+    /// A fresh pre-shared key.
+    pub fn psk() -> Result<Self> {
+        Psk::generate().map(Self::Psk)
+    }
+
+    /// A fresh authority.
+    pub fn pki() -> Result<Self> {
+        Pki::init().map(Self::Pki)
+    }
+
+    /// The files of one node: made for PKI, may speak for `namespace` and below.
+    pub fn node(&self, name: &str, namespace: &str) -> Result<NodeKeys> {
+        match self {
+            Self::Psk(psk) => Ok(psk.node()),
+            Self::Pki(pki) => pki.node(name, namespace),
+        }
+    }
+}
+
+/// The identity files of one node; they stay as long as this does.
+#[derive(Debug, Clone)]
+pub struct NodeKeys {
+    /// What the node's configuration names.
+    pub files: NodeFiles,
+    _folder: Arc<TempDir>,
+}
+
+/// The paths of a node's identity files.
+#[derive(Debug, Clone)]
+pub enum NodeFiles {
+    /// Pre-shared key mode.
+    Psk {
+        /// 64 hexadecimal digits, mode 0600.
+        psk_file: PathBuf,
+    },
+    /// Certificate mode.
+    Pki {
+        /// Certificates of authorities that are trusted.
+        authorities: Vec<PathBuf>,
+        /// The node's certificate.
+        certificate: PathBuf,
+        /// The node's key, mode 0600.
+        key: PathBuf,
+    },
+}
+
+/// A pre-shared key in a file that only root may read.
+pub struct Psk {
+    folder: Arc<TempDir>,
+}
+
+impl Psk {
+    /// A fresh key of 256 random bits.
+    pub fn generate() -> Result<Self> {
+        let mut halves = [[0; 16]; 2];
+        File::open("/dev/urandom")
+            .and_then(|mut random| random.read_exact(halves.as_flattened_mut()))
+            .context("no random bytes")?;
+        let [high, low] = halves.map(u128::from_be_bytes);
+        let psk = Self { folder: Arc::new(TempDir::with_prefix("enftest-psk-")?) };
+        write_private(&psk.file(), &format!("{high:032x}{low:032x}"))?;
+        Ok(psk)
+    }
+
+    /// The identity files of any node.
+    #[must_use]
+    pub fn node(&self) -> NodeKeys {
+        let files = NodeFiles::Psk { psk_file: self.file() };
+        NodeKeys { files, _folder: Arc::clone(&self.folder) }
+    }
+
+    /// The file, as `psk_file` expects it.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("psk.key")
+    }
+}
+
+impl fmt::Debug for Psk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Psk").field(&self.file()).finish()
+    }
+}
+
+/// An authority of files, made with `enforcer ca`.
+#[derive(Debug)]
+pub struct Pki {
+    folder: Arc<TempDir>,
+}
+
+impl Pki {
+    /// The trust domain of all test networks.
+    pub const TRUST_DOMAIN: &str = "example.org";
+
+    /// Makes an authority for [`Pki::TRUST_DOMAIN`].
+    pub fn init() -> Result<Self> {
+        let pki = Self { folder: Arc::new(TempDir::with_prefix("enftest-pki-")?) };
+        need::run(
+            Command::new(binary()?)
+                .args(["ca", "init", "--trust-domain", Self::TRUST_DOMAIN, "--dir"])
+                .arg(pki.authority_folder()),
+        )?;
+        Ok(pki)
+    }
+
+    /// The authority's certificate, which every node trusts.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.authority_folder().join("ca.cert")
+    }
+
+    /// Makes a node's key and request as the node does, and lets the authority sign it for one namespace.
+    pub fn node(&self, name: &str, namespace: &str) -> Result<NodeKeys> {
+        let file = |ending: &str| self.folder.path().join(format!("{name}.{ending}"));
+        let (key, request, certificate) = (file("key"), file("request"), file("cert"));
+        need::run(
+            Command::new(binary()?)
+                .args(["ca", "request", "--name", name])
+                .arg("--key")
+                .arg(&key)
+                .arg("--out")
+                .arg(&request),
+        )?;
+        need::run(
+            Command::new(binary()?)
+                .args(["ca", "issue-node", "--namespace", namespace])
+                .arg("--dir")
+                .arg(self.authority_folder())
+                .arg("--request")
+                .arg(&request)
+                .arg("--out")
+                .arg(&certificate),
+        )?;
+        let files = NodeFiles::Pki { authorities: vec![self.authority()], certificate, key };
+        Ok(NodeKeys { files, _folder: Arc::clone(&self.folder) })
+    }
+
+    fn authority_folder(&self) -> PathBuf {
+        self.folder.path().join("ca")
+    }
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    let context = || format!("cannot write {}", path.display());
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.write(true).create_new(true).mode(0o600).open(path).with_context(context)?;
+    file.set_permissions(Permissions::from_mode(0o600)).with_context(context)?;
+    file.write_all(text.as_bytes()).with_context(context)
+}

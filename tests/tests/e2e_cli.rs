@@ -1,0 +1,103 @@
+//! The command line without a daemon: configurations are checked, keys are made, paths are probed.
+
+use std::process::Command;
+
+use enforcer_tests::config::{Config, NetworkRule, Workload};
+use enforcer_tests::enforcer::{Enforcer, binary, command};
+use enforcer_tests::host::{Family, Host};
+use enforcer_tests::keys::Keys;
+use enforcer_tests::need;
+use enforcer_tests::policy;
+use enforcer_tests::scenario::{NAMESPACE, PORT, Setup, client, server};
+use enforcer_tests::tcp::{Server, Service};
+use enforcer_tests::topology::Routed;
+use serde_json::Value;
+
+#[test]
+fn a_configuration_of_every_kind_is_accepted() {
+    let host = Host::new("check").unwrap();
+    for keys in [Keys::psk().unwrap(), Keys::pki().unwrap()] {
+        let node = keys.node("node", NAMESPACE).unwrap();
+        let behind = Workload::behind(NAMESPACE, "behind", "veth0", &["192.0.2.9".into()])
+            .label("tier", "a");
+        let mut config = Config::new(node, client(), &policy::allow_port(&client(), &server(), 80))
+            .rule(NetworkRule::egress("dns", "udp", "198.51.100.53/32", 53))
+            .rule(NetworkRule::ingress("probe", "tcp", "2001:db8::/64", PORT))
+            .virtual_address("203.0.113.0/24");
+        config.workloads.push(behind);
+        config.limits.insert("flows".into(), 1024);
+        let enforcer = Enforcer::prepare(&host, &config).unwrap();
+        enforcer.cli(&["check-config", "--file-only"]).unwrap();
+    }
+}
+
+#[test]
+fn a_policy_with_an_unknown_word_is_refused_with_its_place() {
+    let host = Host::new("check").unwrap();
+    let setup = Setup::psk().unwrap();
+    let text = "permit(principal, action, resource)\nwhen { principal.spifeid == \"x\" };";
+    let enforcer = Enforcer::prepare(&host, &setup.client_policy(text).client).unwrap();
+    let error = format!("{:#}", enforcer.cli(&["check-config"]).unwrap_err());
+    assert!(error.contains("main.cedar:2") && error.contains("spifeid"), "{error}");
+}
+
+#[test]
+fn an_unknown_key_in_the_configuration_is_named_with_the_nearest() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("enforcer.toml");
+    std::fs::write(&file, "instance = \"a\"\ntrust_domian = \"example.org\"\n").unwrap();
+    let error = need::run(command(&["check-config", "--config"]).unwrap().arg(&file)).unwrap_err();
+    let text = format!("{error:#}");
+    assert!(text.contains("trust_domian") && text.contains("trust_domain"), "{text}");
+    assert!(text.contains(":2") || text.contains("line 2"), "{text}");
+}
+
+#[test]
+fn a_made_shared_key_is_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("psk.key");
+    let mut generate = command(&["psk", "generate", "--out"]).unwrap();
+    need::run(generate.arg(&file)).unwrap();
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.trim().len(), 64);
+    assert!(text.trim().bytes().all(|byte| byte.is_ascii_hexdigit()));
+}
+
+#[test]
+fn an_open_path_is_found_usable() {
+    let (code, report) = probe(|_| {});
+    assert_eq!((code, &report["usable"]), (Some(0), &Value::Bool(true)), "{report}");
+}
+
+#[test]
+fn a_path_that_drops_data_in_a_syn_is_found_out() {
+    let rule = "tcp flags & (syn|ack) == syn meta length > 120 drop";
+    let (code, report) = probe(|net| router_rule(net, rule));
+    assert_eq!((code, &report["usable"]), (Some(1), &Value::Bool(false)), "{report}");
+}
+
+/// Probes a server behind a router after something was done to it.
+fn probe(prepare: impl Fn(&Routed)) -> (Option<i32>, Value) {
+    let net = Routed::new().unwrap();
+    prepare(&net);
+    let _server = Server::start(&net.server, PORT, &Service::Echo).unwrap();
+    let mut command: Command = net.client.command(binary().unwrap());
+    let to = net.server.at(Family::V4, PORT).to_string();
+    let output = command.args(["probe", &to, "--json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}; the probe said: {said}"));
+    (output.status.code(), report)
+}
+
+fn router_rule(net: &Routed, rule: &str) {
+    net.router
+        .nft(&format!(
+            "add table inet strange; \
+             add chain inet strange forward {{ type filter hook forward priority 0; }}; \
+             add rule inet strange forward {rule}"
+        ))
+        .unwrap();
+}
