@@ -155,7 +155,6 @@ mod tests {
             time_ns: 5,
             key: key(),
             local_handle: [4; 8],
-            peer: 0,
             port: 80,
             direction: 2,
             tcp_offset: 34,

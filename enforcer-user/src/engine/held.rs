@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use enforcer_common::abi::{Handle, PeerKey};
+use enforcer_common::abi::{Handle, PeerKey, address};
 
 use super::Engine;
 use super::clock::Now;
@@ -224,8 +224,8 @@ fn check_consistent(held: &HeldFrame, segment: &Segment) -> Result<(), Refused> 
         && held.tcp_offset == packet.transport
         && held.port == segment.port
         && key.protocol == packet.protocol
-        && (key.local, key.local_port) == (packet.destination, packet.destination_port)
-        && (key.remote, key.remote_port) == (packet.source, packet.source_port);
+        && (key.local, key.local_port) == (address(packet.destination), packet.destination_port)
+        && (key.remote, key.remote_port) == (address(packet.source), packet.source_port);
     if consistent { Ok(()) } else { Err(Refused::Inconsistent) }
 }
 

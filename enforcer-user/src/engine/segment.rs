@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use enforcer_common::abi::{Handle, direction};
+use enforcer_common::abi::{Handle, address, direction};
 use enforcer_common::wire::checksum::{fold, sum_bytes, transport};
 use enforcer_common::wire::frame::{self, Frame, Packet, protocol, tcp_flags};
 use enforcer_common::wire::option::{self, HandshakeOption, OPTION_BYTES, OPTIONS_MAX};
@@ -111,13 +111,10 @@ fn step(packet: &Packet) -> Result<Step, Refused> {
 /// Such a segment (`CHECKSUM_PARTIAL`) holds the sum of the pseudo header alone, uncomplemented.
 /// Any other checksum stays as it is, so that a damaged segment does not become a valid one.
 pub fn complete_checksum(bytes: &mut [u8], packet: &Packet) {
-    let addresses = if packet.family == 4 { 12..16 } else { 0..16 };
-    let (source, destination) = (packet.source, packet.destination);
-    let (source, destination) = if packet.family == 4 {
-        (&source[addresses.clone()], &destination[addresses])
-    } else {
-        (&source[..], &destination[..])
-    };
+    let (source, destination) = (address(packet.source), address(packet.destination));
+    // IPv4 addresses are in mapped form: the pseudo header has their last four bytes.
+    let skipped = if packet.family == 4 { 12 } else { 0 };
+    let (source, destination) = (&source[skipped..], &destination[skipped..]);
     let (at, end) = (usize::from(packet.transport), packet.end as usize);
     let Some(segment) = bytes.get_mut(at..end) else { return };
     let Ok(length) = u16::try_from(segment.len()) else { return };
