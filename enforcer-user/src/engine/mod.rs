@@ -40,6 +40,7 @@ mod report;
 mod rotation;
 mod segment;
 mod shares;
+mod step;
 mod upkeep;
 mod verdicts;
 mod workloads;
@@ -101,6 +102,8 @@ pub struct Engine {
     guard: guard::Guard,
     counters: Counters,
     peers_swept_ns: u64,
+    /// Difference of the clocks at the last tick.
+    offset_ns: Option<i128>,
 }
 
 impl Engine {
@@ -126,6 +129,7 @@ impl Engine {
             guard: guard::Guard::default(),
             counters: Counters::default(),
             peers_swept_ns: 0,
+            offset_ns: None,
         }
     }
 

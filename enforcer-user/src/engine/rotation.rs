@@ -166,7 +166,7 @@ impl Engine {
     }
 
     /// Lets the kernel stamp the new credential.
-    fn switch(&mut self, id: u16, now: Now, out: &mut Vec<Output>) {
+    pub(super) fn switch(&mut self, id: u16, now: Now, out: &mut Vec<Output>) {
         let Some(workload) = self.workloads.get_mut(id) else { return };
         let Some(rotation) = workload.rotation.take() else { return };
         let deadline = workload.credential(rotation.handle).map(|own| own.deadline_ns);
