@@ -92,8 +92,10 @@ fn try_open(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
 fn begin(s: &mut Scratch) -> Result<Handle, DropReason> {
     let (handle, credential) = current_credential(s)?;
     let deadline_ns = credential.deadline_ns;
-    let nonce = mac::nonce(s).ok_or(DropReason::Internal)?;
-    s.option = HandshakeOption::hello(handle, nonce);
+    if mac::nonce(s) != 0 {
+        return Err(DropReason::Internal);
+    }
+    s.option = HandshakeOption::hello(handle, s.nonce);
     check(insert_client(s, &handle, deadline_ns))?;
     Ok(handle)
 }
@@ -194,36 +196,104 @@ fn begin_answer(s: &mut Scratch, local: &Handle, peer: &PeerValue) -> u32 {
     number(attempt::insert(s))
 }
 
-/// S2 leaves: a SYN-ACK of the workload.
+/// S2 leaves: a SYN-ACK of the workload. Its steps are subprograms, so that the MAC, whose frame is
+/// the largest, stands on as little stack as possible.
 #[inline(never)]
 pub fn answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    match try_answer(skb, s) {
-        Ok(number) => number,
-        Err(reason) => reason as u32,
+    let mut step = find_answer(skb, s);
+    if step == FREEZE {
+        if mac::nonce(s) != 0 {
+            return DropReason::Internal as u32;
+        }
+        step = prepare_answer(s);
+        if step != CONTINUE {
+            return step;
+        }
+        mac::tag(s);
+        keep_answer(s);
+        mac::tag(s);
+        keep_proof(s);
     }
+    if step != CONTINUE {
+        return step;
+    }
+    send_answer(skb, s)
 }
 
-#[inline(always)]
-fn try_answer(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
-    refuse_forged(skb, s)?;
-    let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
+/// Go on with the next step.
+const CONTINUE: u32 = 1 << 18;
+/// Go on with making nonce and MACs.
+const FREEZE: u32 = 1 << 19;
+
+/// What of a SYN-ACK is decided before it is stamped.
+#[inline(never)]
+fn find_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    if let Err(reason) = refuse_forged(skb, s) {
+        return reason as u32;
+    }
+    let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
     s.peer = a.peer;
     if a.role == role::PLAIN {
         a.local_isn = s.packet.sequence;
-        return Ok(0);
+        return 0;
     }
     if a.role != role::SERVER || s.packet.acknowledgement != a.remote_isn.wrapping_add(1) {
-        return Err(DropReason::NoAttempt);
+        return DropReason::NoAttempt as u32;
     }
     if s.packet.payload() > 0 {
-        return Err(DropReason::DataInHandshake);
+        return DropReason::DataInHandshake as u32;
     }
     if a.syn_acks >= SYN_ACKS_MAX {
-        return Err(DropReason::SynAckLimit);
+        return DropReason::SynAckLimit as u32;
     }
-    if a.answered == 0 {
-        freeze_answer(s, a)?;
+    if a.answered == 0 { FREEZE } else { CONTINUE }
+}
+
+/// The pair key and the input of `mac_B`, with the nonce that was just made.
+#[inline(never)]
+fn prepare_answer(s: &mut Scratch) -> u32 {
+    let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
+    let Some(peer) = find_peer(a.local_handle, a.remote_handle) else {
+        return DropReason::Expired as u32;
+    };
+    a.local_nonce = s.nonce;
+    s.pair_key = peer.as_responder;
+    s.transcript = Transcript {
+        handle_a: a.remote_handle,
+        handle_b: a.local_handle,
+        nonce_a: a.remote_nonce,
+        nonce_b: a.local_nonce,
+    };
+    answer_input(&mut s.mac, &s.transcript, &s.key.local, s.key.local_port);
+    CONTINUE
+}
+
+#[inline(never)]
+fn keep_answer(s: &mut Scratch) -> u32 {
+    if let Some(a) = attempt::find(s) {
+        a.answer = mac_bytes(s.tag);
     }
+    proof_input(&mut s.mac, &s.transcript);
+    0
+}
+
+#[inline(never)]
+fn keep_proof(s: &mut Scratch) -> u32 {
+    if let Some(a) = attempt::find(s) {
+        a.proof = mac_bytes(s.tag);
+        a.answered = 1;
+    }
+    0
+}
+
+#[inline(never)]
+fn send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    number(try_send_answer(skb, s))
+}
+
+#[inline(always)]
+fn try_send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+    let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
     a.syn_acks += 1;
     a.local_isn = s.packet.sequence;
     let handle = a.local_handle;
@@ -242,41 +312,36 @@ fn try_answer(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     };
     check(segment::stamp(skb, s, &handle, 1))?;
     counter::count(s, Event::S2Sent);
-    Ok(0)
-}
-
-/// Nonce and both MACs of an attempt, computed once.
-#[inline(always)]
-fn freeze_answer(s: &mut Scratch, a: &mut AttemptValue) -> Result<(), DropReason> {
-    let peer = find_peer(a.local_handle, a.remote_handle).ok_or(DropReason::Expired)?;
-    a.local_nonce = mac::nonce(s).ok_or(DropReason::Internal)?;
-    let transcript = Transcript {
-        handle_a: a.remote_handle,
-        handle_b: a.local_handle,
-        nonce_a: a.remote_nonce,
-        nonce_b: a.local_nonce,
-    };
-    answer_input(&mut s.mac, &transcript, &s.key.local, s.key.local_port);
-    mac::tag(s, &peer.as_responder);
-    a.answer = mac_bytes(s.tag);
-    proof_input(&mut s.mac, &transcript);
-    mac::tag(s, &peer.as_responder);
-    a.proof = mac_bytes(s.tag);
-    a.answered = 1;
     Ok(())
 }
 
-/// S2 arrives: a SYN-ACK towards the workload.
+/// S2 arrives: a SYN-ACK towards the workload. In steps for the same reason as [`answer`].
 #[inline(never)]
 pub fn answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    match try_answered(skb, s) {
-        Ok(number) => number,
+    let step = find_answered(skb, s);
+    if step != CONTINUE {
+        return step;
+    }
+    mac::tag(s);
+    let step = judge_answered(skb, s);
+    if step != CONTINUE {
+        return step;
+    }
+    mac::tag(s);
+    open_answered(skb, s)
+}
+
+/// Finds what S2 answers and who speaks, and prepares the check of `mac_B`.
+#[inline(never)]
+fn find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    match try_find_answered(skb, s) {
+        Ok(step) => step,
         Err(reason) => reason as u32,
     }
 }
 
 #[inline(always)]
-fn try_answered(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
+fn try_find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
     if s.packet.acknowledgement != a.local_isn.wrapping_add(1) {
         return Err(DropReason::NoAttempt);
@@ -297,78 +362,83 @@ fn try_answered(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason>
         return Ok(hold::segment(skb, s, direction::EGRESS, &a.local_handle));
     };
     check_peer(s, peer, s.packet.payload() - PREFIX_BYTES as u32)?;
-    let transcript = Transcript {
+    s.pair_key = peer.as_initiator;
+    s.credential_sum = u32::from(peer.sum);
+    s.transcript = Transcript {
         handle_a: a.local_handle,
         handle_b: s.option.handle(),
         nonce_a: a.local_nonce,
         nonce_b: s.option.nonce(),
     };
-    verify_answer(s, peer, &transcript)?;
-    let port = u16::from_be_bytes(s.prefix.port);
-    if !network::may_answer(s) {
-        return Ok(reset::refuse_in_place(skb, s, DropReason::Relayed));
+    answer_input(&mut s.mac, &s.transcript, &s.prefix.address, u16::from_be_bytes(s.prefix.port));
+    Ok(CONTINUE)
+}
+
+/// `mac_B` is in `s.tag`: verifies it, and asks who may be called.
+#[inline(never)]
+fn judge_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    let verified = same_mac(s.tag, mac_words(&s.prefix.mac));
+    if !verified && !cfg!(feature = "mutate-mac") {
+        return DropReason::BadMac as u32;
     }
-    let deadline_ns = match verdict::ask(s, peer.identity, port, direction::EGRESS) {
-        Verdict::Allow(deadline_ns) => deadline_ns,
-        Verdict::Deny => return Ok(reset::refuse_in_place(skb, s, DropReason::PolicyDenied)),
+    if !network::may_answer(s) {
+        return reset::refuse_in_place(skb, s, DropReason::Relayed);
+    }
+    let port = u16::from_be_bytes(s.prefix.port);
+    match verdict::ask(s, s.peer, port, direction::EGRESS) {
+        Verdict::Allow(deadline_ns) => s.deadline_ns = deadline_ns,
+        Verdict::Deny => return reset::refuse_in_place(skb, s, DropReason::PolicyDenied),
         Verdict::Unknown => {
-            return Ok(hold::segment(skb, s, direction::EGRESS, &a.local_handle));
+            let handle = s.transcript.handle_a;
+            return hold::segment(skb, s, direction::EGRESS, &handle);
         }
-    };
-    proof_input(&mut s.mac, &transcript);
-    mac::tag(s, &peer.as_initiator);
+    }
+    proof_input(&mut s.mac, &s.transcript);
+    CONTINUE
+}
+
+/// `mac_A` is in `s.tag`: keeps it for the ACK, opens the client's flow, lets the SYN-ACK pass.
+#[inline(never)]
+fn open_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
     a.proof = mac_bytes(s.tag);
-    a.remote_handle = transcript.handle_b;
-    a.remote_nonce = transcript.nonce_b;
+    a.remote_handle = s.transcript.handle_b;
+    a.remote_nonce = s.transcript.nonce_b;
     a.remote_isn = s.packet.sequence;
-    a.peer = peer.identity;
+    a.peer = s.peer;
     a.answered = 1;
-    check(open_flow(skb, s, peer, deadline_ns, port))?;
-    check(segment::strip(skb, s, u32::from(peer.sum), 1))?;
-    counter::count(s, Event::S2Accepted);
-    Ok(0)
+    let opened = open_flow(skb, s);
+    if opened != 0 {
+        return opened;
+    }
+    let stripped = segment::strip(skb, s, s.credential_sum, 1);
+    if stripped == 0 {
+        counter::count(s, Event::S2Accepted);
+    }
+    stripped
 }
 
 /// The client's flow: its proof has not been seen to arrive.
 #[inline(never)]
-fn open_flow(
-    skb: *mut __sk_buff,
-    s: &mut Scratch,
-    peer: &PeerValue,
-    deadline_ns: u64,
-    port: u16,
-) -> u32 {
+fn open_flow(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let ack = s.packet.acknowledgement;
     let next = s.packet.sequence.wrapping_add(1);
     s.flow = FlowValue {
-        peer: peer.identity,
-        deadline_ns,
+        peer: s.peer,
+        deadline_ns: s.deadline_ns,
         seen_ns: s.now_ns,
         epoch: s.epoch,
         local_next: ack,
         local_ack: next,
         remote_next: next,
         remote_ack: ack,
-        port,
+        port: u16::from_be_bytes(s.prefix.port),
         state: flow_state::UNCONFIRMED,
         flags: flow_flags::INITIATOR,
         handle: s.option.handle(),
         ..FlowValue::default()
     };
     number(flow::insert::<false>(skb, s))
-}
-
-#[inline(always)]
-fn verify_answer(
-    s: &mut Scratch,
-    peer: &PeerValue,
-    transcript: &Transcript,
-) -> Result<(), DropReason> {
-    let (address, port) = (s.prefix.address, u16::from_be_bytes(s.prefix.port));
-    answer_input(&mut s.mac, transcript, &address, port);
-    mac::tag(s, &peer.as_initiator);
-    let verified = same_mac(s.tag, mac_words(&s.prefix.mac));
-    if verified || cfg!(feature = "mutate-mac") { Ok(()) } else { Err(DropReason::BadMac) }
 }
 
 /// Whether the segment carries our option; refuses what only resembles it.

@@ -3,32 +3,34 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use core::arch::asm;
 use enforcer_common::{
-    abi::Nonce,
-    crypto::{KEY_WORDS, keyed_block, nonce_input},
+    crypto::{keyed_block, nonce_input},
 };
 
 use crate::{maps::NONCES, scratch::Scratch};
 
-/// Hashes `s.mac` under `key` into `s.tag`. A subprogram of its own: its frame is the largest.
+/// Hashes `s.mac` under `s.pair_key` into `s.tag`. A subprogram of its own: its frame is the largest.
 #[inline(never)]
-pub fn tag(s: &mut Scratch, key: &[u32; KEY_WORDS]) -> u32 {
-    s.tag = keyed_block(key, &s.mac.block, s.mac.length);
+pub fn tag(s: &mut Scratch) -> u32 {
+    s.tag = keyed_block(&s.pair_key, &s.mac.block, s.mac.length);
     0
 }
 
-/// A fresh nonce: PRF of a counter that never repeats under its secret, with the time mixed in.
+/// A fresh nonce in `s.nonce`: PRF of a counter that never repeats under its secret, with the time
+/// mixed in. Not zero: there is no generator.
 #[inline(always)]
-pub fn nonce(s: &mut Scratch) -> Option<Nonce> {
-    let state = NONCES.get_ptr_mut(0)?;
+pub fn nonce(s: &mut Scratch) -> u32 {
+    let Some(state) = NONCES.get_ptr_mut(0) else { return 1 };
     // SAFETY: a live array value; the counter is only ever touched by this instruction.
     let counter = unsafe { fetch_increment(&raw mut (*state).counter) };
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     nonce_input(&mut s.mac, counter, now);
     // SAFETY: the secret is written by the daemon before any program is attached.
-    tag(s, unsafe { &(*state).secret });
+    s.pair_key = unsafe { (*state).secret };
+    tag(s);
     let (a, b) = (s.tag[0].to_le_bytes(), s.tag[1].to_le_bytes());
-    Some([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]])
+    s.nonce = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
+    0
 }
 
 /// `atomic_fetch_add` of one (Linux 5.12). The target declares no read-modify-write atomics, so

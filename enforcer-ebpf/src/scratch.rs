@@ -3,8 +3,10 @@
 //! and overwrites it.
 
 use enforcer_common::{
-    abi::{AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, RejectedSegment},
-    crypto::MacInput,
+    abi::{
+        AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, Nonce, RejectedSegment,
+    },
+    crypto::{KEY_WORDS, MacInput, Transcript},
     wire::{
         frame::Packet,
         option::{HandshakeOption, OPTIONS_MAX},
@@ -39,6 +41,16 @@ pub struct Scratch {
     pub attempt: AttemptValue,
     /// A flow to insert.
     pub flow: FlowValue,
+    /// Handles and nonces of the handshake at hand.
+    pub transcript: Transcript,
+    /// Key of the MAC: the pair's, or the nonce generator's secret.
+    pub pair_key: [u32; KEY_WORDS],
+    /// A fresh nonce.
+    pub nonce: Nonce,
+    /// Boot-time nanoseconds until which the verdict holds.
+    pub deadline_ns: u64,
+    /// One's complement sum of the peer's credential.
+    pub credential_sum: u32,
     /// Input of the MAC.
     pub mac: MacInput,
     /// The MAC.

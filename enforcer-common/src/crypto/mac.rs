@@ -54,6 +54,7 @@ impl Step {
 }
 
 /// Handles and nonces of both sides, in the order initiator, responder.
+#[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transcript {
     /// Initiator's handle.

@@ -1,7 +1,7 @@
 //! Ends flows: those that nothing can come of any more, and those that a policy change denied,
 //! idle ones too. A denied flow is reset at both ends first.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use enforcer_common::abi::{
     FlowKey, FlowValue, VerdictKey, direction, flow_flags, flow_state, verdict_action,
@@ -64,6 +64,8 @@ pub(super) struct Sweeper {
     position: FlowPosition,
     denied: VecDeque<FlowKey>,
     leaving: VecDeque<(u64, FlowKey)>,
+    /// Everything in both queues, so that no flow is cut twice.
+    queued: HashSet<FlowKey>,
 }
 
 /// What a step works with.
@@ -79,8 +81,16 @@ impl Sweeper {
     /// Takes flows that are denied under the current epoch; the next steps end them. `limit` is
     /// what the flow tables hold: more cannot be meant.
     pub(super) fn cut(&mut self, keys: impl IntoIterator<Item = FlowKey>, limit: usize) {
-        let room = limit.saturating_sub(self.denied.len());
-        self.denied.extend(keys.into_iter().take(room));
+        let room = limit.saturating_sub(self.queued.len());
+        for key in keys.into_iter().take(room) {
+            self.enqueue(key);
+        }
+    }
+
+    fn enqueue(&mut self, key: FlowKey) {
+        if self.queued.insert(key) {
+            self.denied.push_back(key);
+        }
     }
 
     /// Whether denied flows wait for a further step.
@@ -104,6 +114,7 @@ impl Sweeper {
     fn finish_leaving(&mut self, maps: &mut Maps, now_ns: u64) -> Result<(), DatapathError> {
         while self.leaving.front().is_some_and(|(due_ns, _)| *due_ns <= now_ns) {
             let Some((_, key)) = self.leaving.pop_front() else { break };
+            self.queued.remove(&key);
             // A new connection of the same tuple replaced it: that one was judged anew.
             if maps.flow(&key)?.is_some_and(|flow| flow.state == flow_state::CUT) {
                 maps.remove_flow(&key)?;
@@ -121,6 +132,7 @@ impl Sweeper {
         let epoch = tools.maps.config()?.epoch;
         for _ in 0..RESETS {
             let Some(key) = self.denied.pop_front() else { break };
+            self.queued.remove(&key);
             let Some(flow) = tools.maps.flow(&key)? else { continue };
             // Denied under the current epoch, it passes nothing but a reset from here on, and
             // its sequence numbers stand still. A live deadline lets the resets pass.
@@ -137,6 +149,7 @@ impl Sweeper {
             if tools.reset {
                 send_resets(tools, &key, &flow, swept);
             }
+            self.queued.insert(key);
             self.leaving.push_back((now_ns.saturating_add(LEAVE_NS), key));
         }
         Ok(())
@@ -173,7 +186,7 @@ impl Sweeper {
         for key in doubtful {
             let Some(flow) = maps.flow(&key)? else { continue };
             if is_over(maps, &key, &flow, epoch, now_ns)? {
-                self.denied.push_back(key);
+                self.enqueue(key);
             }
         }
         Ok(())
@@ -270,7 +283,13 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_by_the_tables() {
         let mut sweeper = Sweeper::default();
-        sweeper.cut(std::iter::repeat_n(FlowKey::default(), 10), 4);
+        let keys = |range: std::ops::Range<u16>| {
+            range.map(|local_port| FlowKey { local_port, ..FlowKey::default() })
+        };
+        sweeper.cut(keys(0..3), 4);
+        sweeper.cut(keys(0..3), 4);
+        assert_eq!(sweeper.denied.len(), 3);
+        sweeper.cut(keys(3..10), 4);
         assert_eq!(sweeper.denied.len(), 4);
         assert!(sweeper.is_busy());
     }

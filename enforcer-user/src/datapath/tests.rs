@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use enforcer_common::abi::{
     ABI_VERSION, Config as KernelConfig, NonceState, VerdictKey, VerdictValue, WORKLOAD_NAME_BYTES,
-    WorkloadValue, verdict_action,
+    WorkloadValue, flow_state, verdict_action,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -54,6 +54,16 @@ const WORKLOAD: &str = r#"
 name = "web"
 namespace = "/acme"
 interface = "near"
+"#;
+
+/// The workload is what has the other end of `near`.
+const BEHIND_VETH: &str = r#"
+[[workload]]
+name = "web"
+namespace = "/acme"
+interface = "near"
+side = "host"
+addresses = ["192.0.2.2", "2001:db8::2"]
 "#;
 
 fn config(root: &Path, more: &str) -> Config {
@@ -336,6 +346,71 @@ fn a_refused_packet_reaches_the_log_and_the_counters() {
     });
 }
 
+fn tuple(v6: bool, remote_port: u16) -> FlowKey {
+    let host = |last: u8| if v6 { [last; 16] } else { address([192, 0, 2, last].into()) };
+    let (local, remote) = (host(1), host(2));
+    FlowKey { workload: 1, protocol: 6, zero: 0, local_port: 9, remote_port, local, remote }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_walk_sees_every_flow_once_and_only_what_is_over_goes() {
+    isolated(|root| {
+        let (config, runtime) = (config(root, ""), runtime());
+        let _guard = runtime.enter();
+        let (mut datapath, _events) = Datapath::open(&config).unwrap();
+        let now = boot_ns();
+        let live = FlowValue {
+            peer: 7,
+            deadline_ns: u64::MAX,
+            seen_ns: now,
+            state: flow_state::ESTABLISHED,
+            flags: flow_flags::INITIATOR,
+            port: 80,
+            ..FlowValue::default()
+        };
+        let over = FlowValue { state: flow_state::RESET, seen_ns: 0, ..live };
+        let expired = FlowValue { deadline_ns: 1, ..live };
+        let renewed = FlowValue { peer: 8, ..expired };
+        let kinds = [live, over, expired, renewed];
+        for port in 0..4000 {
+            let value = kinds[usize::from(port) % 4];
+            datapath.maps.insert_flow(&tuple(port % 3 == 0, port), &value).unwrap();
+        }
+        let verdict = VerdictKey {
+            peer: 8,
+            epoch: 0,
+            workload: 1,
+            port: 0,
+            protocol: 6,
+            direction: direction::EGRESS,
+            zero: [0; 6],
+        };
+        let action = verdict_action::ALLOW;
+        let answer = VerdictValue { deadline_ns: u64::MAX, action, ..VerdictValue::default() };
+        datapath.maps.verdicts.insert(&verdict, &answer).unwrap();
+        let mut ports: Vec<u16> = Vec::new();
+        datapath.maps.for_each_flow(|key, _| ports.push(key.remote_port)).unwrap();
+        ports.sort_unstable();
+        assert_eq!(ports, (0..4000).collect::<Vec<_>>());
+
+        let mut garbage = 0;
+        let mut cut = 0;
+        for _ in 0..8 {
+            let swept = datapath.sweep(now).unwrap();
+            garbage += swept.garbage;
+            cut += swept.cut;
+        }
+        assert_eq!((garbage, cut), (1000, 1000));
+        datapath.sweep(now + 1_000_000_000).unwrap();
+        let mut left: Vec<u16> = Vec::new();
+        datapath.maps.for_each_flow(|key, _| left.push(key.remote_port)).unwrap();
+        left.sort_unstable();
+        let stays = (0..4000u16).filter(|port| matches!(port % 4, 0 | 3));
+        assert_eq!(left, stays.collect::<Vec<_>>());
+    });
+}
+
 /// A connection between `near` here and `far` in a namespace of its own, open before it is enforced.
 struct Connection {
     here: TcpStream,
@@ -398,9 +473,9 @@ fn is_reset(result: &std::io::Result<usize>) -> bool {
     result.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
-fn a_cut_flow_is_reset_at_both_ends(far: &'static str) {
+fn a_cut_flow_is_reset_at_both_ends(far: &'static str, workload: &'static str) {
     isolated(|root| {
-        let (config, runtime) = (config(root, WORKLOAD), runtime());
+        let (config, runtime) = (config(root, workload), runtime());
         let _guard = runtime.enter();
         let mut connection = connect_before_enforcement(far.parse().unwrap());
         let (mut datapath, _events) = start(&config, true);
@@ -409,7 +484,9 @@ fn a_cut_flow_is_reset_at_both_ends(far: &'static str) {
         connection.here.write_all(b"c").unwrap();
         connection.here.read_exact(&mut [0]).unwrap();
         let live = datapath.live_flows().unwrap();
-        let flow = live.iter().find(|flow| flow.key.remote_port == 80);
+        let host_side = workload == BEHIND_VETH;
+        let server = |key: &FlowKey| if host_side { key.local_port } else { key.remote_port };
+        let flow = live.iter().find(|flow| server(&flow.key) == 80);
         let key = flow.unwrap_or_else(|| panic!("the connection was not adopted: {live:?}")).key;
 
         datapath.cut(&Sweep { flows: vec![key], ..Sweep::default() }).unwrap();
@@ -419,8 +496,8 @@ fn a_cut_flow_is_reset_at_both_ends(far: &'static str) {
         let here = connection.here.read(&mut [0]);
         let there = connection.there.recv_timeout(PATIENCE).unwrap();
         let counters = datapath.maps.counters().unwrap();
-        assert!(is_reset(&here), "the workload's end: {here:?}, counters {counters:?}");
-        assert!(is_reset(&there), "the far end: {there:?}, counters {counters:?}");
+        assert!(is_reset(&here), "the client's end: {here:?}, counters {counters:?}");
+        assert!(is_reset(&there), "the server's end: {there:?}, counters {counters:?}");
         connection.peer.join().unwrap();
 
         assert!(datapath.maps.flow(&key).unwrap().is_some(), "kept until its resets have passed");
@@ -433,11 +510,23 @@ fn a_cut_flow_is_reset_at_both_ends(far: &'static str) {
 #[test]
 #[ignore = "needs root"]
 fn a_cut_ipv4_flow_is_reset_at_both_ends() {
-    a_cut_flow_is_reset_at_both_ends("192.0.2.2");
+    a_cut_flow_is_reset_at_both_ends("192.0.2.2", WORKLOAD);
 }
 
 #[test]
 #[ignore = "needs root"]
 fn a_cut_ipv6_flow_is_reset_at_both_ends() {
-    a_cut_flow_is_reset_at_both_ends("2001:db8::2");
+    a_cut_flow_is_reset_at_both_ends("2001:db8::2", WORKLOAD);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_cut_ipv4_flow_of_a_workload_behind_a_veth_is_reset_at_both_ends() {
+    a_cut_flow_is_reset_at_both_ends("192.0.2.2", BEHIND_VETH);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_cut_ipv6_flow_of_a_workload_behind_a_veth_is_reset_at_both_ends() {
+    a_cut_flow_is_reset_at_both_ends("2001:db8::2", BEHIND_VETH);
 }
