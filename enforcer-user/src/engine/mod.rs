@@ -152,7 +152,7 @@ impl Engine {
             Input::PeerLost(key) => drop(self.peers.remove(&key)),
             Input::VerdictLost(key) => drop(self.verdicts.remove(&Question::from(&key))),
             Input::SetVerifier(verifier) => self.on_set_verifier(verifier, now, &mut out),
-            Input::SetIssuer(issuer) => self.issuer = issuer,
+            Input::SetIssuer(issuer) => self.on_set_issuer(issuer),
             Input::Adopt(adopted) => self.on_adopt(*adopted, now, &mut out),
             Input::InUse(questions) => self.on_in_use(&questions, now),
             Input::Tick => self.on_tick(now, &mut out),

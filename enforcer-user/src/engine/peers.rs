@@ -231,6 +231,11 @@ impl Peers {
         found
     }
 
+    /// At most so many credentials are of use to a restart.
+    pub fn memory(&self) -> usize {
+        self.remotes.len() + self.identities.len()
+    }
+
     /// Every credential and identity that a restart should find again.
     pub fn remembered(&self) -> Vec<Arc<Vetted>> {
         let remotes = self.remotes.values().filter_map(|remote| remote.verified.clone());

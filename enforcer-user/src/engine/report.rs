@@ -150,6 +150,12 @@ impl Engine {
         views.into_values().collect()
     }
 
+    /// At least as many as [`Self::remembered`] gives, without the work.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.peers.memory()
+    }
+
     /// What was verified and should be known again after a restart. No secrets.
     #[must_use]
     pub fn remembered(&self) -> Vec<Arc<Vetted>> {

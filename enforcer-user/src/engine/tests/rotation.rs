@@ -190,3 +190,14 @@ fn when_the_wall_clock_is_set_every_deadline_follows() {
     });
     assert!(swept, "{:?}", kinds(&outputs));
 }
+
+#[test]
+fn a_renewed_node_certificate_is_used_at_once() {
+    let mut bench = Bench::new(&permit("cli"));
+    let before = bench.local_handle("web");
+    let issuer = Arc::new(trusted(DAY).theirs);
+    assert!(bench.engine.handle(Input::SetIssuer(issuer), at(5)).is_empty());
+    let outputs = bench.engine.handle(Input::Tick, at(6));
+    assert_eq!(kinds(&outputs), ["credential", "workload"]);
+    assert_ne!(bench.local_handle("web"), before);
+}
