@@ -3,7 +3,7 @@
 //! Read in the order in which a test uses it: [`topology`] makes [`host`]s, [`enforcer`] starts the daemon on
 //! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`udp`] and [`load`] send traffic,
 //! [`capture`] and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with
-//! the drop counters. [`scenario`] has the arrangements most tests share, and [`twin`]
+//! the drop counters. [`scenario`] has the arrangements most tests share, and [`mod@twin`]
 //! makes the pair of tests that every enforcement claim needs.
 //!
 //! Everything here needs root. Missing privilege or a missing tool is an error that names it, never a skip.
