@@ -207,6 +207,13 @@ impl NetworkRule {
         Self::new(name, "ingress", protocol, cidr, port)
     }
 
+    /// The same for these addresses too.
+    #[must_use]
+    pub fn and(mut self, cidr: &str) -> Self {
+        self.cidr.push(cidr.to_owned());
+        self
+    }
+
     fn new(
         name: &str,
         direction: &'static str,
