@@ -8,6 +8,9 @@ use serde::Serialize;
 use crate::keys::{NodeFiles, NodeKeys, Pki};
 use crate::topology::{INTERFACE, MESH_NETWORKS};
 
+/// Everything of the enforcer's own, without the thousands of lines that the loader says about relocations.
+const LOG_LEVEL: &str = "debug,aya=info,aya_obj=info";
+
 /// What a test says of a daemon; the harness adds the instance, its folders and the policy file.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -207,6 +210,13 @@ impl NetworkRule {
         Self::new(name, "ingress", protocol, cidr, port)
     }
 
+    /// The same for these addresses too.
+    #[must_use]
+    pub fn and(mut self, cidr: &str) -> Self {
+        self.cidr.push(cidr.to_owned());
+        self
+    }
+
     fn new(
         name: &str,
         direction: &'static str,
@@ -286,7 +296,7 @@ impl<'a> ConfigFile<'a> {
             },
             policy: PolicySection { files: [&place.policy], deny_reset: config.deny_reset },
             limits: &config.limits,
-            log: LogSection { level: "debug" },
+            log: LogSection { level: LOG_LEVEL },
             network_rule: &config.network_rules,
             workload: &config.workloads,
         }
