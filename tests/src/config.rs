@@ -286,7 +286,7 @@ impl<'a> ConfigFile<'a> {
             },
             policy: PolicySection { files: [&place.policy], deny_reset: config.deny_reset },
             limits: &config.limits,
-            log: LogSection { level: "debug" },
+            log: LogSection { level: "info,enforcer_user=debug" },
             network_rule: &config.network_rules,
             workload: &config.workloads,
         }
