@@ -29,6 +29,8 @@ pub struct Config {
     pub credential_lifetime_seconds: u64,
     /// Whether verified but denied peers are reset.
     pub deny_reset: bool,
+    /// What the daemon logs.
+    pub log_level: &'static str,
 }
 
 impl Config {
@@ -45,6 +47,7 @@ impl Config {
             limits: BTreeMap::new(),
             credential_lifetime_seconds: 3600,
             deny_reset: true,
+            log_level: "debug",
         }
     }
 
@@ -286,7 +289,7 @@ impl<'a> ConfigFile<'a> {
             },
             policy: PolicySection { files: [&place.policy], deny_reset: config.deny_reset },
             limits: &config.limits,
-            log: LogSection { level: "debug" },
+            log: LogSection { level: config.log_level },
             network_rule: &config.network_rules,
             workload: &config.workloads,
         }
