@@ -15,6 +15,7 @@ use crate::topology::TwoHosts;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Connect latencies, microseconds, in the order in which they were taken.
+#[expect(clippy::struct_field_names, reason = "the unit stands last in each name")]
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Cold {
     /// Without enforcement.

@@ -150,5 +150,5 @@ fn firewall(host: &Host) -> Result<()> {
     let chain = |hook: &str| {
         format!("chain {hook} {{ type filter hook {hook} priority 0; policy drop; {accept}; }}")
     };
-    host.nft(&format!("table ip rules {{ {} {} }}", chain("input"), chain("output")))
+    host.nft(&format!("table ip rules {{\n{}\n{}\n}}", chain("input"), chain("output")))
 }
