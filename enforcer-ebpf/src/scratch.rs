@@ -3,9 +3,7 @@
 //! and overwrites it.
 
 use enforcer_common::{
-    abi::{
-        AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, Nonce, RejectedSegment,
-    },
+    abi::{AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, Nonce, RejectedSegment},
     crypto::{KEY_WORDS, MacInput, Transcript},
     wire::{
         frame::Packet,

@@ -121,9 +121,8 @@ fn isolate() {
 impl Kernel {
     /// Loads the object that this build embeds, or the one that `ENFORCER_EBPF_OBJECT` names.
     fn load() -> Self {
-        let other = std::env::var_os("ENFORCER_EBPF_OBJECT").map(|path| {
-            std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-        });
+        let other = std::env::var_os("ENFORCER_EBPF_OBJECT")
+            .map(|path| std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
         let object = other.as_deref().unwrap_or_else(|| enforcer_user::datapath::object());
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS4", FLOWS_MAX).map_max_entries("FLOWS6", FLOWS_MAX);

@@ -74,13 +74,7 @@ pub fn ip(from: &End, to: &End, protocol: u8, body: &[u8]) -> Vec<u8> {
 
 /// The same with IPv4 options, a multiple of four bytes; they must be empty for IPv6.
 #[must_use]
-pub fn ip_with_options(
-    from: &End,
-    to: &End,
-    protocol: u8,
-    options: &[u8],
-    body: &[u8],
-) -> Vec<u8> {
+pub fn ip_with_options(from: &End, to: &End, protocol: u8, options: &[u8], body: &[u8]) -> Vec<u8> {
     let mut frame = [to.mac, from.mac].concat();
     match (from.address, to.address) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -98,13 +92,7 @@ pub fn ip_with_options(
     frame
 }
 
-fn ipv4_header(
-    from: Ipv4Addr,
-    to: Ipv4Addr,
-    protocol: u8,
-    options: &[u8],
-    body: usize,
-) -> Vec<u8> {
+fn ipv4_header(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, options: &[u8], body: usize) -> Vec<u8> {
     let length = 20 + options.len();
     let total = u16::try_from(length + body).expect("a frame's length").to_be_bytes();
     let words = u8::try_from(length / 4).expect("at most 15 words");

@@ -18,8 +18,7 @@ pub const ACK: u8 = 16;
 /// IP protocol of TCP.
 pub const TCP: u8 = 6;
 /// The options of a Linux SYN: MSS, SACK permitted, timestamps, no-operation, window scale.
-pub const SYN_OPTIONS: [u8; 20] =
-    [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 1, 2, 0, 0, 0, 0, 1, 3, 3, 7];
+pub const SYN_OPTIONS: [u8; 20] = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 1, 2, 0, 0, 0, 0, 1, 3, 3, 7];
 /// The options of any later Linux segment: two no-operations, timestamps.
 pub const LATER_OPTIONS: [u8; 12] = [1, 1, 8, 10, 0, 0, 1, 3, 0, 0, 1, 2];
 

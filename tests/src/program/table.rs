@@ -11,7 +11,7 @@ pub type Frame = fn(&World) -> Vec<u8>;
 
 /// What must become of a frame.
 #[derive(Clone, Copy)]
-pub enum Expected {
+enum Expected {
     /// Dropped.
     Dropped,
     /// Passed, byte for byte.
@@ -22,31 +22,66 @@ pub enum Expected {
     Answered(Frame),
 }
 
+/// Sets up the maps and makes the frame to run.
+pub type Input = fn(&mut World) -> Vec<u8>;
+
 /// A case.
 pub struct Row {
-    /// What it shows.
-    pub name: &'static str,
-    /// What the workload is.
-    pub side: Side,
-    /// Sets up the maps and makes the frame.
-    pub input: fn(&mut World) -> Vec<u8>,
-    /// The program.
-    pub hook: Hook,
-    /// What must become of the frame.
-    pub expected: Expected,
-    /// The counters of the workload that must move by one. A name behind `id:` counts for another workload.
-    pub counters: &'static [&'static str],
+    name: &'static str,
+    input: Input,
+    expected: Expected,
+    counters: &'static [&'static str],
 }
 
-/// Runs every row for each family, each with maps of its own, and fails with all that went wrong.
+/// A frame that must be dropped. Of each row's `counters`, and of no others, the workload's must move by one; a
+/// name behind `id:` counts for another workload.
+pub fn drops(name: &'static str, input: Input, counters: &'static [&'static str]) -> Row {
+    Row { name, input, expected: Expected::Dropped, counters }
+}
+
+/// A frame that must pass byte for byte.
+pub fn passes(name: &'static str, input: Input, counters: &'static [&'static str]) -> Row {
+    Row { name, input, expected: Expected::Unchanged, counters }
+}
+
+/// A frame that must pass as another.
+pub fn becomes(
+    name: &'static str,
+    input: Input,
+    frame: Frame,
+    counters: &'static [&'static str],
+) -> Row {
+    Row { name, input, expected: Expected::Becomes(frame), counters }
+}
+
+/// A frame that must be answered with another.
+pub fn answers(
+    name: &'static str,
+    input: Input,
+    frame: Frame,
+    counters: &'static [&'static str],
+) -> Row {
+    Row { name, input, expected: Expected::Answered(frame), counters }
+}
+
+/// Runs every row for both families, each with maps of its own, and fails with all that went wrong.
 ///
 /// # Panics
 /// If a row does not show what it says.
-pub fn check(families: &[Family], rows: &[Row]) {
+pub fn check(side: Side, hook: Hook, rows: &[Row]) {
+    check_families(&Family::BOTH, side, hook, rows);
+}
+
+/// The same for some families.
+///
+/// # Panics
+/// If a row does not show what it says.
+pub fn check_families(families: &[Family], side: Side, hook: Hook, rows: &[Row]) {
     let mut failures = String::new();
     for row in rows {
         for family in families {
-            if let Err(failure) = row.run(*family) {
+            let mut world = World::new(*family, side);
+            if let Err(failure) = row.run(&mut world, hook) {
                 writeln!(failures, "{} ({family:?}): {failure}", row.name).expect("a string");
             }
         }
@@ -55,15 +90,14 @@ pub fn check(families: &[Family], rows: &[Row]) {
 }
 
 impl Row {
-    fn run(&self, family: Family) -> Result<(), String> {
-        let mut world = World::new(family, self.side);
-        let frame = (self.input)(&mut world);
-        let seen = world.run(self.hook, &frame);
+    fn run(&self, world: &mut World, hook: Hook) -> Result<(), String> {
+        let frame = (self.input)(world);
+        let seen = world.run(hook, &frame);
         let (action, frame) = match self.expected {
             Expected::Dropped => (Action::Drop, None),
             Expected::Unchanged => (Action::Pass, Some(frame)),
-            Expected::Becomes(make) => (Action::Pass, Some(make(&world))),
-            Expected::Answered(make) => (Action::Redirect, Some(make(&world))),
+            Expected::Becomes(make) => (Action::Pass, Some(make(world))),
+            Expected::Answered(make) => (Action::Redirect, Some(make(world))),
         };
         compare(&seen, action, frame.as_deref(), self.counters).map_err(|difference| {
             format!("{difference}; attempt {:?}; flow {:?}", world.attempt(), world.flow())
@@ -88,7 +122,10 @@ pub fn compare(
     match frame {
         Some(frame) if frame != seen.frame => {
             let at = frame.iter().zip(&seen.frame).position(|(a, b)| a != b);
-            Err(format!("frames differ at {at:?}:\nexpected {frame:02x?}\nfound    {:02x?}", seen.frame))
+            Err(format!(
+                "frames differ at {at:?}:\nexpected {frame:02x?}\nfound    {:02x?}",
+                seen.frame
+            ))
         }
         _ => Ok(()),
     }

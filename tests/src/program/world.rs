@@ -203,7 +203,11 @@ impl World {
     /// Says whose the interface is.
     pub fn set_interface(&mut self, workload: u16, flags: u16) {
         let mac = self.local.mac;
-        self.kernel.put("INTERFACES", IFINDEX, InterfaceValue { workload, flags, mac, zero: [0; 6] });
+        self.kernel.put(
+            "INTERFACES",
+            IFINDEX,
+            InterfaceValue { workload, flags, mac, zero: [0; 6] },
+        );
     }
 
     /// Writes the workload anew, changed.
@@ -288,7 +292,8 @@ impl World {
     pub fn allow_network(&mut self, far: &End, asked: u8, protocol: u8, ports: (u16, u16)) {
         let mut value = NetworkValue::default();
         let (port_low, port_high) = ports;
-        value.entries[0] = NetworkEntry { protocol, direction: asked, port_low, port_high, rule: 1 };
+        value.entries[0] =
+            NetworkEntry { protocol, direction: asked, port_low, port_high, rule: 1 };
         for rule_set in RULE_SETS {
             let key = NetworkKey { rule_set, address: far.mapped() };
             self.kernel.put_network(WHOLE_BITS, key, value);
@@ -380,6 +385,12 @@ impl World {
         Segment::new(self.local, self.remote, SYN, LOCAL_ISN, 0).options(&SYN_OPTIONS)
     }
 
+    /// A SYN of the workload's stack to outside the mesh networks.
+    #[must_use]
+    pub fn syn_to_outside(&self) -> Segment {
+        Segment { to: self.outside, ..self.syn_out() }
+    }
+
     /// The SYN of the peer's stack.
     #[must_use]
     pub fn syn_in(&self) -> Segment {
@@ -442,12 +453,8 @@ impl World {
         let local_nonce = self.attempt().expect("an attempt").local_nonce;
         let (own, theirs) = (self.own.handle, self.theirs.handle);
         match self.side {
-            Side::Client => {
-                Covered { handles: [own, theirs], nonces: [local_nonce, PEER_NONCE] }
-            }
-            Side::Server => {
-                Covered { handles: [theirs, own], nonces: [PEER_NONCE, local_nonce] }
-            }
+            Side::Client => Covered { handles: [own, theirs], nonces: [local_nonce, PEER_NONCE] },
+            Side::Server => Covered { handles: [theirs, own], nonces: [PEER_NONCE, local_nonce] },
         }
     }
 
