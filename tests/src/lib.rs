@@ -22,6 +22,7 @@ pub mod load;
 pub mod need;
 pub mod pins;
 pub mod policy;
+pub mod program;
 pub mod raw;
 pub mod saved_syn;
 pub mod scenario;
