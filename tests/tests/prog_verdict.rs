@@ -1,7 +1,7 @@
 //! Verdicts, epochs and deadlines: what a cached answer decides, and when it no longer does.
 
 use enforcer_common::abi::{direction, flow_flags, flow_state, verdict_action};
-use enforcer_tests::program::kernel::{Action, Hook};
+use enforcer_tests::program::kernel::{Action, Hook, Seen};
 use enforcer_tests::program::table::{check, compare, drops, passes};
 use enforcer_tests::program::world::{EPOCH, Family, SERVICE, Side, WORKLOAD, World};
 
@@ -273,4 +273,40 @@ fn drops_are_sampled_within_their_limit() {
     let first = records[0];
     assert_eq!((first.key, first.reason), (w.key(), 14));
     assert_eq!((first.from_workload, first.tcp_flags, first.key.workload), (0, 2, WORKLOAD));
+}
+
+#[test]
+fn verdicts_decide_s1_and_s2() {
+    for family in Family::BOTH {
+        for (action, counters) in [
+            (verdict_action::DENY, &["policy_denied"][..]),
+            (77, &["policy_denied"]),
+            (verdict_action::WOULD_DENY, &["would_deny"]),
+        ] {
+            let passing = action == verdict_action::WOULD_DENY;
+            let mut w = World::new(family, Side::Server);
+            let later = w.later();
+            w.set_verdict(direction::INGRESS, EPOCH, action, later);
+            let (s1, syn) = (w.s1_in().frame(), w.syn_in().frame());
+            let seen = w.run(Hook::To, &s1);
+            let more = if passing { "s1_accepted" } else { "" };
+            judged(&seen, passing.then_some(&syn), counters, more);
+            drop(w);
+
+            let mut w = World::new(family, Side::Client);
+            w.set_verdict(direction::EGRESS, EPOCH, action, later);
+            w.after_s1_out();
+            let s2 = w.s2_in().frame();
+            let seen = w.run(Hook::To, &s2);
+            let out = if passing { w.syn_ack_in().frame() } else { w.reset_of_syn_ack() };
+            let more = if passing { "s2_accepted" } else { "reset_local" };
+            judged(&seen, Some(&out), counters, more);
+        }
+    }
+}
+
+fn judged(seen: &Seen, out: Option<&Vec<u8>>, counters: &[&str], more: &str) {
+    let all: Vec<&str> = counters.iter().copied().chain([more]).filter(|c| !c.is_empty()).collect();
+    let action = if out.is_some() { Action::Pass } else { Action::Drop };
+    compare(seen, action, out.map(Vec::as_slice), &all).unwrap();
 }
