@@ -192,6 +192,7 @@ impl Kernel {
     }
 
     /// Reads the one value of an array.
+    #[must_use]
     pub fn single<V: Pod>(&self, map: &str) -> V {
         let array = Array::<_, V>::try_from(self.ebpf.map(map).expect(map)).expect(map);
         array.get(&0, 0).unwrap_or_else(|e| panic!("{map}: {e}"))
