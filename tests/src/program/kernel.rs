@@ -144,7 +144,7 @@ impl Kernel {
         Self { ebpf, held, rejected }
     }
 
-    /// Runs a program on a frame of at least 15 bytes: what the kernel lets a test run begin with.
+    /// Runs a program on a frame that is not shorter than [`shortest`].
     pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Seen {
         let before = self.counters();
         let mut output = vec![0; OUTPUT_BYTES];
@@ -192,6 +192,7 @@ impl Kernel {
     }
 
     /// Reads the one value of an array.
+    #[must_use]
     pub fn single<V: Pod>(&self, map: &str) -> V {
         let array = Array::<_, V>::try_from(self.ebpf.map(map).expect(map)).expect(map);
         array.get(&0, 0).unwrap_or_else(|e| panic!("{map}: {e}"))
@@ -301,6 +302,17 @@ fn name((workload, number): (u16, u16)) -> String {
         .or_else(|| Event::from_number(number).map(Event::name))
         .unwrap_or_else(|| panic!("counter {number} has no name"));
     format!("{workload}:{name}")
+}
+
+/// Bytes of the shortest frame that the kernel takes for a test run: one byte of payload at least, and of IPv4 and
+/// IPv6 the fixed header (Linux 6.18, `bpf_prog_test_run_skb`).
+#[must_use]
+pub fn shortest(frame: &[u8]) -> usize {
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => 14 + 20,
+        Some([0x86, 0xdd]) => 14 + 40,
+        _ => 14 + 1,
+    }
 }
 
 /// A held segment's record, taken apart.

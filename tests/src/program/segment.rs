@@ -99,7 +99,7 @@ impl Segment {
         tcp.extend(self.sequence.to_be_bytes());
         tcp.extend(self.acknowledgement.to_be_bytes());
         let words = u8::try_from((20 + self.options.len()) / 4).expect("a TCP header's length");
-        assert!(self.options.len() % 4 == 0 && words <= 15, "options: {:?}", self.options);
+        assert!(self.options.len().is_multiple_of(4) && words <= 15, "options: {:?}", self.options);
         tcp.extend([words << 4, self.flags, 0xfa, 0xf0, 0, 0, 0, 0]);
         tcp.extend(&self.options);
         tcp.extend(&self.payload);

@@ -65,17 +65,11 @@ pub fn answers(
 }
 
 /// Runs every row for both families, each with maps of its own, and fails with all that went wrong.
-///
-/// # Panics
-/// If a row does not show what it says.
 pub fn check(side: Side, hook: Hook, rows: &[Row]) {
     check_families(&Family::BOTH, side, hook, rows);
 }
 
 /// The same for some families.
-///
-/// # Panics
-/// If a row does not show what it says.
 pub fn check_families(families: &[Family], side: Side, hook: Hook, rows: &[Row]) {
     let mut failures = String::new();
     for row in rows {
@@ -134,9 +128,10 @@ pub fn compare(
 fn named(counters: &[&str]) -> BTreeMap<String, u64> {
     let mut named = BTreeMap::new();
     for counter in counters {
-        let name = match counter.contains(':') {
-            true => (*counter).to_owned(),
-            false => format!("{WORKLOAD}:{counter}"),
+        let name = if counter.contains(':') {
+            (*counter).to_owned()
+        } else {
+            format!("{WORKLOAD}:{counter}")
         };
         *named.entry(name).or_default() += 1;
     }

@@ -12,10 +12,10 @@ use enforcer_common::abi::{
 use enforcer_common::wire::checksum::sum_bytes;
 use enforcer_user::datapath::boot_ns;
 
-use super::kernel::{Action, Exclusive, Hook, IFINDEX, Seen};
+use super::kernel::{Action, Exclusive, FLOWS_MAX, Hook, IFINDEX, Seen};
 use super::mac::{Covered, words};
 use super::packet::End;
-use super::segment::{ACK, LATER_OPTIONS, PSH, SYN, SYN_OPTIONS, Segment, TCP};
+use super::segment::{ACK, LATER_OPTIONS, PSH, RST, SYN, SYN_OPTIONS, Segment, TCP};
 
 /// The workload's id.
 pub const WORKLOAD: u16 = 7;
@@ -360,6 +360,15 @@ impl World {
         }
     }
 
+    /// Leaves no room in the flow table.
+    pub fn fill_flows(&mut self) {
+        for port in 1..=FLOWS_MAX {
+            let mut key = self.key();
+            key.remote_port = u16::try_from(port).expect("a port");
+            self.put_flow(key, FlowValue { deadline_ns: u64::MAX, ..FlowValue::default() });
+        }
+    }
+
     /// Changes the flow, which must be there.
     pub fn change_flow(&mut self, change: impl Fn(&mut FlowValue)) {
         let mut value = self.flow().expect("a flow");
@@ -439,6 +448,13 @@ impl World {
     #[must_use]
     pub fn data_in(&self) -> Segment {
         self.ack_in().flags(ACK | PSH).payload(DATA)
+    }
+
+    /// What the client's stack gets instead of a SYN-ACK that it must not have.
+    #[must_use]
+    pub fn reset_of_syn_ack(&self) -> Vec<u8> {
+        let (sequence, acknowledgement) = (REMOTE_ISN, LOCAL_ISN.wrapping_add(1));
+        Segment::new(self.remote, self.local, RST | ACK, sequence, acknowledgement).frame()
     }
 
     /// S1 of the peer.

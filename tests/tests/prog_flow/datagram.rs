@@ -1,0 +1,226 @@
+//! Other protocols than TCP: network rules, their flows, ICMP errors.
+
+use enforcer_common::abi::{FlowValue, direction, flow_flags, flow_state, workload_flags};
+use enforcer_tests::program::kernel::{Action, Hook};
+use enforcer_tests::program::packet::{End, ICMP, ICMPV6, UDP, icmp, ip, udp, unreachable};
+use enforcer_tests::program::table::{check, compare, drops, passes};
+use enforcer_tests::program::world::{DATA, Family, Side, World};
+
+use crate::OTHER;
+
+const DNS: u16 = 53;
+
+fn dns(w: &World) -> End {
+    End { port: DNS, ..w.outside }
+}
+
+#[test]
+fn datagrams_need_a_rule() {
+    check(
+        Side::Client,
+        Hook::From,
+        &[
+            drops("UDP without a rule", |w| udp(&w.local, &dns(w), DATA), &["network_denied"]),
+            passes(
+                "UDP with a rule",
+                |w| {
+                    let far = dns(w);
+                    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+                    udp(&w.local, &dns(w), DATA)
+                },
+                &["plain_opened"],
+            ),
+            passes(
+                "UDP of an open flow",
+                |w| {
+                    let far = dns(w);
+                    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+                    let frame = udp(&w.local, &dns(w), DATA);
+                    w.pass(Hook::From, &frame);
+                    frame
+                },
+                &[],
+            ),
+            drops(
+                "UDP with a rule for another port",
+                |w| {
+                    let far = dns(w);
+                    w.allow_network(&far, direction::EGRESS, UDP, (DNS + 1, DNS + 1));
+                    udp(&w.local, &dns(w), DATA)
+                },
+                &["network_denied"],
+            ),
+            drops(
+                "UDP with a rule for another direction",
+                |w| {
+                    let far = dns(w);
+                    w.allow_network(&far, direction::INGRESS, UDP, (DNS, DNS));
+                    udp(&w.local, &dns(w), DATA)
+                },
+                &["network_denied"],
+            ),
+            drops(
+                "UDP with a rule for another protocol",
+                |w| {
+                    let far = dns(w);
+                    w.allow_network(&far, direction::EGRESS, 6, (DNS, DNS));
+                    udp(&w.local, &dns(w), DATA)
+                },
+                &["network_denied"],
+            ),
+            passes(
+                "UDP of a workload that is only observed",
+                |w| {
+                    w.set_workload(|workload| workload.flags |= workload_flags::OBSERVE);
+                    udp(&w.local, &dns(w), DATA)
+                },
+                &["would_deny", "plain_opened"],
+            ),
+            drops(
+                "UDP from a spoofed address",
+                |w| {
+                    let far = dns(w);
+                    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+                    let spoofed = End { address: w.remote.address, ..w.local };
+                    udp(&spoofed, &dns(w), DATA)
+                },
+                &["spoofed_source"],
+            ),
+            drops("SCTP", |w| ip(&w.local, &w.outside, 132, &[0; 12]), &["network_denied"]),
+            drops("GRE", |w| ip(&w.local, &w.outside, 47, &[0; 8]), &["network_denied"]),
+            passes(
+                "GRE with a rule for every protocol",
+                |w| {
+                    let far = w.outside;
+                    w.allow_network(&far, direction::EGRESS, 255, (0, u16::MAX));
+                    ip(&w.local, &w.outside, 47, &[0; 8])
+                },
+                &["plain_opened"],
+            ),
+            drops(
+                "an echo request",
+                |w| {
+                    let kind = if w.family == Family::V4 { 8 } else { 128 };
+                    icmp(&w.local, &w.outside, kind, 0, DATA)
+                },
+                &["network_denied"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn answers_of_datagrams_pass_by_their_flow() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        let far = dns(&w);
+        w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+        let answer = udp(&far, &w.local, DATA);
+        compare(&w.run(Hook::To, &answer), Action::Drop, None, &["network_denied"]).unwrap();
+        let query = udp(&w.local, &far, DATA);
+        w.pass(Hook::From, &query);
+        compare(&w.run(Hook::To, &answer), Action::Pass, Some(&answer), &[]).unwrap();
+        let stranger = udp(&w.remote, &w.local, DATA);
+        compare(&w.run(Hook::To, &stranger), Action::Drop, None, &["network_denied"]).unwrap();
+    }
+}
+
+#[test]
+fn icmp_errors_must_quote_a_live_flow() {
+    check(
+        Side::Client,
+        Hook::To,
+        &[
+            passes(
+                "a flow",
+                |w| {
+                    w.established();
+                    unreachable(&w.outside, &w.local, &w.data_out().frame())
+                },
+                &[],
+            ),
+            passes(
+                "an attempt",
+                |w| {
+                    w.after_s1_out();
+                    unreachable(&w.outside, &w.local, &w.syn_out().frame())
+                },
+                &[],
+            ),
+            drops(
+                "no flow",
+                |w| unreachable(&w.outside, &w.local, &w.data_out().frame()),
+                &["icmp_unrelated"],
+            ),
+            drops(
+                "a flow in the wrong direction",
+                |w| {
+                    w.established();
+                    unreachable(&w.outside, &w.local, &w.data_in().frame())
+                },
+                &["icmp_unrelated"],
+            ),
+            drops(
+                "a quotation that ends in its IP header",
+                |w| {
+                    w.established();
+                    let quoted = &w.data_out().frame()[14..24];
+                    let kind = if w.family == Family::V4 { 3 } else { 1 };
+                    icmp(&w.outside, &w.local, kind, 0, quoted)
+                },
+                &["truncated"],
+            ),
+            drops(
+                "a flow of another workload",
+                |w| {
+                    w.established();
+                    w.set_interface(OTHER, 0);
+                    unreachable(&w.outside, &w.local, &w.data_out().frame())
+                },
+                &["8:icmp_unrelated"],
+            ),
+        ],
+    );
+    check(
+        Side::Client,
+        Hook::From,
+        &[
+            passes(
+                "from the workload, a flow",
+                |w| {
+                    w.established();
+                    unreachable(&w.local, &w.remote, &w.data_in().frame())
+                },
+                &[],
+            ),
+            drops(
+                "from the workload, no flow",
+                |w| unreachable(&w.local, &w.remote, &w.data_in().frame()),
+                &["icmp_unrelated"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn the_other_icmp_family_s_number_is_no_icmp() {
+    for (family, protocol) in [(Family::V4, ICMPV6), (Family::V6, ICMP)] {
+        let mut w = World::new(family, Side::Client);
+        let frame = ip(&w.local, &w.outside, protocol, &[136, 0, 0, 0, 0, 0, 0, 0]);
+        compare(&w.run(Hook::From, &frame), Action::Drop, None, &["network_denied"]).unwrap();
+    }
+}
+
+#[test]
+fn an_open_datagram_flow_is_written_as_such() {
+    let mut w = World::new(Family::V4, Side::Client);
+    let far = dns(&w);
+    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+    let frame = udp(&w.local, &dns(&w), DATA);
+    w.pass(Hook::From, &frame);
+    let mut key = w.key_with(&dns(&w));
+    key.protocol = UDP;
+    let flow: FlowValue = w.kernel.read("FLOWS4", &key.to_v4()).expect("a flow");
+    assert_eq!((flow.state, flow.port), (flow_state::DATAGRAM, DNS));
+    assert_eq!(flow.flags, flow_flags::PLAIN | flow_flags::INITIATOR);
+}

@@ -1,0 +1,269 @@
+//! The handshake, step by step: what is stamped and accepted, and which MACs are not. What else must be refused
+//! stands in the modules.
+
+mod client;
+mod cold;
+mod options;
+mod server;
+mod vectors;
+
+use enforcer_common::abi::{
+    NonceState, direction, flow_flags, flow_state, interface_flags, network_flags, role,
+};
+use enforcer_tests::program::kernel::{Action, Hook};
+use enforcer_tests::program::table::compare;
+use enforcer_tests::program::world::{
+    DATA, EPOCH, Family, KEY_AS_INITIATOR, KEY_AS_RESPONDER, LOCAL_ISN, PEER, SERVICE, Side,
+    WORKLOAD, World,
+};
+
+#[track_caller]
+pub(crate) fn expect(world: &mut World, hook: Hook, frame: &[u8], out: &[u8], counters: &[&str]) {
+    let seen = world.run(hook, frame);
+    compare(&seen, Action::Pass, Some(out), counters).unwrap();
+}
+
+#[test]
+fn s1_leaves_with_option_and_credential_and_again_the_same() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        let syn = w.syn_out().frame();
+        let seen = w.run(Hook::From, &syn);
+        let attempt = w.attempt().expect("an attempt");
+        assert_ne!(attempt.local_nonce, [0; 8]);
+        assert_eq!((attempt.local_handle, attempt.local_isn), (w.own.handle, LOCAL_ISN));
+        let s1 = w.s1_out().frame();
+        compare(&seen, Action::Pass, Some(&s1), &["s1_sent"]).unwrap();
+        assert_eq!(w.kernel.single::<NonceState>("NONCES").counter, 1);
+        expect(&mut w, Hook::From, &syn, &s1, &["s1_sent"]);
+        let counter = w.kernel.single::<NonceState>("NONCES").counter;
+        assert_eq!(counter, 1, "a repetition takes no nonce");
+    }
+}
+
+#[test]
+fn s1_of_another_sequence_number_has_another_nonce() {
+    let mut w = World::new(Family::V4, Side::Client);
+    w.after_s1_out();
+    let first = w.attempt().unwrap().local_nonce;
+    let mut syn = w.syn_out();
+    syn.sequence = 5;
+    w.pass(Hook::From, &syn.frame());
+    assert_ne!(w.attempt().unwrap().local_nonce, first);
+}
+
+#[test]
+fn a_client_proves_itself_and_its_flow_passes_both_ways() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s1_out();
+        let (s2, syn_ack) = (w.s2_in().frame(), w.syn_ack_in().frame());
+        expect(&mut w, Hook::To, &s2, &syn_ack, &["s2_accepted"]);
+        let flow = w.flow().expect("a flow");
+        assert_eq!((flow.state, flow.flags), (flow_state::UNCONFIRMED, flow_flags::INITIATOR));
+        assert_eq!((flow.peer, flow.epoch, flow.port), (PEER, EPOCH, SERVICE));
+        assert_eq!((flow.local_mac, flow.remote_mac), (w.local.mac, w.remote.mac));
+        let (ack, s3) = (w.ack_out().frame(), w.ack_out().proof(w.proof()).frame());
+        expect(&mut w, Hook::From, &ack, &s3, &["proof_sent"]);
+        expect(&mut w, Hook::From, &ack, &s3, &["proof_sent"]);
+        let answer = w.ack_in().frame();
+        expect(&mut w, Hook::To, &answer, &answer, &["confirmed"]);
+        assert_eq!(w.attempt(), None);
+        both_ways(&mut w);
+    }
+}
+
+#[test]
+fn a_server_accepts_a_proof_and_its_flow_passes_both_ways() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Server);
+        let (s1, syn) = (w.s1_in().frame(), w.syn_in().frame());
+        expect(&mut w, Hook::To, &s1, &syn, &["s1_accepted"]);
+        assert_eq!(w.flow(), None, "nothing enters the flow table before the proof");
+        let syn_ack = w.syn_ack_out().frame();
+        let seen = w.run(Hook::From, &syn_ack);
+        let s2 = w.s2_out().frame();
+        compare(&seen, Action::Pass, Some(&s2), &["s2_sent"]).unwrap();
+        expect(&mut w, Hook::From, &syn_ack, &s2, &["s2_sent"]);
+        expect(&mut w, Hook::To, &s1, &syn, &["s1_accepted"]);
+        expect(&mut w, Hook::From, &syn_ack, &s2, &["s2_sent"]);
+        let (s3, ack) = (w.s3_in().frame(), w.ack_in().frame());
+        expect(&mut w, Hook::To, &s3, &ack, &["proof_accepted"]);
+        assert_eq!(w.attempt(), None);
+        let flow = w.flow().expect("a flow");
+        assert_eq!((flow.state, flow.flags), (flow_state::ESTABLISHED, 0));
+        assert_eq!((flow.peer, flow.epoch, flow.port), (PEER, EPOCH, SERVICE));
+        assert_eq!((flow.local_mac, flow.remote_mac), (w.local.mac, w.remote.mac));
+        // A duplicate of the proof is stripped and passed.
+        expect(&mut w, Hook::To, &s3, &ack, &[]);
+        both_ways(&mut w);
+    }
+}
+
+fn both_ways(w: &mut World) {
+    let before = w.flow().expect("a flow");
+    assert_eq!(before.state, flow_state::ESTABLISHED);
+    let (out, back) = (w.data_out().frame(), w.data_in().frame());
+    expect(w, Hook::From, &out, &out, &[]);
+    expect(w, Hook::To, &back, &back, &[]);
+    let after = w.flow().expect("a flow");
+    assert_eq!(after.packets_out, before.packets_out + 1);
+    assert_eq!(after.packets_in, before.packets_in + 1);
+    assert_eq!(after.bytes_out, before.bytes_out + out.len() as u64 - 14);
+    assert_eq!(after.bytes_in, before.bytes_in + back.len() as u64 - 14);
+    let sent = LOCAL_ISN.wrapping_add(1 + u32::try_from(DATA.len()).unwrap());
+    assert_eq!(after.local_next, sent);
+}
+
+#[test]
+fn a_proof_goes_ahead_of_data() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s2_in();
+        let data = w.data_out().frame();
+        expect(&mut w, Hook::From, &data, &data, &["proof_cloned"]);
+        expect(&mut w, Hook::From, &data, &data, &[]);
+        // Its clone comes to the same program and becomes the bare proof.
+        let s3 = w.ack_out().proof(w.proof()).frame();
+        w.kernel.set_cloning(1);
+        expect(&mut w, Hook::From, &data, &s3, &[]);
+    }
+}
+
+#[test]
+fn behind_a_veth_the_segment_becomes_the_proof_and_its_clone_follows() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.set_interface(WORKLOAD, interface_flags::HOST_SIDE);
+        w.after_s2_in();
+        let (data, s3) = (w.data_out().frame(), w.ack_out().proof(w.proof()).frame());
+        expect(&mut w, Hook::From, &data, &s3, &["proof_cloned"]);
+        expect(&mut w, Hook::From, &data, &data, &[]);
+    }
+}
+
+#[test]
+fn a_spoofed_segment_does_not_silence_the_proof() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s2_in();
+        let mut early = w.ack_in();
+        early.acknowledgement = LOCAL_ISN;
+        let frame = early.frame();
+        expect(&mut w, Hook::To, &frame, &frame, &[]);
+        let (ack, s3) = (w.ack_out().frame(), w.ack_out().proof(w.proof()).frame());
+        expect(&mut w, Hook::From, &ack, &s3, &["proof_sent"]);
+    }
+}
+
+#[test]
+fn a_wrong_mac_is_dropped() {
+    for family in Family::BOTH {
+        for at in 0..16 {
+            let mut w = World::new(family, Side::Client);
+            w.after_s1_out();
+            let mut s2 = w.s2_in();
+            s2.payload[at] ^= 1;
+            let seen = w.run(Hook::To, &s2.frame());
+            compare(&seen, Action::Drop, None, &["bad_mac"]).unwrap();
+            assert_eq!(w.flow(), None);
+            drop(w);
+
+            let mut w = World::new(family, Side::Server);
+            w.after_s2_out();
+            let mut proof = w.proof();
+            proof[at] ^= 1;
+            let before = w.attempt();
+            let seen = w.run(Hook::To, &w.ack_in().proof(proof).frame());
+            compare(&seen, Action::Drop, None, &["bad_mac"]).unwrap();
+            assert_eq!((w.flow(), w.attempt()), (None, before), "a bad mac changes no state");
+        }
+    }
+}
+
+#[test]
+fn a_mac_of_another_role_is_dropped() {
+    let mut w = World::new(Family::V4, Side::Client);
+    w.after_s1_out();
+    let (address, port) = (w.remote.mapped(), w.remote.port);
+    let mac = w.covered().answer(&KEY_AS_RESPONDER, &address, port);
+    let mut s2 = w.s2_in();
+    s2.payload[..16].copy_from_slice(&mac);
+    let seen = w.run(Hook::To, &s2.frame());
+    compare(&seen, Action::Drop, None, &["bad_mac"]).unwrap();
+    drop(w);
+    let mut w = World::new(Family::V4, Side::Server);
+    w.after_s2_out();
+    let proof = w.covered().proof(&KEY_AS_INITIATOR);
+    let seen = w.run(Hook::To, &w.ack_in().proof(proof).frame());
+    compare(&seen, Action::Drop, None, &["bad_mac"]).unwrap();
+}
+
+#[test]
+fn a_mac_of_another_step_is_dropped() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Server);
+        w.after_s2_out();
+        let proof = w.covered().proof_of_another_step(&KEY_AS_RESPONDER);
+        let seen = w.run(Hook::To, &w.ack_in().proof(proof).frame());
+        compare(&seen, Action::Drop, None, &["bad_mac"]).unwrap();
+    }
+}
+
+#[test]
+fn a_peer_past_its_deadline_is_unknown() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Server);
+        let past = w.past();
+        w.set_peer(|peer| peer.deadline_ns = past);
+        let s1 = w.s1_in().frame();
+        compare(&w.run(Hook::To, &s1), Action::Drop, None, &["expired"]).unwrap();
+        drop(w);
+        let mut w = World::new(family, Side::Client);
+        w.after_s1_out();
+        w.set_peer(|peer| peer.deadline_ns = past);
+        let s2 = w.s2_in().frame();
+        compare(&w.run(Hook::To, &s2), Action::Drop, None, &["expired"]).unwrap();
+    }
+}
+
+#[test]
+fn an_answer_from_another_address_is_dropped() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s1_out();
+        let payload = w.answer_payload(w.outside.mapped(), w.remote.port);
+        let seen = w.run(Hook::To, &w.s2_in().payload(&payload).frame());
+        let reset = w.reset_of_syn_ack();
+        compare(&seen, Action::Pass, Some(&reset), &["relayed", "reset_local"]).unwrap();
+        assert_eq!((w.flow(), w.attempt()), (None, None));
+    }
+}
+
+#[test]
+fn a_service_answers_from_another_address() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.set_mesh(network_flags::MESH | network_flags::VIRTUAL);
+        w.after_s1_out();
+        let payload = w.answer_payload(w.outside.mapped(), w.remote.port);
+        let (s2, syn_ack) = (w.s2_in().payload(&payload).frame(), w.syn_ack_in().frame());
+        expect(&mut w, Hook::To, &s2, &syn_ack, &["s2_accepted"]);
+    }
+}
+
+#[test]
+fn a_network_rule_opens_a_plain_connection() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Server);
+        let far = w.remote;
+        w.allow_network(&far, direction::INGRESS, 6, (SERVICE, SERVICE));
+        let (syn, syn_ack, ack) = (w.syn_in().frame(), w.syn_ack_out().frame(), w.ack_in().frame());
+        expect(&mut w, Hook::To, &syn, &syn, &[]);
+        assert_eq!(w.attempt().expect("an attempt").role, role::PLAIN);
+        expect(&mut w, Hook::From, &syn_ack, &syn_ack, &[]);
+        expect(&mut w, Hook::To, &ack, &ack, &["plain_opened"]);
+        both_ways(&mut w);
+        assert_eq!(w.flow().unwrap().flags, flow_flags::PLAIN);
+    }
+}
