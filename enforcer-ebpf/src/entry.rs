@@ -68,7 +68,7 @@ fn check_ipv4_options(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let length = s.packet.ipv4_options();
     let at = (ETHERNET_BYTES + 20) as u32;
     let checked = load_slice::<IPV4_OPTIONS_MAX>(skb, at, &mut s.options, length as u32)
-        .and_then(|()| frame::check_ipv4_options(&s.options, length));
+        .and_then(|()| frame::check_ipv4_options(&s.options, length, &mut s.position));
     match checked {
         Ok(()) => 0,
         Err(reason) => reason as u32,

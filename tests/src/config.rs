@@ -32,6 +32,8 @@ pub struct Config {
     pub credential_lifetime_seconds: u64,
     /// Whether verified but denied peers are reset.
     pub deny_reset: bool,
+    /// What the daemon logs.
+    pub log_level: &'static str,
 }
 
 impl Config {
@@ -48,6 +50,7 @@ impl Config {
             limits: BTreeMap::new(),
             credential_lifetime_seconds: 3600,
             deny_reset: true,
+            log_level: LOG_LEVEL,
         }
     }
 
@@ -296,7 +299,7 @@ impl<'a> ConfigFile<'a> {
             },
             policy: PolicySection { files: [&place.policy], deny_reset: config.deny_reset },
             limits: &config.limits,
-            log: LogSection { level: LOG_LEVEL },
+            log: LogSection { level: config.log_level },
             network_rule: &config.network_rules,
             workload: &config.workloads,
         }
