@@ -52,7 +52,7 @@ pub fn scan_options(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if load_slice::<OPTIONS_MAX>(skb, at, &mut s.options, length as u32).is_err() {
         return MALFORMED;
     }
-    let Some(found) = option::scan(&s.options, length) else { return MALFORMED };
+    let Some(found) = option::scan(&s.options, length, &mut s.scan) else { return MALFORMED };
     u32::from(found.ours) * OURS + u32::from(found.wrong) * WRONG + u32::from(found.join) * JOIN
 }
 

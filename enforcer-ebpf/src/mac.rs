@@ -2,9 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use core::arch::asm;
-use enforcer_common::{
-    crypto::{keyed_block, nonce_input},
-};
+use enforcer_common::crypto::{keyed_block, nonce_input};
 
 use crate::{maps::NONCES, scratch::Scratch};
 

@@ -3,13 +3,12 @@
 //! and overwrites it.
 
 use enforcer_common::{
-    abi::{
-        AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, Nonce, RejectedSegment,
-    },
+    abi::{AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, Nonce, RejectedSegment},
     crypto::{KEY_WORDS, MacInput, Transcript},
+    datapath::opaque::Opaque,
     wire::{
         frame::Packet,
-        option::{HandshakeOption, OPTIONS_MAX},
+        option::{HandshakeOption, OPTIONS_MAX, ScanState},
         prefix::AnswerPrefix,
     },
 };
@@ -34,9 +33,11 @@ pub struct Scratch {
     /// Change of the transport checksum, as a sum of 32-bit words.
     pub sum: u64,
     /// Offset of a loop over the packet.
-    pub position: u32,
-    /// Zero.
-    pub zero: u32,
+    pub position: Opaque,
+    /// What becomes of the packet, as `outcome::Outcome` numbers it.
+    pub outcome: Opaque,
+    /// State of reading TCP options.
+    pub scan: ScanState,
     /// An attempt to insert.
     pub attempt: AttemptValue,
     /// A flow to insert.

@@ -92,11 +92,11 @@ pub fn change_tail(skb: *mut __sk_buff, length: u32) -> Result<(), DropReason> {
 #[inline(never)]
 pub fn subtract_range(skb: *mut __sk_buff, s: &mut Scratch, from: u32, to: u32) -> u32 {
     let mut seed = 0u32;
-    forget(&mut s.position, from);
+    s.position.set(from);
     let mut chunk = 0;
     while chunk < SUM_CHUNKS_MAX {
         chunk += 1;
-        let at = recall(&s.position);
+        let at = s.position.value();
         if at + SUM_CHUNK > to {
             break;
         }
@@ -104,15 +104,15 @@ pub fn subtract_range(skb: *mut __sk_buff, s: &mut Scratch, from: u32, to: u32) 
             Ok(sum) => seed = sum,
             Err(reason) => return reason as u32,
         }
-        forget(&mut s.position, at + SUM_CHUNK);
+        s.position.set(at + SUM_CHUNK);
     }
-    let at = recall(&s.position);
+    let at = s.position.value();
     let left = to.wrapping_sub(at);
     if left > 0 && left < SUM_CHUNK {
         // The masked forms give the verifier its bounds; `left` is 1 to 511.
         let length = ((black_box(left) - 1) & 511) + 1;
-        let padded = (black_box(left) + 3) & 1020;
-        if padded > SUM_CHUNK || padded < 4 {
+        let padded = (black_box(left) + 3) & 0x3fc;
+        if !(4..=SUM_CHUNK).contains(&padded) {
             return DropReason::Internal as u32;
         }
         // SAFETY: inside the frame buffer: `padded` is at most 512.
@@ -151,18 +151,4 @@ fn sum_chunk(
     // SAFETY: reads `padded` bytes, at most 512, of the buffer.
     let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, buffer.cast(), padded, seed) };
     if sum < 0 { Err(DropReason::Internal) } else { Ok(sum as u32) }
-}
-
-/// Keeps a number in memory, where the verifier does not follow it: all rounds of a loop then look
-/// alike to it.
-#[inline(always)]
-fn forget(place: &mut u32, value: u32) {
-    // SAFETY: a live, aligned place.
-    unsafe { core::ptr::write_volatile(place, value) };
-}
-
-#[inline(always)]
-fn recall(place: &u32) -> u32 {
-    // SAFETY: a live, aligned place.
-    unsafe { core::ptr::read_volatile(place) }
 }

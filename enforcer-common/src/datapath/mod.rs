@@ -3,4 +3,5 @@
 pub mod bucket;
 pub mod flow;
 pub mod network;
+pub mod opaque;
 pub mod sequence;

@@ -1,8 +1,7 @@
 //! The TCP option that carries the handshake, and the strict reading of a header's options.
 
-use core::hint::black_box;
-
 use crate::abi::{Handle, Mac, Nonce};
+use crate::datapath::opaque::Opaque;
 
 /// Option kind for experiments (RFC 4727, RFC 6994).
 pub const KIND: u8 = 253;
@@ -108,35 +107,48 @@ pub struct Options {
 }
 
 /// Most options (no-operations counted) that are read. The fullest header in use has eleven.
-const STEPS_MAX: usize = 20;
+const STEPS_MAX: u32 = 20;
+
+const OURS: u32 = 1;
+const WRONG: u32 = 2;
+const JOIN: u32 = 4;
+
+/// Working memory of [`scan`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ScanState {
+    position: Opaque,
+    found: Opaque,
+}
 
 /// Reads the options strictly (RFC 9293 3.1): every length must stay inside. `None`: malformed.
 ///
-/// `length` is in bytes, at most [`OPTIONS_MAX`]; `options` holds them from the front.
+/// `length` is in bytes, at most [`OPTIONS_MAX`]; `options` holds them from the front. `state` is
+/// working memory.
 #[must_use]
 #[inline(always)]
-pub fn scan(options: &[u8; OPTIONS_MAX], length: usize) -> Option<Options> {
-    let mut found = Options::default();
+pub fn scan(options: &[u8; OPTIONS_MAX], length: usize, state: &mut ScanState) -> Option<Options> {
     if length > OPTIONS_MAX {
         return None;
     }
-    let mut at = 0usize;
+    let ScanState { position, found } = state;
+    position.set(0);
+    found.set(0);
     let mut step = 0;
     while step < STEPS_MAX {
         step += 1;
-        // Makes all ways to this point look alike to the verifier, which then walks one of them.
-        at = black_box(at) & 63;
-        if at >= length || at >= OPTIONS_MAX {
-            found.ours &= !found.wrong;
-            return Some(found);
+        let at = (position.value() & 63) as usize;
+        if at >= length || at >= OPTIONS_MAX || options[at] == END {
+            let found = found.value();
+            return Some(Options {
+                ours: found & (OURS | WRONG) == OURS,
+                wrong: found & WRONG != 0,
+                join: found & JOIN != 0,
+            });
         }
         let kind = options[at];
-        if kind == END {
-            found.ours &= !found.wrong;
-            return Some(found);
-        }
         if kind == NOP {
-            at += 1;
+            position.set(at as u32 + 1);
             continue;
         }
         if at + 1 >= length || at + 1 >= OPTIONS_MAX {
@@ -147,36 +159,35 @@ pub fn scan(options: &[u8; OPTIONS_MAX], length: usize) -> Option<Options> {
             return None;
         }
         if kind == KIND && size >= 4 && at + 3 < OPTIONS_MAX {
-            note_experiment(&mut found, options, at, size, length);
+            let well_placed = size == OPTION_BYTES && at + size == length;
+            note_experiment(found, options, at, well_placed);
         }
         if kind == KIND_MPTCP && size > 2 && at + 2 < OPTIONS_MAX && options[at + 2] >> 4 == 1 {
-            found.join = true;
+            found.set(found.value() | JOIN);
         }
-        at += size;
+        position.set((at + size) as u32);
     }
     None
 }
 
 #[inline(always)]
-fn note_experiment(
-    found: &mut Options,
-    options: &[u8; OPTIONS_MAX],
-    at: usize,
-    size: usize,
-    length: usize,
-) {
+fn note_experiment(found: &mut Opaque, options: &[u8; OPTIONS_MAX], at: usize, well_placed: bool) {
     if u16::from_be_bytes([options[at + 2], options[at + 3]]) != EXID {
         return;
     }
-    let well_placed = size == OPTION_BYTES && at + size == length;
-    found.wrong |= found.ours || !well_placed;
-    found.ours = true;
+    let before = found.value();
+    let wrong = if before & OURS != 0 || !well_placed { WRONG } else { 0 };
+    found.set(before | OURS | wrong);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn read(o: &[u8; OPTIONS_MAX], n: usize) -> Option<Options> {
+        scan(o, n, &mut ScanState::default())
+    }
 
     fn options(parts: &[&[u8]]) -> ([u8; OPTIONS_MAX], usize) {
         let all: Vec<u8> = parts.concat();
@@ -199,43 +210,43 @@ mod tests {
     fn ours_behind_the_options_of_a_linux_syn() {
         let (o, n) = options(&[LINUX_SYN, &ours()]);
         assert_eq!(n, 40);
-        assert_eq!(scan(&o, n), Some(Options { ours: true, ..Options::default() }));
+        assert_eq!(read(&o, n), Some(Options { ours: true, ..Options::default() }));
     }
 
     #[test]
     fn ours_must_stand_last_and_once() {
         let (o, n) = options(&[&ours(), LINUX_SYN]);
-        assert_eq!(scan(&o, n).map(|o| (o.ours, o.wrong)), Some((false, true)));
+        assert_eq!(read(&o, n).map(|o| (o.ours, o.wrong)), Some((false, true)));
         let (o, n) = options(&[&ours(), &ours()]);
-        assert_eq!(scan(&o, n).map(|o| (o.ours, o.wrong)), Some((false, true)));
+        assert_eq!(read(&o, n).map(|o| (o.ours, o.wrong)), Some((false, true)));
     }
 
     #[test]
     fn another_length_is_wrong_and_another_exid_is_not_ours() {
         let (o, n) = options(&[&[253, 4, 0x45, 0x4e]]);
-        assert_eq!(scan(&o, n).map(|o| (o.ours, o.wrong)), Some((false, true)));
+        assert_eq!(read(&o, n).map(|o| (o.ours, o.wrong)), Some((false, true)));
         let (o, n) = options(&[&[253, 4, 0x45, 0x4f]]);
-        assert_eq!(scan(&o, n), Some(Options::default()));
+        assert_eq!(read(&o, n), Some(Options::default()));
     }
 
     #[test]
     fn lengths_that_leave_the_list_are_malformed() {
         for bad in [&[2u8, 0][..], &[2, 1], &[2], &[2, 5, 1, 1]] {
             let (o, n) = options(&[bad]);
-            assert_eq!(scan(&o, n), None, "{bad:?}");
+            assert_eq!(read(&o, n), None, "{bad:?}");
         }
     }
 
     #[test]
     fn a_multipath_join_is_seen() {
         let (o, n) = options(&[&[30, 12, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0]]);
-        assert!(scan(&o, n).unwrap().join);
+        assert!(read(&o, n).unwrap().join);
     }
 
     proptest! {
         #[test]
         fn never_panics(o: [u8; OPTIONS_MAX], n in 0..=OPTIONS_MAX) {
-            let _ = scan(&o, n);
+            let _ = read(&o, n);
         }
     }
 }

@@ -145,10 +145,11 @@ impl Core {
     }
 
     fn compact_memory(&mut self) {
+        if !self.memory.is_bloated(self.engine.memory()) {
+            return;
+        }
         let of_use = self.engine.remembered();
-        if self.memory.is_bloated(of_use.len())
-            && let Err(error) = self.memory.compact(of_use.iter().map(|vetted| &*vetted.bytes))
-        {
+        if let Err(error) = self.memory.compact(of_use.iter().map(|vetted| &*vetted.bytes)) {
             self.log.problem(&format!("{error:#}"));
         }
     }

@@ -67,6 +67,10 @@ impl Log {
 
     /// A drop that the kernel reports.
     pub(super) fn rejected(&mut self, engine: &Engine, segment: &RejectedSegment, now: Now) {
+        // A held segment is not refused: the engine says what becomes of it.
+        if segment.reason == DropReason::Held as u16 {
+            return;
+        }
         let Some(suppressed) = self.denials.admit(now.boot_ns) else { return };
         let name = |identity: Option<&crate::identity::Identity>| {
             identity.map_or_else(|| "unknown".to_owned(), crate::identity::Identity::spiffe_id)
@@ -74,7 +78,9 @@ impl Log {
         let key = &segment.key;
         let reason = DropReason::from_number(segment.reason).map_or("unknown", DropReason::name);
         let from_workload = segment.from_workload != 0;
-        let because = engine.denial(&question(segment), now).map(|denial| denial.because);
+        let denied = segment.reason == DropReason::PolicyDenied as u16;
+        let denial = if denied { engine.denial(&question(segment), now) } else { None };
+        let because = denial.map(|denial| denial.because);
         tracing::info!(
             workload = name(engine.workload_identity(key.workload)),
             peer = if segment.peer == 0 { "none".to_owned() } else { name(engine.identity(segment.peer)) },

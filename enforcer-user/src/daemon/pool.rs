@@ -1,10 +1,11 @@
 //! Runs the engine's jobs off the thread that moves packets, on all processors but one.
 
+use std::collections::VecDeque;
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::engine::{Job, JobResult};
 
@@ -16,39 +17,59 @@ const RESULTS: usize = 512;
 /// The way to the threads and back.
 #[derive(Debug)]
 pub(super) struct Pool {
-    jobs: mpsc::Sender<Job>,
+    state: Arc<Mutex<State>>,
+    threads: usize,
+    sender: mpsc::Sender<JobResult>,
     /// What the jobs found.
     pub(super) results: mpsc::Receiver<JobResult>,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    running: usize,
+}
+
 impl Pool {
-    /// Starts handing out jobs. Must be called within a tokio runtime.
-    pub(super) fn start() -> Self {
+    pub(super) fn new() -> Self {
         let threads = available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1);
-        let (jobs, queue) = mpsc::channel(QUEUE);
         let (sender, results) = mpsc::channel(RESULTS);
-        tokio::spawn(hand_out(queue, sender, Arc::new(Semaphore::new(threads))));
-        Self { jobs, results }
+        Self { state: Arc::default(), threads, sender, results }
     }
 
-    /// Queues a job; `false` if there is no room.
+    /// Begins a job or queues it; `false` if there is no room. Must be called within a tokio
+    /// runtime.
     pub(super) fn run(&self, job: Job) -> bool {
-        self.jobs.try_send(job).is_ok()
+        let mut state = lock(&self.state);
+        if state.running < self.threads {
+            state.running += 1;
+            let (state, sender) = (Arc::clone(&self.state), self.sender.clone());
+            tokio::task::spawn_blocking(move || work(job, &state, &sender));
+            return true;
+        }
+        let room = state.waiting.len() < QUEUE;
+        if room {
+            state.waiting.push_back(job);
+        }
+        room
     }
 }
 
-async fn hand_out(
-    mut queue: mpsc::Receiver<Job>,
-    results: mpsc::Sender<JobResult>,
-    threads: Arc<Semaphore>,
-) {
-    while let Some(job) = queue.recv().await {
-        let Ok(permit) = Arc::clone(&threads).acquire_owned().await else { return };
-        let results = results.clone();
-        tokio::task::spawn_blocking(move || {
-            // The event loop is gone when nobody receives: then the result has no use.
-            let _ = results.blocking_send(job.run());
-            drop(permit);
-        });
+/// Does a job, and then those that wait.
+fn work(first: Job, state: &Mutex<State>, results: &mpsc::Sender<JobResult>) {
+    let mut next = Some(first);
+    while let Some(job) = next {
+        // The event loop is gone when nobody receives: then the result has no use.
+        let _ = results.blocking_send(job.run());
+        let mut state = lock(state);
+        next = state.waiting.pop_front();
+        if next.is_none() {
+            state.running -= 1;
+        }
     }
+}
+
+/// A job that panicked leaves the state as it should be: nothing is changed while jobs run.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -47,7 +47,7 @@ impl Core {
             engine,
             datapath,
             events,
-            pool: Pool::start(),
+            pool: Pool::new(),
             memory,
             units: Vec::new(),
             requests,

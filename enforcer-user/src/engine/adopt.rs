@@ -88,13 +88,6 @@ impl Engine {
             }
             out.push(Output::SweepFlows(Sweep { workloads: [id].into(), ..Sweep::default() }));
         }
-        for (handle, _) in std::mem::take(&mut self.adopted_credentials) {
-            for key in self.peers.keys_where(|key, _| key.local == handle) {
-                self.peers.remove(&key);
-                out.push(Output::RemovePeer(key));
-            }
-            out.push(Output::RemoveCredential(handle));
-        }
         out
     }
 }

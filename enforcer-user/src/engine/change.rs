@@ -118,7 +118,9 @@ impl Engine {
     ) -> Vec<FlowKey> {
         let mut cut = Vec::new();
         for flow in live {
-            let passes = if flow.flags & flow_flags::ADOPTED != 0 {
+            let closed = flow_flags::FIN_OUT | flow_flags::FIN_IN;
+            let passes = if flow.flags & flow_flags::ADOPTED != 0 || flow.flags & closed == closed {
+                // Taken over unjudged, or over: a late segment is asked about by the kernel.
                 true
             } else if flow.peer == 0 {
                 let rule_set = rule_sets.get(&flow.key.workload).copied();

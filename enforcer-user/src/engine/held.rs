@@ -34,7 +34,7 @@ impl Engine {
 
     fn try_held(
         &mut self,
-        held: HeldFrame,
+        mut held: HeldFrame,
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
@@ -44,6 +44,9 @@ impl Engine {
         if segment.step == Step::Proof {
             return self.on_proof(held, now, out);
         }
+        if segment.step == Step::Call {
+            self.replace_adopted(&mut held, now, out);
+        }
         let claim = claim(&held, &segment)?;
         self.peers.check_handle(claim.key.remote, &claim.hash, now)?;
         match self.peers.find(&claim.key, &claim.hash, now) {
@@ -52,6 +55,24 @@ impl Engine {
             }
             Some(peer) => self.answer(held, peer.identity, now, out),
             None => self.pair(claim, held, now, out),
+        }
+    }
+
+    /// Nothing can be paired with a credential of an earlier daemon. A call is not bound to it yet:
+    /// the next credential answers it, and is put in force for that at once.
+    fn replace_adopted(&mut self, held: &mut HeldFrame, now: Now, out: &mut Vec<Output>) {
+        let Some(workload) = self.workloads.by_handle(held.local_handle) else { return };
+        let (id, current) = (workload.id, workload.value.credential);
+        let adopted =
+            workload.credential(held.local_handle).is_some_and(|own| own.secret.is_none());
+        if !adopted {
+            return;
+        }
+        if current == held.local_handle {
+            self.switch(id, now, out);
+        }
+        if let Some(workload) = self.workloads.get(id) {
+            held.local_handle = workload.value.credential;
         }
     }
 

@@ -50,6 +50,8 @@ impl Engine {
             .and_then(|()| self.peers.learn(peer))
             .and_then(|()| self.install_peer(key, peer, keys, now, out));
         match (installed, pending.about) {
+            // The peer is not to blame for a credential of ours that ended meanwhile.
+            (Err(Refused::NoLocalCredential), _) => {}
             (Err(_), About::Credential(hash)) => self.negative.insert(hash, now),
             _ => out.push(Output::Remember(Arc::clone(peer))),
         }

@@ -102,6 +102,8 @@ pub(super) enum About {
     Credential([u8; 32]),
     /// A known peer of this hash and the local credential of this handle.
     Pair([u8; 32], Handle),
+    /// A part of the peers of a local credential, whose deadlines are set anew.
+    Dating(Handle, usize),
     /// The next credential of the workload of this id.
     Rotation(u16, Handle),
 }

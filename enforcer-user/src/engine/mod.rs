@@ -40,6 +40,7 @@ mod report;
 mod rotation;
 mod segment;
 mod shares;
+mod step;
 mod upkeep;
 mod verdicts;
 mod workloads;
@@ -101,6 +102,8 @@ pub struct Engine {
     guard: guard::Guard,
     counters: Counters,
     peers_swept_ns: u64,
+    /// Difference of the clocks at the last tick.
+    offset_ns: Option<i128>,
 }
 
 impl Engine {
@@ -126,6 +129,7 @@ impl Engine {
             guard: guard::Guard::default(),
             counters: Counters::default(),
             peers_swept_ns: 0,
+            offset_ns: None,
         }
     }
 
@@ -148,7 +152,7 @@ impl Engine {
             Input::PeerLost(key) => drop(self.peers.remove(&key)),
             Input::VerdictLost(key) => drop(self.verdicts.remove(&Question::from(&key))),
             Input::SetVerifier(verifier) => self.on_set_verifier(verifier, now, &mut out),
-            Input::SetIssuer(issuer) => self.issuer = issuer,
+            Input::SetIssuer(issuer) => self.on_set_issuer(issuer),
             Input::Adopt(adopted) => self.on_adopt(*adopted, now, &mut out),
             Input::InUse(questions) => self.on_in_use(&questions, now),
             Input::Tick => self.on_tick(now, &mut out),

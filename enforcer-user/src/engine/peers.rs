@@ -109,6 +109,20 @@ impl Peers {
         remote.verified.clone().filter(|_| live)
     }
 
+    /// A credential that was verified before, whether or not its time is over.
+    pub fn vetted(&self, handle: Handle) -> Option<Arc<Vetted>> {
+        self.remotes.get(&handle)?.verified.clone()
+    }
+
+    /// The wall clock was set: every credential ends at another moment of boot time.
+    pub fn date(&mut self, now: Now) {
+        for remote in self.remotes.values_mut() {
+            if let Some(verified) = &remote.verified {
+                remote.deadline_ns = now.boot_deadline(verified.not_after);
+            }
+        }
+    }
+
     /// Who has this id.
     pub fn known(&self, identity: u64) -> Option<&Known> {
         self.identities.get(&identity)
@@ -215,6 +229,11 @@ impl Peers {
             found.extend(live.and_then(|remote| remote.verified.clone()));
         }
         found
+    }
+
+    /// At most so many credentials are of use to a restart.
+    pub fn memory(&self) -> usize {
+        self.remotes.len() + self.identities.len()
     }
 
     /// Every credential and identity that a restart should find again.

@@ -1,5 +1,6 @@
 //! What the control socket tells of the engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use enforcer_common::abi::Handle;
@@ -130,7 +131,7 @@ impl Engine {
         self.issuer.certificate().map(|certificate| certificate.validity().not_after)
     }
 
-    /// All peers.
+    /// All peers, once for each workload: with whichever of its credentials ends last.
     #[must_use]
     pub fn identities(&self, now: Now) -> Vec<IdentityView> {
         let view = |key: &enforcer_common::abi::PeerKey, peer: &super::peers::Peer| IdentityView {
@@ -140,7 +141,19 @@ impl Engine {
             identity: self.identity(peer.identity).cloned(),
             expires_unix: now.unix_at(peer.deadline_ns),
         };
-        self.peers.iter().map(|(key, peer)| view(key, peer)).collect()
+        let mut views: BTreeMap<(Option<u16>, Handle), IdentityView> = BTreeMap::new();
+        for (key, peer) in self.peers.iter() {
+            let view = view(key, peer);
+            let kept = views.entry((view.workload, view.handle)).or_insert_with(|| view.clone());
+            kept.expires_unix = kept.expires_unix.max(view.expires_unix);
+        }
+        views.into_values().collect()
+    }
+
+    /// At least as many as [`Self::remembered`] gives, without the work.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.peers.memory()
     }
 
     /// What was verified and should be known again after a restart. No secrets.

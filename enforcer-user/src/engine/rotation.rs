@@ -14,6 +14,7 @@ use super::counters::Done;
 use super::io::{Output, Sweep, WorkloadSpec};
 use super::jobs::{About, Job, MAX_PEERS_A_JOB, Work};
 use super::workloads::{MAX_CREDENTIALS, Own, Rotation, kernel_form};
+use crate::identity::Issuer;
 
 /// How long the kernel waits for pair keys before it uses the new credential without them, in seconds.
 const PAIRING_SECONDS: u64 = 5;
@@ -99,8 +100,20 @@ impl Engine {
         }
     }
 
+    /// The node certificate changed: every workload gets a credential under the new one.
+    pub(super) fn on_set_issuer(&mut self, issuer: Arc<Issuer>) {
+        self.issuer = issuer;
+        let ids: Vec<u16> = self.workloads.iter().map(|workload| workload.id).collect();
+        for id in ids {
+            if let Some(workload) = self.workloads.get_mut(id) {
+                workload.rotate_ns = 0;
+            }
+        }
+    }
+
     /// Ends what is over and begins what is due, for every workload.
     pub(super) fn tend_credentials(&mut self, now: Now, out: &mut Vec<Output>) {
+        self.end_adopted(now, out);
         let ids: Vec<u16> = self.workloads.iter().map(|workload| workload.id).collect();
         for id in ids {
             self.end_credentials(id, now, out);
@@ -111,6 +124,12 @@ impl Engine {
                 Some(_) | None => {}
             }
         }
+    }
+
+    /// Credentials of an earlier daemon that nobody has any more: attempts may be frozen on them.
+    fn end_adopted(&mut self, now: Now, out: &mut Vec<Output>) {
+        let ended = self.adopted_credentials.extract_if(|_, end| *end <= now.boot_ns);
+        out.extend(ended.map(|(handle, _)| Output::RemoveCredential(handle)));
     }
 
     /// Credentials of an earlier daemon that the kernel still stamps, or stamped not long ago.
@@ -166,7 +185,7 @@ impl Engine {
     }
 
     /// Lets the kernel stamp the new credential.
-    fn switch(&mut self, id: u16, now: Now, out: &mut Vec<Output>) {
+    pub(super) fn switch(&mut self, id: u16, now: Now, out: &mut Vec<Output>) {
         let Some(workload) = self.workloads.get_mut(id) else { return };
         let Some(rotation) = workload.rotation.take() else { return };
         let deadline = workload.credential(rotation.handle).map(|own| own.deadline_ns);

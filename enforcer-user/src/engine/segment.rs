@@ -5,7 +5,7 @@ use std::ops::Range;
 use enforcer_common::abi::{Handle, address, direction};
 use enforcer_common::wire::checksum::{fold, sum_bytes, transport};
 use enforcer_common::wire::frame::{self, Frame, Packet, protocol, tcp_flags};
-use enforcer_common::wire::option::{self, HandshakeOption, OPTION_BYTES, OPTIONS_MAX};
+use enforcer_common::wire::option::{self, HandshakeOption, OPTION_BYTES, OPTIONS_MAX, ScanState};
 use enforcer_common::wire::prefix::PREFIX_BYTES;
 
 use super::counters::Refused;
@@ -88,7 +88,8 @@ fn answered_port(bytes: &[u8], prefix_end: usize) -> Option<u16> {
 fn own_option(options: &[u8]) -> Result<HandshakeOption, Refused> {
     let mut padded = [0; OPTIONS_MAX];
     padded.get_mut(..options.len()).ok_or(Refused::Malformed)?.copy_from_slice(options);
-    let found = option::scan(&padded, options.len()).ok_or(Refused::Malformed)?;
+    let found = option::scan(&padded, options.len(), &mut ScanState::default())
+        .ok_or(Refused::Malformed)?;
     let last = options.last_chunk::<OPTION_BYTES>().filter(|_| found.ours);
     let [h0, h1, h2, h3, body @ ..] = *last.ok_or(Refused::NoOption)?;
     let own = HandshakeOption { head: [h0, h1, h2, h3], body };

@@ -24,6 +24,7 @@ const SWEEP_PEERS_NS: u64 = 10 * SECOND_NS;
 impl Engine {
     pub(super) fn on_tick(&mut self, now: Now, out: &mut Vec<Output>) {
         self.jobs.give_up(now);
+        self.follow_clock(now, out);
         self.tend_credentials(now, out);
         self.renew(now, out);
         self.end_verdicts(now, out);
@@ -45,7 +46,8 @@ impl Engine {
     /// goes on is never seen as closed in between.
     fn renew(&mut self, now: Now, out: &mut Vec<Output>) {
         let policy = self.policy.clone();
-        for asked in self.verdicts.ending(now.after(RENEW_SECONDS)) {
+        let ahead = RENEW_SECONDS.min(self.settings.credential.lifetime_seconds / 2);
+        for asked in self.verdicts.ending(now.after(ahead)) {
             let Some(verdict) = self.verdicts.peek(&asked).copied() else { continue };
             let end = verdict.value.deadline_ns;
             if !verdict.passes() || end <= now.boot_ns || !self.is_wanted(&asked, &verdict, now) {

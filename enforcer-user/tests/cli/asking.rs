@@ -129,7 +129,6 @@ fn flows_are_listed_up_to_a_limit() {
         "7",
         "12",
         "3400",
-        "3m07s",
         "2s",
         "spiffe://example.org/acme/db",
     ];

@@ -146,3 +146,26 @@ fn a_verdict_of_an_aborted_change_is_cleared_away() {
     let [Output::RemoveVerdict(gone)] = &outputs[..] else { panic!("{:?}", kinds(&outputs)) };
     assert_eq!(gone.epoch, 7);
 }
+
+#[test]
+fn a_call_to_an_adopted_credential_is_answered_with_the_next_one() {
+    let (old, mut kernel, _, remembered) = before();
+    let id = old.engine.workload_id("web").unwrap();
+    let mut bench = restart(old);
+    kernel.apply(&bench.engine.handle(kernel.adopted(remembered), at(10)));
+    let _pairing = bench.add("web", at(10));
+    bench.set_policy(&permit("cli"), Vec::new(), at(10));
+    let adopted = kernel.workloads[&id].credential;
+    let stranger = bench.issue("cli", at(10));
+    let held = Sent::call(stranger.bytes()).held(id, adopted, at(10));
+    let outputs = bench.engine.handle(Input::Held(held), at(10));
+    assert_eq!(kinds(&outputs), ["workload", "verify"], "put in force at once");
+    let outputs = bench.run(outputs, at(10));
+    let peer = outputs.iter().find_map(|output| match output {
+        Output::InstallPeer(key, _) => Some(*key),
+        _ => None,
+    });
+    assert_ne!(peer.unwrap().local, adopted);
+    assert_eq!(peer.unwrap().local, bench.local_handle("web"));
+    assert_eq!(kinds(&outputs).last(), Some(&"reinject"));
+}
