@@ -42,6 +42,7 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     match attempt.role {
         role::PLAIN if !is_reset => open_plain::<FROM>(skb, s, attempt),
         role::SERVER if !FROM => proof::accept(skb, s),
+        role::BOTH if !FROM && !is_reset => proof::accept(skb, s),
         // A client's stack that resets its own attempt, a server's that refuses it.
         _ if FROM && is_reset => {
             remove(s);
@@ -49,7 +50,7 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         }
         // A closed port's answer to a SYN must acknowledge exactly it; a reset of ours came from
         // this very program.
-        role::CLIENT | role::PLAIN if !FROM && is_reset => {
+        role::CLIENT | role::BOTH | role::PLAIN if !FROM && is_reset => {
             if s.packet.acknowledgement == attempt.local_isn.wrapping_add(1) {
                 remove(s);
                 0
@@ -61,7 +62,7 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
             remove(s);
             0
         }
-        role::SERVER => DropReason::AwaitingProof as u32,
+        role::SERVER | role::BOTH => DropReason::AwaitingProof as u32,
         _ => DropReason::NoFlow as u32,
     }
 }

@@ -128,7 +128,8 @@ fn set_clone(value: u32) {
 /// Whether an attempt of the tuple waits for a proof.
 #[inline(always)]
 pub fn is_awaited(s: &Scratch) -> bool {
-    attempt::find(s).is_some_and(|a| a.role == role::SERVER && a.answered != 0)
+    attempt::find(s)
+        .is_some_and(|a| (a.role == role::SERVER || a.role == role::BOTH) && a.answered != 0)
 }
 
 /// A segment towards a server whose attempt waits for the proof.
