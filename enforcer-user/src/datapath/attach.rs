@@ -158,10 +158,11 @@ fn attach_tcx(
 ) -> Result<(), DatapathError> {
     let pin = link_pin(facts.ifindex, suffix);
     // A link whose interface is gone, or that sits on another hook or in another namespace since
-    // the configuration changed, cannot be taken over: it is replaced once the new one is there.
+    // the configuration changed, or behind another program, cannot be taken over: it is replaced
+    // once the new one is there.
     let adopted = folder.has(&pin)
         && swap(folder, classifier, &pin).is_ok()
-        && position(classifier, program, facts, hook)?.is_some();
+        && position(classifier, program, facts, hook)? == Some(0);
     if adopted {
         return Ok(());
     }
