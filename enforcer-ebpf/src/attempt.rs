@@ -126,10 +126,8 @@ fn unknown<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 /// Takes over a connection that was open when the workload was attached.
 #[inline(always)]
 fn adopt<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    if FROM {
-        if let Err(reason) = crate::address::check(s, &s.key.local) {
-            return reason as u32;
-        }
+    if FROM && let Err(reason) = crate::address::check(s, &s.key.local) {
+        return reason as u32;
     }
     let plain = AttemptValue {
         port: s.key.local_port,

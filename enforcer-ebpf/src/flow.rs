@@ -92,8 +92,7 @@ fn unread(s: &mut Scratch, reason: DropReason) -> u32 {
 
 #[inline(always)]
 fn mac_words(mac: &[u8; 6]) -> (u32, u16) {
-    let [a, b, c, d, e, f] = *mac;
-    (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]))
+    (u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]]))
 }
 
 /// Whether the segment neither opens nor closes nor has room for our option.

@@ -116,7 +116,7 @@ pub fn reinject(skb: *mut __sk_buff) -> i32 {
         Ok(action) => action,
         Err(reason) => {
             counter::add(0, reason as u16);
-            TC_ACT_SHOT as i32
+            TC_ACT_SHOT
         }
     }
 }

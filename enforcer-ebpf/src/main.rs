@@ -9,7 +9,17 @@
 #![no_main]
 // Inline assembly for bpf, for the one atomic instruction that core does not offer there.
 #![feature(asm_experimental_arch)]
+// In the kernel every call costs a frame of a 512-byte stack, and helpers must vanish in callers.
 #![allow(clippy::inline_always)]
+// By value, a key or value that lies in the scratch would be copied to the stack first.
+#![allow(clippy::needless_borrows_for_generic_args)]
+// The programs' documented functions are wrapped by a macro that generates undocumented ones.
+#![allow(missing_docs)]
+// Eight bytes in two registers, or a pointer to where they lie: the latter is cheaper here. And the
+// context is what the macro hands over.
+#![allow(clippy::trivially_copy_pass_by_ref, clippy::needless_pass_by_value)]
+// Widths are those of packet fields, checked before the cast; a checked cast would add a branch
+// that the verifier has to walk.
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 mod address;

@@ -54,10 +54,10 @@ pub fn ask(s: &Scratch, asked: u8, server_port: u16) -> Verdict {
     // SAFETY: read only; the daemon replaces the value whole.
     let Some(workload) = (unsafe { WORKLOADS.get(&id) }) else { return Verdict::Deny };
     let rule_set = if s.epoch & 1 == 0 { workload.rule_sets[0] } else { workload.rule_sets[1] };
-    if let Some(value) = find(s, rule_set) {
-        if allowing_rule(value, asked, s.key.protocol, server_port).is_some() {
-            return Verdict::Allow(u64::MAX);
-        }
+    if let Some(value) = find(s, rule_set)
+        && allowing_rule(value, asked, s.key.protocol, server_port).is_some()
+    {
+        return Verdict::Allow(u64::MAX);
     }
     if workload.flags & workload_flags::OBSERVE != 0 {
         counter::count(s, Event::WouldDeny);
@@ -77,10 +77,10 @@ pub fn open_plain<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32
         return DropReason::PeerWithoutIdentity as u32;
     }
     // A closed flow of the same tuple makes room for the new connection.
-    if let Some(old) = flow::find(&s.key, s.packet.family) {
-        if old.state != flow_state::ESTABLISHED {
-            flow::remove(s);
-        }
+    if let Some(old) = flow::find(&s.key, s.packet.family)
+        && old.state != flow_state::ESTABLISHED
+    {
+        flow::remove(s);
     }
     s.attempt = AttemptValue {
         created_ns: s.now_ns,
@@ -210,7 +210,7 @@ fn is_icmp_error(s: &Scratch) -> bool {
     let kind = s.packet.icmp_type;
     match s.packet.protocol {
         protocol::ICMP => kind == 3 || kind == 11 || kind == 12,
-        protocol::ICMPV6 => kind >= 1 && kind <= 4,
+        protocol::ICMPV6 => (1..=4).contains(&kind),
         _ => false,
     }
 }

@@ -33,8 +33,8 @@ impl Outcome {
     pub fn action(number: u32) -> i32 {
         match number {
             PASS => TC_ACT_UNSPEC,
-            REDIRECT => TC_ACT_REDIRECT as i32,
-            _ => TC_ACT_SHOT as i32,
+            REDIRECT => TC_ACT_REDIRECT,
+            _ => TC_ACT_SHOT,
         }
     }
 

@@ -111,8 +111,8 @@ pub fn subtract_range(skb: *mut __sk_buff, s: &mut Scratch, from: u32, to: u32) 
     if left > 0 && left < SUM_CHUNK {
         // The masked forms give the verifier its bounds; `left` is 1 to 511.
         let length = ((black_box(left) - 1) & 511) + 1;
-        let padded = (black_box(left) + 3) & 1020;
-        if padded > SUM_CHUNK || padded < 4 {
+        let padded = (black_box(left) + 3) & 0x3fc;
+        if !(4..=SUM_CHUNK).contains(&padded) {
             return DropReason::Internal as u32;
         }
         // SAFETY: inside the frame buffer: `padded` is at most 512.

@@ -8,6 +8,9 @@ use serde::Serialize;
 use crate::keys::{NodeFiles, NodeKeys, Pki};
 use crate::topology::{INTERFACE, MESH_NETWORKS};
 
+/// Everything of the enforcer's own, without the thousands of lines that the loader says about relocations.
+const LOG_LEVEL: &str = "debug,aya=info,aya_obj=info";
+
 /// What a test says of a daemon; the harness adds the instance, its folders and the policy file.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -29,6 +32,8 @@ pub struct Config {
     pub credential_lifetime_seconds: u64,
     /// Whether verified but denied peers are reset.
     pub deny_reset: bool,
+    /// What the daemon logs.
+    pub log_level: &'static str,
 }
 
 impl Config {
@@ -45,6 +50,7 @@ impl Config {
             limits: BTreeMap::new(),
             credential_lifetime_seconds: 3600,
             deny_reset: true,
+            log_level: "debug",
         }
     }
 
@@ -207,6 +213,13 @@ impl NetworkRule {
         Self::new(name, "ingress", protocol, cidr, port)
     }
 
+    /// The same for these addresses too.
+    #[must_use]
+    pub fn and(mut self, cidr: &str) -> Self {
+        self.cidr.push(cidr.to_owned());
+        self
+    }
+
     fn new(
         name: &str,
         direction: &'static str,
@@ -286,7 +299,7 @@ impl<'a> ConfigFile<'a> {
             },
             policy: PolicySection { files: [&place.policy], deny_reset: config.deny_reset },
             limits: &config.limits,
-            log: LogSection { level: "debug" },
+            log: LogSection { level: config.log_level },
             network_rule: &config.network_rules,
             workload: &config.workloads,
         }

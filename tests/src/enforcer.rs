@@ -124,15 +124,26 @@ impl Enforcer {
 
     /// Runs a command that talks to this daemon and returns what it printed.
     pub fn cli(&self, words: &[&str]) -> Result<String> {
-        let (command, rest) = words.split_first().context("a command without words")?;
-        need::run(
-            self.host
-                .command(binary()?)
-                .arg(command)
-                .arg("--config")
-                .arg(self.config_file())
-                .args(rest),
-        )
+        need::run(&mut self.command(words)?)
+    }
+
+    /// Asks whether the policy permits a connection. Returns the exit code, which says it too, and the answer.
+    pub fn explain(&self, from: &str, to: &str, port: u16) -> Result<(i32, serde_json::Value)> {
+        let port = port.to_string();
+        let words = ["explain", "--from", from, "--to", to, "--port", &port, "--json"];
+        let output = self.command(&words)?.output().context("explain does not start")?;
+        let code = output.status.code().context("explain was ended by a signal")?;
+        let answer = serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("explain ended with {code}: {}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        Ok((code, answer))
+    }
+
+    fn command(&self, words: &[&str]) -> Result<Command> {
+        let (name, rest) = words.split_first().context("a command without words")?;
+        let mut command = self.host.command(binary()?);
+        command.arg(name).arg("--config").arg(self.config_file()).args(rest);
+        Ok(command)
     }
 
     /// Runs a command with `--json` and reads its answer.

@@ -140,6 +140,14 @@ impl Host {
         need::run(self.command(need::tool("nft")?).arg(rules)).map(drop)
     }
 
+    /// Drops all TCP before the host's own stack, which must not answer for what is forged in its name.
+    pub fn drop_arriving_tcp(&self) -> Result<()> {
+        self.nft(
+            "add table inet mute; add chain inet mute in { type filter hook input priority 0; }; \
+             add rule inet mute in meta l4proto tcp drop",
+        )
+    }
+
     /// Writes `value` to `/proc/sys/net/<key>` of this host.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = PathBuf::from("/proc/sys/net").join(key);

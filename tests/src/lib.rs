@@ -3,12 +3,13 @@
 //! Read in the order in which a test uses it: [`topology`] makes [`host`]s, [`enforcer`] starts the daemon on
 //! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`udp`] and [`load`] send traffic,
 //! [`capture`] and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with
-//! the drop counters. [`scenario`] has the arrangements most tests share, and [`twin`]
-//! makes the pair of tests that every enforcement claim needs.
+//! the drop counters. [`scenario`] has the arrangements most tests share, and [`mod@twin`]
+//! makes the pair of tests that every enforcement claim needs. [`bench`] measures instead of testing.
 //!
 //! Everything here needs root. Missing privilege or a missing tool is an error that names it, never a skip.
 
 pub mod accounting;
+pub mod bench;
 pub mod bulk;
 pub mod capture;
 pub mod config;
@@ -21,6 +22,7 @@ pub mod load;
 pub mod need;
 pub mod pins;
 pub mod policy;
+pub mod program;
 pub mod raw;
 pub mod saved_syn;
 pub mod scenario;

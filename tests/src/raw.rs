@@ -55,19 +55,18 @@ impl Forged {
         Self::new(source, destination, Flags::SYN).option(2, &1400u16.to_be_bytes())
     }
 
-    /// The segment that was captured, byte for byte.
+    /// The segment that was captured, with its options byte for byte; only the window is another.
     #[must_use]
     pub fn replay(of: &Segment) -> Self {
-        let copy = Self {
+        Self {
             source: of.source,
             destination: of.destination,
             sequence: of.sequence,
             acknowledgement: of.acknowledgement,
             flags: of.flags,
-            options: Vec::new(),
+            options: of.option_bytes.clone(),
             payload: of.payload.clone(),
-        };
-        of.options.iter().fold(copy, |copy, option| copy.option(option.kind, &option.data))
+        }
     }
 
     /// The same with another option.

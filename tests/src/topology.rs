@@ -85,7 +85,7 @@ impl ThreeHosts {
 pub struct Routed {
     /// `192.0.2.1`, `2001:db8::1`.
     pub client: Host,
-    /// `near` and `far` interfaces, `.254` in both networks.
+    /// `near` and `far` interfaces, `.254` in both networks; its address is the near one.
     pub router: Host,
     /// `198.51.100.2`, `2001:db8:2::2`.
     pub server: Host,
@@ -104,8 +104,8 @@ impl Routed {
         let server = Host::new("server")?;
         link(&client, INTERFACE, &router, Self::NEAR)?;
         link(&server, INTERFACE, &router, Self::FAR)?;
-        configure(&router, Self::FAR, far(254))?;
         configure(&router, Self::NEAR, near(254))?;
+        configure(&router, Self::FAR, far(254))?;
         configure(&client, INTERFACE, near(1))?;
         configure(&server, INTERFACE, far(2))?;
         for (host, gateway) in [(&client, near(254)), (&server, far(254))] {

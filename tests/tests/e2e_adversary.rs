@@ -41,7 +41,7 @@ fn a_replayed_handshake_gets_the_servers_credential_and_nothing_more() {
     let proof = at_server.wait_for("proof", PATIENCE, is_proof).unwrap();
 
     let thief = net.other.at(Family::V4, 5000);
-    drop_arriving(&net.other);
+    net.other.drop_arriving_tcp().unwrap();
     Forged { source: thief, ..Forged::replay(&s1) }.send(&net.other).unwrap();
     let answers = |s: &Segment| s.destination == thief && s.flags == Flags::SYN_ACK;
     let s2 = at_server.wait_for("S2 to the replayed S1", PATIENCE, answers).unwrap();
@@ -87,7 +87,7 @@ fn mirrored(enforcement: Enforcement) -> bool {
     let setup = Setup::psk().unwrap();
     let _enforcer = (enforcement == Enforcement::Enforced)
         .then(|| Enforcer::start(&net.client, &setup.client).unwrap());
-    drop_arriving(&net.server);
+    net.server.drop_arriving_tcp().unwrap();
     let capture = Capture::start(&net.server, INTERFACE).unwrap();
     let mirror = net.server.clone();
     let reflecting = std::thread::spawn(move || {
@@ -196,13 +196,4 @@ fn flood(
         }
         sent
     })
-}
-
-/// The host's own stack must not answer for what is forged in its name.
-fn drop_arriving(host: &Host) {
-    host.nft(
-        "add table inet mute; add chain inet mute in { type filter hook input priority 0; }; \
-         add rule inet mute in meta l4proto tcp drop",
-    )
-    .unwrap();
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use enforcer_tests::capture::{Capture, Direction, Flags, Segment};
 use enforcer_tests::config::{Config, Workload};
 use enforcer_tests::enforcer::Enforcer;
-use enforcer_tests::host::Family;
+use enforcer_tests::host::{Family, Host};
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::keys::{Keys, NodeFiles, NodeKeys};
 use enforcer_tests::load::Load;
@@ -14,8 +14,8 @@ use enforcer_tests::raw::Forged;
 use enforcer_tests::scenario::{
     CUT_BY_DAEMON, Contact, NAMESPACE, PORT, Pair, Setup, client, contact, server,
 };
-use enforcer_tests::tcp::{PATIENCE, Server, Service};
-use enforcer_tests::topology::{INTERFACE, TwoHosts};
+use enforcer_tests::tcp::{Got, PATIENCE, SILENCE, Server, Service, dial};
+use enforcer_tests::topology::{INTERFACE, ThreeHosts, TwoHosts};
 use enforcer_tests::twin::Enforcement;
 
 /// A lifetime short enough to wait for.
@@ -95,7 +95,7 @@ fn a_namespace_opens_what_its_policy_says() {
         [("/acme/prod", Contact::MADE), ("/acme/production", Contact::SILENT)]
     {
         let keys = Keys::pki().unwrap();
-        let node = keys.node("client-node", namespace).unwrap();
+        let node = keys.node("caller-node", namespace).unwrap();
         let caller = Workload::own(namespace, "client");
         let mut setup = Setup::with(keys)
             .unwrap()
@@ -149,50 +149,65 @@ fn short_lived() -> Pair {
     setup.start_pair(Enforcement::Enforced).unwrap()
 }
 
+/// A host without an enforcer sends them: what leaves an enforced one with the option is dropped there.
 #[test]
 fn a_credential_altered_in_any_part_gets_no_answer() {
-    let pair = Setup::pki().unwrap().start_pair(Enforcement::Enforced).unwrap();
-    let s1 = captured_s1(&pair);
-    let length = s1.payload.len();
-    let mut altered: Vec<(String, Vec<u8>)> = (0..length)
-        .step_by(length / 40)
-        .map(|at| {
-            let mut payload = s1.payload.clone();
-            payload[at] ^= 1;
-            (format!("bit changed in byte {at}"), payload)
-        })
-        .collect();
-    altered.push(("last byte missing".into(), s1.payload[..length - 1].to_vec()));
-    altered.push(("half missing".into(), s1.payload[..length / 2].to_vec()));
-    altered.push(("no credential".into(), Vec::new()));
-    altered.push(("a byte more".into(), [&s1.payload[..], &[0]].concat()));
-    altered.push(("twice".into(), [&s1.payload[..], &s1.payload[..length.min(600)]].concat()));
-    let capture = Capture::start(&pair.net.server, INTERFACE).unwrap();
-    for (index, (what, payload)) in altered.iter().enumerate() {
+    let net = ThreeHosts::new().unwrap();
+    let setup = Setup::pki().unwrap();
+    let _daemons = setup.start(&net.client, &net.server, Enforcement::Enforced).unwrap();
+    let _listener = Server::start(&net.server, PORT, &Service::Echo).unwrap();
+    let s1 = captured_s1(&net.client, &net.server);
+    net.other.drop_arriving_tcp().unwrap();
+    let capture = Capture::start(&net.server, INTERFACE).unwrap();
+    for (index, (what, payload)) in alterations(&s1.payload).iter().enumerate() {
         // Both the handle that fits the altered bytes and the one that is known already.
         for (offset, handle) in [(0, handle_of(payload)), (1, identity(&s1)[..8].to_vec())] {
             let port = 20_000 + 2 * u16::try_from(index).unwrap() + offset;
-            forged_s1(&pair, &s1, port, &handle, payload);
+            forged_s1(&net.other, &s1, port, &handle, payload);
+            let arrived = |s: &Segment| s.direction == Direction::In && s.source.port() == port;
+            capture.wait_for(what, PATIENCE, arrived).unwrap();
             let answered = what_answers(&capture, port);
             assert_eq!(answered, None, "{what}, port {port}");
         }
     }
     // The twin: the unaltered credential, sent the same way, is answered.
-    forged_s1(&pair, &s1, 30_000, &handle_of(&s1.payload), &s1.payload);
+    forged_s1(&net.other, &s1, 30_000, &handle_of(&s1.payload), &s1.payload);
     let answer = capture.wait_for("SYN-ACK", PATIENCE, |s| s.destination.port() == 30_000).unwrap();
     assert_eq!(answer.flags, Flags::SYN_ACK);
+}
+
+/// Credentials that differ from this one, each with what was done to it.
+fn alterations(credential: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let length = credential.len();
+    let mut altered: Vec<(String, Vec<u8>)> = (0..length)
+        .step_by(length / 40)
+        .map(|at| {
+            let mut payload = credential.to_vec();
+            payload[at] ^= 1;
+            (format!("bit changed in byte {at}"), payload)
+        })
+        .collect();
+    altered.push(("last byte missing".into(), credential[..length - 1].to_vec()));
+    altered.push(("half missing".into(), credential[..length / 2].to_vec()));
+    altered.push(("no credential".into(), Vec::new()));
+    altered.push(("a byte more".into(), [credential, &[0]].concat()));
+    altered.push(("twice".into(), [credential, &credential[..length.min(600)]].concat()));
+    altered
 }
 
 #[test]
 fn the_handle_is_the_hash_of_the_credential() {
     let pair = Setup::pki().unwrap().start_pair(Enforcement::Enforced).unwrap();
-    let s1 = captured_s1(&pair);
+    let _listener = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
+    let s1 = captured_s1(&pair.net.client, &pair.net.server);
     assert_eq!(identity(&s1)[..8], handle_of(&s1.payload));
 }
 
-fn captured_s1(pair: &Pair) -> Segment {
-    let capture = Capture::start(&pair.net.server, INTERFACE).unwrap();
-    assert_eq!(contact_once(pair), Contact::MADE);
+/// What a permitted contact begins with, as it arrives.
+fn captured_s1(client: &Host, server: &Host) -> Segment {
+    let capture = Capture::start(server, INTERFACE).unwrap();
+    let to = server.at(Family::V4, PORT);
+    assert_eq!(dial(client, to, SILENCE).unwrap().got(), Got::Connection);
     let is_s1 = |s: &Segment| s.flags == Flags::SYN && s.direction == Direction::In;
     capture.wait_for("S1", PATIENCE, is_s1).unwrap()
 }
@@ -205,12 +220,12 @@ fn handle_of(credential: &[u8]) -> Vec<u8> {
     blake3::hash(credential).as_bytes()[..8].to_vec()
 }
 
-fn forged_s1(pair: &Pair, s1: &Segment, port: u16, handle: &[u8], payload: &[u8]) {
+fn forged_s1(from: &Host, s1: &Segment, port: u16, handle: &[u8], payload: &[u8]) {
     let body = [handle, &identity(s1)[8..]].concat();
-    Forged::syn(pair.net.client.at(Family::V4, port), s1.destination)
+    Forged::syn(from.at(Family::V4, port), s1.destination)
         .identity(&body)
         .payload(payload)
-        .send(&pair.net.client)
+        .send(from)
         .unwrap();
 }
 

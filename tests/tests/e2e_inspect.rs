@@ -56,13 +56,11 @@ fn tables_for_people_have_the_same_rows() {
 fn explain_says_allow_with_its_rule_and_deny_without() {
     let (_stream, _server, mut pair) = with_open_stream();
     let server = pair.daemons.server().unwrap();
-    let port = PORT.to_string();
-    let explain = |from, to| ["explain", "--from", from, "--to", to, "--port", &port];
-    let allowed: Value = server.ask(&explain(CLIENT, SERVER)).unwrap();
-    assert_eq!(allowed["allow"], true, "{allowed}");
+    let (code, allowed) = server.explain(CLIENT, SERVER, PORT).unwrap();
+    assert_eq!((code, &allowed["allow"]), (0, &Value::Bool(true)), "{allowed}");
     assert!(allowed["rules"].to_string().contains("main.cedar"), "{allowed}");
-    let denied: Value = server.ask(&explain(SERVER, CLIENT)).unwrap();
-    assert_eq!(denied["allow"], false, "{denied}");
+    let (code, denied) = server.explain(SERVER, CLIENT, PORT).unwrap();
+    assert_eq!((code, &denied["allow"]), (3, &Value::Bool(false)), "{denied}");
 }
 
 #[test]

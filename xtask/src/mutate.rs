@@ -47,7 +47,9 @@ const MUTATIONS: [Mutation; 7] = [
     Mutation {
         check: "namespace",
         side: Side::Daemon,
-        witness: Witness::Unit("identity::tests::a_node_cannot_sign_outside_its_namespaces"),
+        witness: Witness::Unit(
+            "identity::tests::refused::a_node_signs_only_for_its_namespaces_by_segment",
+        ),
     },
 ];
 

@@ -14,6 +14,12 @@ use super::maps::map_error;
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("ENFORCER_EBPF_OBJECT"));
 
+/// The compiled programs that this build embeds: an ELF object (tests run them without the daemon).
+#[must_use]
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
 /// Maps that live and die with the programs: working memory, and the log of `aya-log`.
 const UNPINNED: [&str; 2] = ["SCRATCH", "AYA_LOGS"];
 

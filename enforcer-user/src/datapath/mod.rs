@@ -43,7 +43,7 @@ pub use error::DatapathError;
 pub use events::{EventCounters, Events};
 pub use folder::PinFolder;
 pub use interface::address;
-pub use load::{Loaded, Settings};
+pub use load::{Loaded, Settings, object};
 pub use maps::Maps;
 pub use netlink::LinkFacts;
 pub use reinject::Reinjector;

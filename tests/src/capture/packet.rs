@@ -101,6 +101,8 @@ pub struct Segment {
     pub window: u16,
     /// Options in their order, padding left out.
     pub options: Vec<TcpOption>,
+    /// The options as they stand in the header, padding included: whole 32-bit words.
+    pub option_bytes: Vec<u8>,
     /// Payload bytes; cut where the capture cuts frames.
     pub payload: Vec<u8>,
     /// The length of the payload on the wire in bytes.
@@ -233,6 +235,7 @@ fn segment(frame: &Frame, ip: &Ip<'_>, direction: Direction) -> Option<Segment> 
         flags: Flags(tcp[13]),
         window: be16(tcp, 14)?,
         options: options(&header[20..]),
+        option_bytes: header[20..].to_vec(),
         payload: tcp[header.len()..].to_vec(),
         payload_length: ip.rest_length.checked_sub(header.len())?,
         checksum_right: judged.then(|| tcp_sum(ip.source, ip.destination, tcp) == 0),

@@ -1,0 +1,97 @@
+//! What is aimed at, and whether it is met.
+
+use serde::Serialize;
+
+use super::cold::Cold;
+use super::figures::{Figures, Samples, Spread};
+use super::process::Processes;
+use super::program::Programs;
+use super::rounds::{CLIENTS, P50, STREAMS, rate_name, stream_name};
+use super::stage::Setting;
+
+/// One aim.
+#[derive(Debug, Clone, Serialize)]
+pub struct Budget {
+    /// What is limited.
+    pub name: String,
+    /// The limit, in the unit that the name ends with; ratios are to native unless the name says otherwise.
+    pub limit: f64,
+    /// What was measured: the median of the rounds or samples.
+    pub value: f64,
+    /// Whether the value keeps the limit.
+    pub met: bool,
+    /// Whether the limit is the least that is wanted; otherwise it is the most.
+    pub at_least: bool,
+}
+
+impl Budget {
+    fn at_least(name: impl Into<String>, limit: f64, value: f64) -> Self {
+        Self { name: name.into(), limit, value, met: value >= limit, at_least: true }
+    }
+
+    fn at_most(name: impl Into<String>, limit: f64, value: f64) -> Self {
+        Self { name: name.into(), limit, value, met: value <= limit, at_least: false }
+    }
+}
+
+/// All of them.
+pub fn all(
+    rounds: &[Figures],
+    cold: &Cold,
+    programs: &Programs,
+    processes: &Processes,
+) -> Vec<Budget> {
+    let ratio = |measure: &str, to: Setting| {
+        Samples { rounds, measure }.ratio(Setting::Enforced, to).median
+    };
+    let mut budgets = Vec::new();
+    for clients in CLIENTS {
+        let measure = rate_name(clients);
+        let value = ratio(&measure, Setting::Native);
+        budgets.push(Budget::at_least(format!("connection_rate_{clients}_ratio"), 0.95, value));
+    }
+    for clients in CLIENTS {
+        let value = ratio(&rate_name(clients), Setting::Nftables);
+        let name = format!("connection_rate_{clients}_ratio_to_nftables");
+        budgets.push(Budget::at_least(name, 1.0, value));
+    }
+    budgets.push(Budget::at_most("connect_p50_ratio", 1.10, ratio(P50, Setting::Native)));
+    budgets.push(Budget::at_most("first_contact_added_us", 300.0, added(cold)));
+    for streams in STREAMS {
+        let value = ratio(&stream_name(streams), Setting::Native);
+        budgets.push(Budget::at_least(format!("throughput_{streams}_ratio"), 0.98, value));
+    }
+    let packet = programs.established.from_workload.median;
+    let packet = packet.max(programs.established.to_workload.median);
+    budgets.push(Budget::at_most("established_packet_ns", 80.0, packet));
+    budgets.push(Budget::at_most("daemon_resident_mb", 30.0, resident_mb(processes)));
+    // What one tick of the clock of process times is worth: no work of userspace for a warm connection.
+    let micros = processes.warm.micros_per_connection();
+    budgets.push(Budget::at_most("daemons_warm_connection_us", 1.0, micros));
+    budgets
+}
+
+/// What a first contact adds to a connect, microseconds: medians.
+pub fn added(cold: &Cold) -> f64 {
+    Spread::of(cold.first_us.clone()).median - Spread::of(cold.native_us.clone()).median
+}
+
+/// The larger daemon's resident memory, MB.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn resident_mb(processes: &Processes) -> f64 {
+    let kib = processes.resident_kib.iter().max().copied().unwrap_or(0);
+    (kib * 1024) as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_measured_is_not_met() {
+        assert!(!Budget::at_least("a", 0.95, f64::NAN).met);
+        assert!(!Budget::at_most("a", 1.1, f64::NAN).met);
+        assert!(Budget::at_least("a", 0.95, 0.95).met);
+        assert!(!Budget::at_most("a", 1.1, 1.11).met);
+    }
+}

@@ -1,0 +1,65 @@
+//! Measurements: the same traffic over three arrangements of two hosts each, in turn within each round, so
+//! that what disturbs the machine disturbs all three.
+//!
+//! `options` says how much, [`stage`] has the arrangements, `rounds` goes round over `rate` and [`stream`];
+//! `cold`, [`program`] and [`process`] measure what has no native counterpart; `budget` compares with
+//! what is aimed at and `report` prints. Nothing here is a test: a budget that is missed is reported, not an
+//! error, but a connection that fails is one, since its figures would mean nothing.
+
+mod budget;
+mod cold;
+mod figures;
+mod machine;
+mod options;
+pub mod process;
+pub mod program;
+mod rate;
+mod report;
+mod rounds;
+pub mod stage;
+pub mod stream;
+mod test_run;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::need;
+use process::Usage;
+use stage::Stages;
+
+pub use budget::Budget;
+pub use figures::{Figures, Samples, Spread};
+pub use machine::Machine;
+pub use options::Options;
+pub use report::{Report, table};
+
+/// How long the daemons are left alone to see what they cost when nothing happens.
+const IDLE: Duration = Duration::from_secs(3);
+
+/// Measures everything.
+pub fn run(options: &Options) -> Result<Report> {
+    need::environment()?;
+    let stages = Stages::new()?;
+    let daemons = stages.enforced().daemons()?;
+    rounds::warm_up(&stages)?;
+    let idle = process::during(daemons, || {
+        std::thread::sleep(IDLE);
+        Ok(())
+    })?;
+    let before = Usage::of_all(daemons)?;
+    let (rounds, warm) = rounds::run(&stages, options)?;
+    let whole = Usage::of_all(daemons)?.since(before);
+    progress("per-packet cost");
+    let programs = program::measure(stages.enforced(), options)?;
+    let resident_kib = process::resident_kib(daemons)?;
+    progress("first contact");
+    let cold = cold::measure(stages.native(), options)?;
+    let processes = process::Processes { idle, warm, whole, resident_kib };
+    Ok(Report::new(rounds, cold, programs, processes))
+}
+
+/// Says on standard error how far the run is.
+fn progress(what: &str) {
+    eprintln!("bench: {what}");
+}

@@ -1,0 +1,56 @@
+//! Arguments of the benchmark.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// Measures the enforcer beside the native stack and an nftables conntrack rule.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+pub struct Options {
+    /// Write budgets and raw rounds to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Rounds over all arrangements
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Two short rounds and few samples: to see that it works, not to quote
+    #[arg(long)]
+    quick: bool,
+    /// Fail if a budget is missed
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl Options {
+    /// Rounds to go.
+    #[must_use]
+    pub fn rounds(&self) -> u32 {
+        if self.quick { self.rounds.min(2) } else { self.rounds }
+    }
+
+    /// Connections of one measurement of the connection rate.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        if self.quick { 1_500 } else { 8_000 }
+    }
+
+    /// How long one measurement of the throughput takes.
+    #[must_use]
+    pub fn stream(&self) -> Duration {
+        if self.quick { Duration::from_millis(500) } else { Duration::from_secs(2) }
+    }
+
+    /// First contacts to measure.
+    #[must_use]
+    pub fn first_contacts(&self) -> u32 {
+        if self.quick { 5 } else { 31 }
+    }
+
+    /// Batches of test runs of a program.
+    #[must_use]
+    pub fn batches(&self) -> u32 {
+        if self.quick { 5 } else { 25 }
+    }
+}

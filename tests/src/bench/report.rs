@@ -1,0 +1,184 @@
+//! The report: one object for programs, a table for people.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::budget::{self, Budget};
+use super::cold::Cold;
+use super::figures::{Figures, Samples, Spread};
+use super::machine::{self, Machine};
+use super::process::{Processes, Usage};
+use super::program::{Live, Programs};
+use super::rounds::{CLIENTS, P50, P99, STREAMS, rate_name, stream_name};
+use super::stage::Setting;
+
+/// All that was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What is aimed at, and whether it is met.
+    pub budgets: Vec<Budget>,
+    /// The raw figures of each round.
+    pub rounds: Vec<Figures>,
+    /// First contacts.
+    pub cold: Cold,
+    /// What the programs cost.
+    pub programs: Programs,
+    /// What the daemons used.
+    pub processes: Processes,
+    /// Where.
+    pub machine: Machine,
+    /// Of which source.
+    pub commit: String,
+}
+
+impl Report {
+    /// Judges the figures.
+    #[must_use]
+    pub fn new(rounds: Vec<Figures>, cold: Cold, programs: Programs, processes: Processes) -> Self {
+        Self {
+            budgets: budget::all(&rounds, &cold, &programs, &processes),
+            rounds,
+            cold,
+            programs,
+            processes,
+            machine: Machine::here(),
+            commit: machine::commit(),
+        }
+    }
+}
+
+/// The report as text.
+#[must_use]
+pub fn table(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write_all(&mut text, report);
+    text
+}
+
+fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
+    let machine = &report.machine;
+    writeln!(
+        out,
+        "Linux {}, {} CPUs, load {}, {} rounds, commit {}\n",
+        machine.kernel,
+        machine.cpus,
+        machine.load,
+        report.rounds.len(),
+        report.commit
+    )?;
+    rounds(out, &report.rounds)?;
+    first_contacts(out, &report.cold)?;
+    programs(out, &report.programs)?;
+    processes(out, &report.processes)?;
+    budgets(out, &report.budgets)
+}
+
+fn rounds(out: &mut String, rounds: &[Figures]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "{:<26} {:>10} {:>10} {:>10}   {:<22} {:<22}",
+        "medians of the rounds",
+        "native",
+        "nftables",
+        "enforced",
+        "nftables/native",
+        "enforced/native"
+    )?;
+    let rates = CLIENTS.into_iter().map(rate_name);
+    let latencies = [P50, P99].map(str::to_owned);
+    let streams = STREAMS.into_iter().map(stream_name);
+    for measure in rates.chain(latencies).chain(streams) {
+        let samples = Samples { rounds, measure: &measure };
+        let [native, nftables, enforced] = Setting::ALL.map(|setting| samples.median(setting));
+        let ratio = |of| spread(samples.ratio(of, Setting::Native));
+        writeln!(
+            out,
+            "{measure:<26} {native:>10.1} {nftables:>10.1} {enforced:>10.1}   {:<22} {:<22}",
+            ratio(Setting::Nftables),
+            ratio(Setting::Enforced)
+        )?;
+    }
+    writeln!(out)
+}
+
+/// A ratio with its spread over the rounds.
+fn spread(s: Spread) -> String {
+    format!("{:.3} ({:.3}..{:.3})", s.median, s.least, s.most)
+}
+
+fn first_contacts(out: &mut String, cold: &Cold) -> std::fmt::Result {
+    writeln!(out, "connect after a pause, us    median      least       most   samples")?;
+    for (name, samples) in [
+        ("native", &cold.native_us),
+        ("enforced, first contact", &cold.first_us),
+        ("enforced, second", &cold.second_us),
+    ] {
+        let s = Spread::of(samples.clone());
+        writeln!(
+            out,
+            "{name:<24} {:>10.0} {:>10.0} {:>10.0} {:>9}",
+            s.median,
+            s.least,
+            s.most,
+            samples.len()
+        )?;
+    }
+    writeln!(out)
+}
+
+fn programs(out: &mut String, programs: &Programs) -> std::fmt::Result {
+    writeln!(out, "established packet, test run net of an empty program, ns")?;
+    let runs = &programs.established;
+    for (name, s) in [
+        ("from_workload", runs.from_workload),
+        ("to_workload", runs.to_workload),
+        ("(the empty program)", runs.empty),
+    ] {
+        writeln!(out, "  {name:<22} {:>6.0} ({:.0}..{:.0})", s.median, s.least, s.most)?;
+    }
+    writeln!(out, "kernel statistics, one stream, ns a packet and packets")?;
+    live(out, &programs.bulk)?;
+    writeln!(
+        out,
+        "kernel statistics, warm connections: {:.2} us a connection, both hosts together",
+        programs.micros_per_connection()
+    )?;
+    live(out, &programs.connections)?;
+    writeln!(out)
+}
+
+fn live(out: &mut String, programs: &[Live]) -> std::fmt::Result {
+    for live in programs {
+        let name = format!("{} {}", live.host, live.program);
+        writeln!(out, "  {name:<22} {:>6.0} {:>10}", live.per_run(), live.runs)?;
+    }
+    Ok(())
+}
+
+fn processes(out: &mut String, processes: &Processes) -> std::fmt::Result {
+    let line = |out: &mut String, name: &str, usage: Usage| {
+        writeln!(out, "{name:<38} {:>6.2} % of a CPU over {:.1} s", usage.percent(), usage.seconds)
+    };
+    line(out, "both daemons, idle", processes.idle)?;
+    line(out, "both daemons, during warm connections", processes.warm)?;
+    line(out, "both daemons, all rounds", processes.whole)?;
+    writeln!(
+        out,
+        "both daemons, a warm connection        {:>6.2} us",
+        processes.warm.micros_per_connection()
+    )?;
+    writeln!(out, "resident memory, KiB: {:?}\n", processes.resident_kib)
+}
+
+fn budgets(out: &mut String, budgets: &[Budget]) -> std::fmt::Result {
+    writeln!(out, "{:<40} {:>10} {:>10}", "budget", "limit", "value")?;
+    for budget in budgets {
+        let sign = if budget.at_least { ">=" } else { "<=" };
+        let met = if budget.met { "met" } else { "MISSED" };
+        let limit = format!("{sign} {:.2}", budget.limit);
+        writeln!(out, "{:<40} {limit:>10} {:>10.3}  {met}", budget.name, budget.value)?;
+    }
+    Ok(())
+}

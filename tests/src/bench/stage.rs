@@ -1,0 +1,154 @@
+//! The three arrangements that are compared: two hosts on one veth each, ready when made.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::enforcer::Enforcer;
+use crate::host::{Family, Host};
+use crate::load::prepare_client;
+use crate::policy;
+use crate::scenario::{self, Setup};
+use crate::topology::TwoHosts;
+
+/// The first port of the servers; each measurement takes the next, so that no connection meets another's
+/// TIME_WAIT.
+pub const FIRST_PORT: u16 = 20_000;
+/// The last port that the firewall lets through.
+const LAST_PORT: u16 = 29_999;
+/// The least port of clients: above those of the servers.
+const CLIENT_PORTS: &str = "30000 65535";
+/// Rules that the policy holds besides the one that is used.
+const OTHER_RULES: usize = 99;
+/// Entries of each flow table. A closed flow stays for two minutes, as in conntrack, and a run makes more
+/// connections in that time than the default table holds.
+const FLOWS: u64 = 524_288;
+
+/// What stands between client and server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Setting {
+    /// Nothing.
+    Native,
+    /// An nftables rule set with connection tracking on both hosts, default drop.
+    Nftables,
+    /// An enforcer on both hosts.
+    Enforced,
+}
+
+impl Setting {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Nftables, Self::Enforced];
+
+    /// Its name, as in the JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Nftables => "nftables",
+            Self::Enforced => "enforced",
+        }
+    }
+}
+
+/// Two hosts and what stands between them.
+#[derive(Debug)]
+pub struct Stage {
+    /// What stands between them.
+    pub setting: Setting,
+    /// Client's and server's, ended before the hosts go.
+    daemons: Option<[Enforcer; 2]>,
+    /// The hosts.
+    pub net: TwoHosts,
+}
+
+impl Stage {
+    /// Makes the hosts and puts in place what the setting is.
+    pub fn new(setting: Setting) -> Result<Self> {
+        let net = TwoHosts::new()?;
+        prepare_client(&net.client)?;
+        net.client.sysctl("ipv4/ip_local_port_range", CLIENT_PORTS)?;
+        let daemons = match setting {
+            Setting::Native => None,
+            Setting::Nftables => {
+                firewall(&net.client)?;
+                firewall(&net.server)?;
+                None
+            }
+            Setting::Enforced => Some(enforce(&net)?),
+        };
+        Ok(Self { setting, daemons, net })
+    }
+
+    /// Client's and server's daemon; an error where there is none.
+    pub fn daemons(&self) -> Result<&[Enforcer; 2]> {
+        self.daemons.as_ref().with_context(|| format!("no enforcer when {}", self.setting.name()))
+    }
+
+    /// A port of the server.
+    #[must_use]
+    pub fn at(&self, port: u16) -> std::net::SocketAddr {
+        self.net.server.at(Family::V4, port)
+    }
+}
+
+/// One of each.
+#[derive(Debug)]
+pub struct Stages([Stage; 3]);
+
+impl Stages {
+    /// Makes them.
+    pub fn new() -> Result<Self> {
+        let [native, nftables, enforced] = Setting::ALL;
+        Ok(Self([Stage::new(native)?, Stage::new(nftables)?, Stage::new(enforced)?]))
+    }
+
+    /// The one without anything.
+    #[must_use]
+    pub fn native(&self) -> &Stage {
+        &self.0[0]
+    }
+
+    /// The one with enforcers.
+    #[must_use]
+    pub fn enforced(&self) -> &Stage {
+        &self.0[2]
+    }
+
+    /// All, beginning with another each time.
+    pub fn from(&self, turn: usize) -> impl Iterator<Item = &Stage> {
+        self.0.iter().cycle().skip(turn % 3).take(3)
+    }
+}
+
+/// Starts an enforcer on both hosts, as it would be run: certificates, a hundred rules, ordinary log.
+pub fn enforce(net: &TwoHosts) -> Result<[Enforcer; 2]> {
+    let rules = policy();
+    let setup = Setup::pki()?.client_policy(&rules).server_policy(&rules);
+    let ordinary = |mut config: Config| {
+        config.log_level = "info";
+        config.limits.insert("flows".to_owned(), FLOWS);
+        config
+    };
+    Ok([
+        Enforcer::start(&net.client, &ordinary(setup.client))?,
+        Enforcer::start(&net.server, &ordinary(setup.server))?,
+    ])
+}
+
+/// The rule that is used, among others.
+fn policy() -> String {
+    let others = (0..OTHER_RULES)
+        .map(|n| policy::allow_namespace(&format!("/acme/team-{n}"), &format!("/acme/shop-{n}")));
+    let used = policy::allow(&scenario::client(), &scenario::server());
+    others.chain([used]).collect::<Vec<_>>().join("\n")
+}
+
+fn firewall(host: &Host) -> Result<()> {
+    let accept =
+        format!("ct state established,related accept; tcp dport {FIRST_PORT}-{LAST_PORT} accept");
+    let chain = |hook: &str| {
+        format!("chain {hook} {{ type filter hook {hook} priority 0; policy drop; {accept}; }}")
+    };
+    host.nft(&format!("table ip rules {{\n{}\n{}\n}}", chain("input"), chain("output")))
+}

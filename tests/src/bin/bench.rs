@@ -1,0 +1,35 @@
+//! `cargo xtask bench`: the enforcer beside the native stack and a firewall rule, in one run.
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use enforcer_tests::bench::{self, Options};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) if !options.strict => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("a budget is missed, and --strict makes that an error");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("not measured: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures, prints, writes. Returns whether every budget is met.
+fn run(options: &Options) -> Result<bool> {
+    let report = bench::run(options)?;
+    println!("{}", bench::table(&report));
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&report)?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report.budgets.iter().all(|budget| budget.met))
+}

@@ -1,0 +1,317 @@
+//! The loaded programs and their maps. One test at a time has them, and finds every map empty.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, Pod};
+use enforcer_common::abi::{
+    AddressKey, AttemptValue, BucketKey, BucketValue, CounterKey, CredentialValue, DropReason,
+    Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, HeldSegment, InterfaceValue, NetworkKey,
+    NetworkValue, PeerKey, PeerValue, RejectedSegment, VerdictKey, VerdictValue, WorkloadValue,
+};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::need;
+
+/// Flows of each family that fit: few, so that a test can fill the table.
+pub const FLOWS_MAX: u32 = 64;
+/// Bytes of each ring of held segments: one page, so that a test can fill it.
+pub const HELD_RING_BYTES: u32 = 4096;
+/// Index of `lo`, the device of a test run.
+pub const IFINDEX: u32 = 1;
+
+/// Room for what a program makes of a frame.
+const OUTPUT_BYTES: usize = 8192;
+const HELD: [&str; 4] = ["HELD_0", "HELD_1", "HELD_2", "HELD_3"];
+const REJECTED: &str = "REJECTED";
+
+/// A program, from the workload's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Sees what the workload sends.
+    From,
+    /// Sees what the workload is about to receive.
+    To,
+}
+
+impl Hook {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::From => "from_workload",
+            Self::To => "to_workload",
+        }
+    }
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// `TC_ACT_UNSPEC`: goes on.
+    Pass,
+    /// `TC_ACT_SHOT`.
+    Drop,
+    /// `TC_ACT_REDIRECT`.
+    Redirect,
+}
+
+/// What a program did with a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What became of it.
+    pub action: Action,
+    /// The frame behind the program.
+    pub frame: Vec<u8>,
+    /// The counters that moved, and by how much: the name of a drop reason or event, behind `id:` of the workload.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The programs and their maps.
+pub struct Kernel {
+    ebpf: Ebpf,
+    held: Vec<RingBuf<MapData>>,
+    rejected: RingBuf<MapData>,
+}
+
+/// The programs, for one test alone, with empty maps. Tests run in a network namespace of their own, since resets
+/// and proofs are sent for real.
+pub struct Exclusive(MutexGuard<'static, Option<Kernel>>);
+
+impl Exclusive {
+    /// Waits for the test before; loads the object if this is the first.
+    #[must_use]
+    pub fn take() -> Self {
+        static KERNEL: Mutex<Option<Kernel>> = Mutex::new(None);
+        isolate();
+        let mut guard = KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.get_or_insert_with(Kernel::load).clear();
+        Self(guard)
+    }
+}
+
+impl std::ops::Deref for Exclusive {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        self.0.as_ref().expect("loaded when taken")
+    }
+}
+
+impl std::ops::DerefMut for Exclusive {
+    fn deref_mut(&mut self) -> &mut Kernel {
+        self.0.as_mut().expect("loaded when taken")
+    }
+}
+
+/// Moves this thread into a network namespace of its own, once.
+fn isolate() {
+    thread_local!(static ISOLATED: Cell<bool> = const { Cell::new(false) });
+    if ISOLATED.replace(true) {
+        return;
+    }
+    unshare(CloneFlags::CLONE_NEWNET)
+        .expect("program tests need root, for namespaces and eBPF programs");
+    need::run(Command::new("ip").args(["link", "set", "lo", "up"])).expect("`ip` works");
+}
+
+impl Kernel {
+    /// Loads the object that this build embeds, or the one that `ENFORCER_EBPF_OBJECT` names.
+    fn load() -> Self {
+        let other = std::env::var_os("ENFORCER_EBPF_OBJECT")
+            .map(|path| std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+        let object = other.as_deref().unwrap_or_else(|| enforcer_user::datapath::object());
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("FLOWS4", FLOWS_MAX).map_max_entries("FLOWS6", FLOWS_MAX);
+        for ring in HELD {
+            loader.map_max_entries(ring, HELD_RING_BYTES);
+        }
+        let mut ebpf = loader.load(object).expect("the object's maps can be made");
+        for hook in [Hook::From, Hook::To] {
+            let name = hook.program();
+            let program: &mut SchedClassifier =
+                ebpf.program_mut(name).expect(name).try_into().expect(name);
+            program.load().unwrap_or_else(|error| panic!("{name} is refused: {error}"));
+        }
+        let ring = |ebpf: &mut Ebpf, name: &str| {
+            RingBuf::try_from(ebpf.take_map(name).expect("a ring")).expect("a ring")
+        };
+        let held = HELD.iter().map(|name| ring(&mut ebpf, name)).collect();
+        let rejected = ring(&mut ebpf, REJECTED);
+        Self { ebpf, held, rejected }
+    }
+
+    /// Runs a program on a frame of at least 15 bytes: what the kernel lets a test run begin with.
+    pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Seen {
+        let before = self.counters();
+        let mut output = vec![0; OUTPUT_BYTES];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut output),
+            ..TestRunOptions::default()
+        };
+        let program: &SchedClassifier =
+            self.ebpf.program(hook.program()).expect("loaded").try_into().expect("a classifier");
+        let result = program.test_run(options).unwrap_or_else(|error| {
+            panic!("the kernel refuses a test run with {} bytes: {error}", frame.len())
+        });
+        output.truncate(result.data_size_out as usize);
+        let action = match result.return_value.cast_signed() {
+            -1 => Action::Pass,
+            2 => Action::Drop,
+            7 => Action::Redirect,
+            other => panic!("{hook:?} returned TC action {other}"),
+        };
+        let counters = difference(&before, &self.counters());
+        Seen { action, frame: output, counters }
+    }
+
+    /// Writes a map's entry.
+    pub fn put<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) {
+        self.table::<K, V>(map).insert(key, value, 0).unwrap_or_else(|e| panic!("{map}: {e}"));
+    }
+
+    /// Reads a map's entry.
+    pub fn read<K: Pod, V: Pod>(&self, map: &str, key: &K) -> Option<V> {
+        let table = HashMap::<_, K, V>::try_from(self.ebpf.map(map).expect(map)).expect(map);
+        table.get(key, 0).ok()
+    }
+
+    /// Removes a map's entry, which must be there.
+    pub fn remove<K: Pod, V: Pod>(&mut self, map: &str, key: &K) {
+        self.table::<K, V>(map).remove(key).unwrap_or_else(|e| panic!("{map}: {e}"));
+    }
+
+    /// Writes the one value of an array.
+    pub fn put_single<V: Pod>(&mut self, map: &str, value: V) {
+        let mut array = Array::<_, V>::try_from(self.map(map)).expect(map);
+        array.set(0, value, 0).unwrap_or_else(|e| panic!("{map}: {e}"));
+    }
+
+    /// Reads the one value of an array.
+    pub fn single<V: Pod>(&self, map: &str) -> V {
+        let array = Array::<_, V>::try_from(self.ebpf.map(map).expect(map)).expect(map);
+        array.get(&0, 0).unwrap_or_else(|e| panic!("{map}: {e}"))
+    }
+
+    /// Writes networks of `bits` bits, the rule set's included.
+    pub fn put_network(&mut self, bits: u32, key: NetworkKey, value: NetworkValue) {
+        let mut trie: LpmTrie<_, NetworkKey, NetworkValue> =
+            self.map("NETWORKS").try_into().expect("a trie");
+        trie.insert(&Key::new(bits, key), value, 0).expect("room for networks");
+    }
+
+    /// Says on every CPU that the next segment is a clone which must become a bare proof.
+    pub fn set_cloning(&mut self, value: u32) {
+        let mut array: PerCpuArray<_, u32> = self.map("CLONING").try_into().expect("an array");
+        let cpus = aya::util::nr_cpus().expect("the number of CPUs is known");
+        let values = PerCpuValues::try_from(vec![value; cpus]).expect("a value for each CPU");
+        array.set(0, values, 0).expect("CLONING is written");
+    }
+
+    /// The segments held since the last call: ring number and record.
+    pub fn held(&mut self) -> Vec<(usize, Vec<u8>)> {
+        let mut records = Vec::new();
+        for (number, ring) in self.held.iter_mut().enumerate() {
+            while let Some(item) = ring.next() {
+                records.push((number, item.to_vec()));
+            }
+        }
+        records
+    }
+
+    /// The drops sampled since the last call.
+    pub fn rejected(&mut self) -> Vec<RejectedSegment> {
+        let mut records = Vec::new();
+        while let Some(item) = self.rejected.next() {
+            assert_eq!(item.len(), size_of::<RejectedSegment>());
+            // SAFETY: as many bytes as the record has, of which every pattern is a value.
+            records.push(unsafe { item.as_ptr().cast::<RejectedSegment>().read_unaligned() });
+        }
+        records
+    }
+
+    fn map(&mut self, name: &str) -> &mut Map {
+        self.ebpf.map_mut(name).unwrap_or_else(|| panic!("the object has no map {name}"))
+    }
+
+    fn table<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
+        HashMap::try_from(self.map(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    fn empty<K: Pod, V: Pod>(&mut self, name: &str) {
+        let mut table = self.table::<K, V>(name);
+        let keys: Vec<K> = table.keys().map(|key| key.expect(name)).collect();
+        for key in keys {
+            table.remove(&key).expect(name);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.empty::<u32, InterfaceValue>("INTERFACES");
+        self.empty::<u32, WorkloadValue>("WORKLOADS");
+        self.empty::<AddressKey, u32>("ADDRESSES");
+        self.empty::<Handle, CredentialValue>("CREDENTIALS");
+        self.empty::<PeerKey, PeerValue>("PEERS");
+        self.empty::<VerdictKey, VerdictValue>("VERDICTS");
+        self.empty::<FlowKey4, FlowValue>("FLOWS4");
+        self.empty::<FlowKey6, FlowValue>("FLOWS6");
+        self.empty::<FlowKey, AttemptValue>("ATTEMPTS");
+        self.empty::<BucketKey, BucketValue>("BUCKETS");
+        let mut trie: LpmTrie<_, NetworkKey, NetworkValue> =
+            self.map("NETWORKS").try_into().expect("a trie");
+        let keys: Vec<_> = trie.keys().map(|key| key.expect("a key")).collect();
+        for key in keys {
+            trie.remove(&key).expect("the key was there");
+        }
+        self.set_cloning(0);
+        self.held();
+        self.rejected();
+    }
+
+    /// Every counter, summed over the CPUs.
+    fn counters(&self) -> Counters {
+        let map = self.ebpf.map("COUNTERS").expect("COUNTERS");
+        let table: PerCpuHashMap<_, CounterKey, u64> = map.try_into().expect("COUNTERS");
+        table
+            .iter()
+            .map(|entry| entry.expect("a counter"))
+            .map(|(key, values)| ((key.workload, key.counter), values.iter().sum()))
+            .collect()
+    }
+}
+
+/// Counts by workload id and number.
+type Counters = BTreeMap<(u16, u16), u64>;
+
+fn difference(before: &Counters, after: &Counters) -> BTreeMap<String, u64> {
+    let grown = |(key, count): (&(u16, u16), &u64)| {
+        let by = count - before.get(key).copied().unwrap_or(0);
+        (by > 0).then(|| (name(*key), by))
+    };
+    after.iter().filter_map(grown).collect()
+}
+
+fn name((workload, number): (u16, u16)) -> String {
+    let name = DropReason::from_number(number)
+        .map(DropReason::name)
+        .or_else(|| Event::from_number(number).map(Event::name))
+        .unwrap_or_else(|| panic!("counter {number} has no name"));
+    format!("{workload}:{name}")
+}
+
+/// A held segment's record, taken apart.
+#[must_use]
+pub fn held_segment(record: &[u8]) -> (HeldSegment, Vec<u8>) {
+    assert!(record.len() > HeldSegment::HEADER_BYTES && record.len() <= size_of::<HeldSegment>());
+    let mut whole = [0u8; size_of::<HeldSegment>()];
+    whole[..record.len()].copy_from_slice(record);
+    // SAFETY: as many bytes as the record has, of which every pattern is a value.
+    let held = unsafe { whole.as_ptr().cast::<HeldSegment>().read_unaligned() };
+    let frame = held.frame[..usize::from(held.frame_length)].to_vec();
+    assert_eq!(record.len(), HeldSegment::HEADER_BYTES + frame.len());
+    (held, frame)
+}

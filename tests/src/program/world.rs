@@ -1,0 +1,549 @@
+//! One workload with one peer, as the daemon would write them into the maps, and the segments of their handshake.
+
+use std::net::IpAddr;
+
+use enforcer_common::abi::{
+    ABI_VERSION, Address, AddressKey, AttemptValue, Config, CredentialValue, FlowKey, FlowKey4,
+    FlowValue, Handle, InterfaceValue, MAX_CREDENTIAL_BYTES, Mac, NetworkEntry, NetworkKey,
+    NetworkValue, Nonce, NonceState, PeerKey, PeerValue, VerdictKey, VerdictValue,
+    WORKLOAD_NAME_BYTES, WorkloadValue, direction, interface_flags, network_flags, verdict_action,
+    workload_flags,
+};
+use enforcer_common::wire::checksum::sum_bytes;
+use enforcer_user::datapath::boot_ns;
+
+use super::kernel::{Action, Exclusive, Hook, IFINDEX, Seen};
+use super::mac::{Covered, words};
+use super::packet::End;
+use super::segment::{ACK, LATER_OPTIONS, PSH, SYN, SYN_OPTIONS, Segment, TCP};
+
+/// The workload's id.
+pub const WORKLOAD: u16 = 7;
+/// The peer's identity id.
+pub const PEER: u64 = 0x1002;
+/// The policy's epoch.
+pub const EPOCH: u32 = 4;
+/// The server's port.
+pub const SERVICE: u16 = 8080;
+/// The client's port.
+pub const CALLER: u16 = 40001;
+/// Initial sequence number of the workload: it wraps at once.
+pub const LOCAL_ISN: u32 = 0xffff_ffff;
+/// Initial sequence number of the far side.
+pub const REMOTE_ISN: u32 = 0x7000_0000;
+/// The peer's nonce.
+pub const PEER_NONCE: Nonce = [0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8];
+/// Pair key when the workload is the initiator.
+pub const KEY_AS_INITIATOR: [u8; 32] = [0x51; 32];
+/// Pair key when the workload is the responder.
+pub const KEY_AS_RESPONDER: [u8; 32] = [0x52; 32];
+/// What applications send.
+pub const DATA: &[u8] = b"a pint of the beer of the day";
+
+const HOUR_NS: u64 = 3_600_000_000_000;
+const RULE_SETS: [u32; 2] = [10, 11];
+/// Bits of a mesh network's key: rule set, and /24 of a mapped IPv4 or /48 of an IPv6 address.
+const MESH_BITS: [u32; 2] = [32 + 96 + 24, 32 + 48];
+const WHOLE_BITS: u32 = 32 + 128;
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
+/// What the workload is in the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// It opens the connection.
+    Client,
+    /// It is connected to.
+    Server,
+}
+
+/// A credential. The programs never look inside, so any bytes serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// The bytes that travel.
+    pub bytes: Vec<u8>,
+    /// First bytes of their hash.
+    pub handle: Handle,
+}
+
+impl Credential {
+    /// One of `length` bytes.
+    #[must_use]
+    pub fn new(name: &str, length: usize) -> Self {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
+        let hash = blake3::hash(&bytes);
+        Self { handle: *hash.as_bytes().first_chunk().expect("8 of 32"), bytes }
+    }
+
+    /// As the map holds it.
+    #[must_use]
+    pub fn value(&self, deadline_ns: u64) -> CredentialValue {
+        let mut bytes = [0; MAX_CREDENTIAL_BYTES];
+        bytes[..self.bytes.len()].copy_from_slice(&self.bytes);
+        let length = u16::try_from(self.bytes.len()).expect("a credential's length");
+        CredentialValue { deadline_ns, length, sum: sum_bytes(&self.bytes), zero: [0; 4], bytes }
+    }
+}
+
+/// The maps filled for one connection.
+pub struct World {
+    /// The programs, for this test alone.
+    pub kernel: Exclusive,
+    /// Addresses' family.
+    pub family: Family,
+    /// What the workload is.
+    pub side: Side,
+    /// The workload's end.
+    pub local: End,
+    /// The peer's end, in a mesh network.
+    pub remote: End,
+    /// An end outside the mesh networks.
+    pub outside: End,
+    /// The workload's credential.
+    pub own: Credential,
+    /// The peer's credential.
+    pub theirs: Credential,
+    /// Boot time when the maps were filled.
+    pub now_ns: u64,
+}
+
+impl World {
+    /// Waits for the programs and fills their maps: peer known, allowed both ways, addresses and link address of the
+    /// workload enforced, no network rule.
+    #[must_use]
+    pub fn new(family: Family, side: Side) -> Self {
+        let address = |v4: [u8; 4], v6: [u16; 8]| match family {
+            Family::V4 => IpAddr::from(v4),
+            Family::V6 => IpAddr::from(v6),
+        };
+        let (local_port, remote_port) = match side {
+            Side::Client => (CALLER, SERVICE),
+            Side::Server => (SERVICE, CALLER),
+        };
+        let end = |last: u8, port, address| End { mac: [2, 0, 0, 0, 0, last], address, port };
+        let mut world = Self {
+            kernel: Exclusive::take(),
+            family,
+            side,
+            local: end(1, local_port, address([192, 0, 2, 1], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])),
+            remote: end(
+                9,
+                remote_port,
+                address([198, 51, 100, 9], [0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 9]),
+            ),
+            outside: end(
+                5,
+                remote_port,
+                address([203, 0, 113, 5], [0x2001, 0xdb8, 0x71, 0, 0, 0, 0, 5]),
+            ),
+            // Odd lengths: the checksum's last word is half padding.
+            own: Credential::new("the workload's", 301),
+            theirs: Credential::new("the peer's", 333),
+            now_ns: boot_ns(),
+        };
+        world.fill();
+        world
+    }
+
+    fn fill(&mut self) {
+        let config = Config {
+            abi_version: ABI_VERSION,
+            epoch: EPOCH,
+            flags: 0,
+            cold_per_second: 1000,
+            cold_per_source: 1000,
+            samples_per_second: 0,
+        };
+        self.kernel.put_single("CONFIG", config);
+        self.kernel.put_single("NONCES", NonceState { secret: [3; 8], counter: 0 });
+        self.set_interface(WORKLOAD, interface_flags::CHECK_MAC);
+        self.set_workload(|_| {});
+        let key = AddressKey { address: self.local.mapped(), workload: WORKLOAD, zero: [0; 6] };
+        self.kernel.put("ADDRESSES", key, 1u32);
+        let deadline_ns = self.later();
+        let (handle, own) = (self.own.handle, self.own.value(deadline_ns));
+        self.kernel.put("CREDENTIALS", handle, own);
+        self.set_peer(|_| {});
+        for asked in [direction::EGRESS, direction::INGRESS] {
+            self.set_verdict(asked, EPOCH, verdict_action::ALLOW, deadline_ns);
+        }
+        for rule_set in [0, 1] {
+            let value = NetworkValue { flags: network_flags::MESH, ..NetworkValue::default() };
+            let key = NetworkKey { rule_set, address: self.remote.mapped() };
+            let bits = MESH_BITS[usize::from(self.family == Family::V6)];
+            self.kernel.put_network(bits, key, value);
+        }
+    }
+
+    /// A deadline an hour away.
+    #[must_use]
+    pub fn later(&self) -> u64 {
+        self.now_ns + HOUR_NS
+    }
+
+    /// A deadline that has passed.
+    #[must_use]
+    pub fn past(&self) -> u64 {
+        self.now_ns - 1
+    }
+
+    /// Says whose the interface is.
+    pub fn set_interface(&mut self, workload: u16, flags: u16) {
+        let mac = self.local.mac;
+        self.kernel.put(
+            "INTERFACES",
+            IFINDEX,
+            InterfaceValue { workload, flags, mac, zero: [0; 6] },
+        );
+    }
+
+    /// Writes the workload anew, changed.
+    pub fn set_workload(&mut self, change: impl Fn(&mut WorkloadValue)) {
+        let mut value = WorkloadValue {
+            identity: 0x1001,
+            credential: self.own.handle,
+            adopt_until_ns: 0,
+            rule_sets: RULE_SETS,
+            flags: workload_flags::CHECK_ADDRESS,
+            zero: 0,
+            name: [0; WORKLOAD_NAME_BYTES],
+        };
+        change(&mut value);
+        self.kernel.put("WORKLOADS", u32::from(WORKLOAD), value);
+    }
+
+    /// Writes the configuration anew, changed.
+    pub fn set_config(&mut self, change: impl Fn(&mut Config)) {
+        let mut config: Config = self.kernel.single("CONFIG");
+        change(&mut config);
+        self.kernel.put_single("CONFIG", config);
+    }
+
+    /// Key of the peer.
+    #[must_use]
+    pub fn peer_key(&self) -> PeerKey {
+        PeerKey { local: self.own.handle, remote: self.theirs.handle }
+    }
+
+    /// Writes the peer anew, changed.
+    pub fn set_peer(&mut self, change: impl Fn(&mut PeerValue)) {
+        let bytes = &self.theirs.bytes;
+        let mut value = PeerValue {
+            as_initiator: words(&KEY_AS_INITIATOR),
+            as_responder: words(&KEY_AS_RESPONDER),
+            hash: *blake3::hash(bytes).as_bytes(),
+            identity: PEER,
+            deadline_ns: self.later(),
+            length: u16::try_from(bytes.len()).expect("a credential's length"),
+            sum: sum_bytes(bytes),
+            zero: [0; 4],
+        };
+        change(&mut value);
+        let key = self.peer_key();
+        self.kernel.put("PEERS", key, value);
+    }
+
+    /// Makes the daemon forget the peer.
+    pub fn forget_peer(&mut self) {
+        let key = self.peer_key();
+        self.kernel.remove::<PeerKey, PeerValue>("PEERS", &key);
+    }
+
+    /// Key of the verdict on the peer.
+    #[must_use]
+    pub fn verdict_key(asked: u8, epoch: u32) -> VerdictKey {
+        VerdictKey {
+            peer: PEER,
+            epoch,
+            workload: WORKLOAD,
+            port: SERVICE,
+            protocol: TCP,
+            direction: asked,
+            zero: [0; 6],
+        }
+    }
+
+    /// Writes the verdict on the peer.
+    pub fn set_verdict(&mut self, asked: u8, epoch: u32, action: u8, deadline_ns: u64) {
+        let value = VerdictValue { deadline_ns, rule: 1, action, zero: [0; 3] };
+        self.kernel.put("VERDICTS", Self::verdict_key(asked, epoch), value);
+    }
+
+    /// Makes the daemon forget the verdict on the peer.
+    pub fn forget_verdict(&mut self, asked: u8) {
+        self.kernel
+            .remove::<VerdictKey, VerdictValue>("VERDICTS", &Self::verdict_key(asked, EPOCH));
+    }
+
+    /// Allows a protocol (255: any) and server ports at one address by a network rule, in both epochs.
+    pub fn allow_network(&mut self, far: &End, asked: u8, protocol: u8, ports: (u16, u16)) {
+        let mut value = NetworkValue::default();
+        let (port_low, port_high) = ports;
+        value.entries[0] =
+            NetworkEntry { protocol, direction: asked, port_low, port_high, rule: 1 };
+        for rule_set in RULE_SETS {
+            let key = NetworkKey { rule_set, address: far.mapped() };
+            self.kernel.put_network(WHOLE_BITS, key, value);
+        }
+    }
+
+    /// Says what the mesh networks know of the peer's address.
+    pub fn set_mesh(&mut self, flags: u32) {
+        for rule_set in [0, 1] {
+            let key = NetworkKey { rule_set, address: self.remote.mapped() };
+            let value = NetworkValue { flags, ..NetworkValue::default() };
+            self.kernel.put_network(WHOLE_BITS, key, value);
+        }
+    }
+
+    /// Key of the connection.
+    #[must_use]
+    pub fn key(&self) -> FlowKey {
+        self.key_with(&self.remote)
+    }
+
+    /// Key of a TCP connection with another far end.
+    #[must_use]
+    pub fn key_with(&self, far: &End) -> FlowKey {
+        FlowKey {
+            workload: WORKLOAD,
+            protocol: TCP,
+            zero: 0,
+            local_port: self.local.port,
+            remote_port: far.port,
+            local: self.local.mapped(),
+            remote: far.mapped(),
+        }
+    }
+
+    /// The half-open connection.
+    #[must_use]
+    pub fn attempt(&self) -> Option<AttemptValue> {
+        self.kernel.read("ATTEMPTS", &self.key())
+    }
+
+    /// Changes the half-open connection, which must be there.
+    pub fn change_attempt(&mut self, change: impl Fn(&mut AttemptValue)) {
+        let mut value = self.attempt().expect("an attempt");
+        change(&mut value);
+        let key = self.key();
+        self.kernel.put("ATTEMPTS", key, value);
+    }
+
+    /// The flow.
+    #[must_use]
+    pub fn flow(&self) -> Option<FlowValue> {
+        match self.family {
+            Family::V4 => self.kernel.read::<FlowKey4, _>("FLOWS4", &self.key().to_v4()),
+            Family::V6 => self.kernel.read::<FlowKey, _>("FLOWS6", &self.key()),
+        }
+    }
+
+    /// Writes a flow.
+    pub fn put_flow(&mut self, key: FlowKey, value: FlowValue) {
+        match self.family {
+            Family::V4 => self.kernel.put("FLOWS4", key.to_v4(), value),
+            Family::V6 => self.kernel.put("FLOWS6", key, value),
+        }
+    }
+
+    /// Changes the flow, which must be there.
+    pub fn change_flow(&mut self, change: impl Fn(&mut FlowValue)) {
+        let mut value = self.flow().expect("a flow");
+        change(&mut value);
+        self.put_flow(self.key(), value);
+    }
+
+    /// Runs a program.
+    pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Seen {
+        self.kernel.run(hook, frame)
+    }
+
+    /// Runs a program on a frame that must pass.
+    pub fn pass(&mut self, hook: Hook, frame: &[u8]) -> Vec<u8> {
+        let seen = self.run(hook, frame);
+        assert_eq!(seen.action, Action::Pass, "{hook:?} of a step before: {:?}", seen.counters);
+        seen.frame
+    }
+
+    /// The SYN of the workload's stack.
+    #[must_use]
+    pub fn syn_out(&self) -> Segment {
+        Segment::new(self.local, self.remote, SYN, LOCAL_ISN, 0).options(&SYN_OPTIONS)
+    }
+
+    /// A SYN of the workload's stack to outside the mesh networks.
+    #[must_use]
+    pub fn syn_to_outside(&self) -> Segment {
+        Segment { to: self.outside, ..self.syn_out() }
+    }
+
+    /// The SYN of the peer's stack.
+    #[must_use]
+    pub fn syn_in(&self) -> Segment {
+        Segment::new(self.remote, self.local, SYN, REMOTE_ISN, 0).options(&SYN_OPTIONS)
+    }
+
+    /// The SYN-ACK of the workload's stack.
+    #[must_use]
+    pub fn syn_ack_out(&self) -> Segment {
+        let (sequence, acknowledgement) = (LOCAL_ISN, REMOTE_ISN + 1);
+        Segment::new(self.local, self.remote, SYN | ACK, sequence, acknowledgement)
+            .options(&SYN_OPTIONS)
+    }
+
+    /// The SYN-ACK of the peer's stack.
+    #[must_use]
+    pub fn syn_ack_in(&self) -> Segment {
+        let (sequence, acknowledgement) = (REMOTE_ISN, LOCAL_ISN.wrapping_add(1));
+        Segment::new(self.remote, self.local, SYN | ACK, sequence, acknowledgement)
+            .options(&SYN_OPTIONS)
+    }
+
+    /// A pure ACK of the workload behind the SYNs.
+    #[must_use]
+    pub fn ack_out(&self) -> Segment {
+        let (sequence, acknowledgement) = (LOCAL_ISN.wrapping_add(1), REMOTE_ISN + 1);
+        Segment::new(self.local, self.remote, ACK, sequence, acknowledgement)
+            .options(&LATER_OPTIONS)
+    }
+
+    /// A pure ACK of the peer behind the SYNs.
+    #[must_use]
+    pub fn ack_in(&self) -> Segment {
+        let (sequence, acknowledgement) = (REMOTE_ISN + 1, LOCAL_ISN.wrapping_add(1));
+        Segment::new(self.remote, self.local, ACK, sequence, acknowledgement)
+            .options(&LATER_OPTIONS)
+    }
+
+    /// The workload's first data.
+    #[must_use]
+    pub fn data_out(&self) -> Segment {
+        self.ack_out().flags(ACK | PSH).payload(DATA)
+    }
+
+    /// The peer's first data.
+    #[must_use]
+    pub fn data_in(&self) -> Segment {
+        self.ack_in().flags(ACK | PSH).payload(DATA)
+    }
+
+    /// S1 of the peer.
+    #[must_use]
+    pub fn s1_in(&self) -> Segment {
+        self.syn_in().hello(self.theirs.handle, PEER_NONCE).payload(&self.theirs.bytes)
+    }
+
+    /// What both MACs of the connection cover, with the workload's nonce as the attempt holds it.
+    #[must_use]
+    pub fn covered(&self) -> Covered {
+        let local_nonce = self.attempt().expect("an attempt").local_nonce;
+        let (own, theirs) = (self.own.handle, self.theirs.handle);
+        match self.side {
+            Side::Client => Covered { handles: [own, theirs], nonces: [local_nonce, PEER_NONCE] },
+            Side::Server => Covered { handles: [theirs, own], nonces: [PEER_NONCE, local_nonce] },
+        }
+    }
+
+    /// `mac_A` of the connection.
+    #[must_use]
+    pub fn proof(&self) -> Mac {
+        match self.side {
+            Side::Client => self.covered().proof(&KEY_AS_INITIATOR),
+            Side::Server => self.covered().proof(&KEY_AS_RESPONDER),
+        }
+    }
+
+    /// The payload of an S2 of the peer that tells this address and port, with the MAC over them.
+    #[must_use]
+    pub fn answer_payload(&self, address: Address, port: u16) -> Vec<u8> {
+        let mac = self.covered().answer(&KEY_AS_INITIATOR, &address, port);
+        [&mac[..], &address, &port.to_be_bytes(), &self.theirs.bytes].concat()
+    }
+
+    /// S2 of the peer; S1 must have left.
+    #[must_use]
+    pub fn s2_in(&self) -> Segment {
+        let payload = self.answer_payload(self.remote.mapped(), self.remote.port);
+        self.syn_ack_in().hello(self.theirs.handle, PEER_NONCE).payload(&payload)
+    }
+
+    /// S1 of the workload as it must leave, with the nonce of the attempt.
+    #[must_use]
+    pub fn s1_out(&self) -> Segment {
+        let nonce = self.attempt().expect("an attempt").local_nonce;
+        self.syn_out().hello(self.own.handle, nonce).payload(&self.own.bytes)
+    }
+
+    /// S2 of the workload as it must leave, with the nonce of the attempt.
+    #[must_use]
+    pub fn s2_out(&self) -> Segment {
+        let (address, port) = (self.local.mapped(), self.local.port);
+        let mac = self.covered().answer(&KEY_AS_RESPONDER, &address, port);
+        let nonce = self.attempt().expect("an attempt").local_nonce;
+        let payload = [&mac[..], &address, &port.to_be_bytes(), &self.own.bytes].concat();
+        self.syn_ack_out().hello(self.own.handle, nonce).payload(&payload)
+    }
+
+    /// S3 of the peer; S2 must have left.
+    #[must_use]
+    pub fn s3_in(&self) -> Segment {
+        self.ack_in().proof(self.proof())
+    }
+
+    /// Client: S1 has left.
+    pub fn after_s1_out(&mut self) {
+        let frame = self.syn_out().frame();
+        self.pass(Hook::From, &frame);
+    }
+
+    /// Client: S2 was accepted; the flow is not confirmed.
+    pub fn after_s2_in(&mut self) {
+        self.after_s1_out();
+        let frame = self.s2_in().frame();
+        self.pass(Hook::To, &frame);
+    }
+
+    /// Server: S1 was accepted.
+    pub fn after_s1_in(&mut self) {
+        let frame = self.s1_in().frame();
+        self.pass(Hook::To, &frame);
+    }
+
+    /// Server: S2 has left.
+    pub fn after_s2_out(&mut self) {
+        self.after_s1_in();
+        let frame = self.syn_ack_out().frame();
+        self.pass(Hook::From, &frame);
+    }
+
+    /// The handshake is over and both directions pass, whatever the workload is.
+    pub fn established(&mut self) {
+        match self.side {
+            Side::Server => {
+                self.after_s2_out();
+                let frame = self.s3_in().frame();
+                self.pass(Hook::To, &frame);
+            }
+            Side::Client => {
+                self.after_s2_in();
+                let (proof, answer) = (self.ack_out().frame(), self.ack_in().frame());
+                self.pass(Hook::From, &proof);
+                self.pass(Hook::To, &answer);
+            }
+        }
+    }
+}
