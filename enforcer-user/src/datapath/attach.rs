@@ -158,11 +158,12 @@ fn attach_tcx(
 ) -> Result<(), DatapathError> {
     let pin = link_pin(facts.ifindex, suffix);
     // A link whose interface is gone, or that sits on another hook or in another namespace since
-    // the configuration changed, or behind another program, cannot be taken over: it is replaced
-    // once the new one is there.
+    // the configuration changed, cannot be taken over: it is replaced once the new one is there.
+    // One behind another program stays: the kernel takes a program once in a chain, and taking
+    // it off first would enforce nothing for a moment.
     let adopted = folder.has(&pin)
         && swap(folder, classifier, &pin).is_ok()
-        && position(classifier, program, facts, hook)? == Some(0);
+        && position(classifier, program, facts, hook)?.is_some();
     if adopted {
         return Ok(());
     }
