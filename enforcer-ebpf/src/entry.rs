@@ -1,6 +1,7 @@
 //! The way of a packet through the program.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use aya_log_ebpf::debug;
 use enforcer_common::{
     abi::DropReason,
     wire::frame::{self, ETHERNET_BYTES, IPV4_OPTIONS_MAX, protocol, tcp_flags},
@@ -27,8 +28,13 @@ pub fn run<const FROM: bool>(skb: *mut __sk_buff) -> i32 {
     if number == SLOW {
         number = slow::<FROM>(skb, s);
     }
+    // Through memory, so that the verifier walks what follows once and not once for each outcome.
+    s.outcome.set(number);
+    let number = s.outcome.value();
     if let Some(reason) = Outcome::reason(number) {
-        counter::drop_counted(s, reason, u32::from(FROM));
+        if counter::drop_counted(s, reason, u32::from(FROM)) != 0 {
+            log_sampled(skb, s, u32::from(reason));
+        }
     }
     Outcome::action(number)
 }
@@ -73,4 +79,20 @@ fn check_ipv4_options(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         Ok(()) => 0,
         Err(reason) => reason as u32,
     }
+}
+
+/// The datapath's own line on a sampled drop. The daemon's line from the event ring names peer and
+/// rule; this one shows what the program saw, also of frames that were not parsed.
+#[inline(never)]
+fn log_sampled(skb: *mut __sk_buff, s: &Scratch, reason: u32) -> u32 {
+    debug!(
+        TcContext::new(skb),
+        "interface {}: dropped for reason {}: protocol {}, flags {}, sequence {}",
+        s.ifindex,
+        reason,
+        s.packet.protocol,
+        s.packet.flags,
+        s.packet.sequence
+    );
+    0
 }

@@ -34,6 +34,8 @@ pub struct Scratch {
     pub sum: u64,
     /// Offset of a loop over the packet.
     pub position: Opaque,
+    /// What becomes of the packet, as `outcome::Outcome` numbers it.
+    pub outcome: Opaque,
     /// State of reading TCP options.
     pub scan: ScanState,
     /// An attempt to insert.

@@ -50,7 +50,7 @@ impl Config {
             limits: BTreeMap::new(),
             credential_lifetime_seconds: 3600,
             deny_reset: true,
-            log_level: "debug",
+            log_level: LOG_LEVEL,
         }
     }
 

@@ -112,13 +112,14 @@ pub fn idle_limit_ns(flow: &FlowValue) -> u64 {
     let seconds = match flow.state {
         // As conntrack's default for established connections: five days.
         flow_state::ESTABLISHED => 5 * 86_400,
-        // Twice the maximum segment lifetime, once both sides have closed (RFC 9293 3.4.2).
-        flow_state::CLOSING if flow.flags & both == both => 120,
-        flow_state::CLOSING => 86_400,
-        // Linux gives up on an unanswered SYN-ACK or first data within about two minutes.
-        flow_state::UNCONFIRMED => 130,
+        // Once both sides have closed only a lost last ACK matters: its FIN comes again several
+        // times in this span. At ten thousand connections a second a longer one fills the table.
+        flow_state::CLOSING if flow.flags & both == both => 5,
+        // A half-closed connection may wait long; so may one that was opened ahead of its use,
+        // whose server has had nothing to say yet.
+        flow_state::CLOSING | flow_state::UNCONFIRMED => 86_400,
         flow_state::DATAGRAM => 60,
-        _ => 10,
+        _ => 2,
     };
     seconds * SECOND_NS
 }
@@ -192,7 +193,7 @@ mod tests {
         on_segment(&mut f, &segment(tcp_flags::FIN | tcp_flags::ACK, 100, 500), true, 0).unwrap();
         assert_eq!(idle_limit_ns(&f), 86_400 * SECOND_NS);
         on_segment(&mut f, &segment(tcp_flags::FIN | tcp_flags::ACK, 500, 101), false, 0).unwrap();
-        assert_eq!(idle_limit_ns(&f), 120 * SECOND_NS);
+        assert_eq!(idle_limit_ns(&f), 5 * SECOND_NS);
     }
 
     #[test]
