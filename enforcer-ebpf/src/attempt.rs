@@ -112,7 +112,8 @@ fn unknown<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let in_window = s.now_ns < workload.adopt_until_ns;
     let resets = workload.flags & enforcer_common::abi::workload_flags::RESET_UNKNOWN != 0;
     if s.packet.has(tcp_flags::RST) {
-        return DropReason::NoFlow as u32;
+        // The other end's enforcer resets what is older than both: its word is ours.
+        return if resets && in_window { 0 } else { DropReason::NoFlow as u32 };
     }
     if in_window && !resets {
         return adopt::<FROM>(skb, s);
