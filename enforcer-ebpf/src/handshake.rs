@@ -69,7 +69,7 @@ pub fn open(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 fn try_open(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     refuse_forged(skb, s)?;
     address::check(s, &s.key.local)?;
-    if s.packet.payload() > 0 {
+    if s.packet.payload() > 0 && network::is_mesh(s) {
         // TFO data: cut, so that the stack sends it again behind the handshake.
         let (header, flags) = (u32::from(s.packet.tcp_header), u32::from(s.packet.flags));
         check(segment::shrink(skb, s, header, flags))?;
@@ -183,6 +183,7 @@ fn wins(a: &AttemptValue, s: &Scratch) -> bool {
     let came = match a.role {
         role::SERVER | role::BOTH => true,
         role::CLIENT => a.answered != 0,
+        role::PLAIN => a.flags & flow_flags::INITIATOR != 0,
         _ => false,
     };
     came && s.now_ns < a.created_ns + ATTEMPT_WINS_NS
@@ -275,8 +276,7 @@ fn find_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
     s.peer = a.peer;
     if a.role == role::PLAIN {
-        a.local_isn = s.packet.sequence;
-        return 0;
+        return answer_plain(s, a);
     }
     let answers = a.role == role::SERVER || a.role == role::BOTH;
     if !answers || s.packet.acknowledgement != a.remote_isn.wrapping_add(1) {
@@ -291,6 +291,21 @@ fn find_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if a.answered == 0 { FREEZE } else { CONTINUE }
 }
 
+/// A SYN-ACK of the workload to a peer that a network rule allows.
+#[inline(always)]
+fn answer_plain(s: &Scratch, a: &mut AttemptValue) -> u32 {
+    if a.flags & flow_flags::INITIATOR != 0
+        || s.packet.acknowledgement != a.remote_isn.wrapping_add(1)
+    {
+        return DropReason::NoAttempt as u32;
+    }
+    a.local_isn = s.packet.sequence;
+    a.answered = 1;
+    // The stack has accepted a new connection, so an old one of the tuple is gone.
+    flow::remove(s);
+    0
+}
+
 /// The pair key and the input of `mac_B`, with the nonce that was just made.
 #[inline(never)]
 fn prepare_answer(s: &mut Scratch) -> u32 {
@@ -298,6 +313,9 @@ fn prepare_answer(s: &mut Scratch) -> u32 {
     let Some(peer) = find_peer(a.local_handle, a.remote_handle) else {
         return DropReason::Expired as u32;
     };
+    if a.deadline_ns <= s.now_ns {
+        return DropReason::Expired as u32;
+    }
     if a.role != role::BOTH {
         a.local_nonce = s.nonce;
     }
@@ -386,12 +404,12 @@ fn find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
-    let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
+    let Some(a) = attempt::find(s) else { return network::answered_again(s) };
     if s.packet.acknowledgement != a.local_isn.wrapping_add(1) {
         return Err(DropReason::NoAttempt);
     }
     match a.role {
-        role::PLAIN => return Ok(0),
+        role::PLAIN => return Ok(network::note_answer(s, a)),
         role::CLIENT | role::BOTH => {}
         role::REFUSED => return Err(DropReason::Refused),
         _ => return Err(DropReason::NoAttempt),
