@@ -1,6 +1,7 @@
 //! What of a frame does not parse: the reasons, at every length, and that the kernel reads as the host does.
 
 use enforcer_common::abi::{DropReason, flow_state};
+use enforcer_common::datapath::opaque::Opaque;
 use enforcer_common::wire::Cursor as _;
 use enforcer_common::wire::frame::{
     Frame, IPV4_OPTIONS_MAX, Packet, check_ipv4_options, parse, protocol, tcp_flags,
@@ -327,7 +328,7 @@ fn is_malformed_later(packet: &Packet, frame: &[u8]) -> bool {
         for (at, byte) in options[..length].iter_mut().enumerate() {
             *byte = frame.u8(IP + 20 + at).expect("parsed");
         }
-        if let Err(reason) = check_ipv4_options(&options, length) {
+        if let Err(reason) = check_ipv4_options(&options, length, &mut Opaque::default()) {
             return reason == DropReason::MalformedHeader;
         }
     }

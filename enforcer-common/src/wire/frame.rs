@@ -299,13 +299,14 @@ pub fn check_ipv4_options(
             0 => return Ok(()),
             1 => 1,
             131 | 137 => return Err(DropReason::SourceRoute),
-            _ if at + 1 < IPV4_OPTIONS_MAX => options[at + 1],
-            _ => 0,
+            _ if at + 1 < IPV4_OPTIONS_MAX && options[at + 1] > 1 => usize::from(options[at + 1]),
+            _ => return Err(DropReason::MalformedHeader),
         };
-        if size == 0 {
+        // A length that leaves the header could hide a source route from us alone.
+        if at + size > length {
             return Err(DropReason::MalformedHeader);
         }
-        position.set(at as u32 + u32::from(size));
+        position.set((at + size) as u32);
     }
     Err(DropReason::MalformedHeader)
 }
@@ -391,6 +392,10 @@ mod tests {
         assert_eq!(check(&[1, 1, 137, 3]), Err(DropReason::SourceRoute));
         assert_eq!(check(&[148, 4, 0, 0]), Ok(()));
         assert_eq!(check(&[148, 0, 0, 0]), Err(DropReason::MalformedHeader));
+        assert_eq!(check(&[148, 1, 0, 0]), Err(DropReason::MalformedHeader));
+        assert_eq!(check(&[148, 5, 0, 0]), Err(DropReason::MalformedHeader));
+        assert_eq!(check(&[148, 66, 0, 0]), Err(DropReason::MalformedHeader));
+        assert_eq!(check(&[1, 1, 1, 148]), Err(DropReason::MalformedHeader));
         assert_eq!(check(&[1, 1, 1, 0]), Ok(()));
         assert_eq!(check(&[]), Ok(()));
     }

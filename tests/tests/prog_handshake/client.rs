@@ -1,5 +1,8 @@
 //! What a client's hooks must refuse: S1 that must not leave, S2 that must not be accepted.
 
+// A table is long, not complicated.
+#![allow(clippy::too_many_lines)]
+
 use enforcer_common::abi::{WorkloadValue, direction};
 use enforcer_tests::program::kernel::Hook;
 use enforcer_tests::program::segment::{ACK, FIN, RST, SYN, Segment};

@@ -57,9 +57,15 @@ fn ipv4_source_routes_and_malformed_ip_options_are_dropped() {
     let strict = [1, 137, 7, 4, 203, 0, 113, 1];
     let bad = [148, 0, 0, 0];
     let alert = [148, 4, 0, 0];
-    for (options, reason) in
-        [(&route[..], "source_route"), (&strict, "source_route"), (&bad, "malformed_header")]
-    {
+    // A length that leaves the header, and one that would wrap to its own middle.
+    let (long, wrapping) = ([148, 5, 0, 0], [148, 66, 0, 0]);
+    for (options, reason) in [
+        (&route[..], "source_route"),
+        (&strict, "source_route"),
+        (&bad, "malformed_header"),
+        (&long, "malformed_header"),
+        (&wrapping, "malformed_header"),
+    ] {
         let mut w = World::new(Family::V4, Side::Server);
         let s1 = Segment { ip_options: options.to_vec(), ..w.s1_in() };
         compare(&w.run(Hook::To, &s1.frame()), Action::Drop, None, &[reason]).unwrap();

@@ -1,5 +1,8 @@
 //! What a server's hooks must refuse: S1 and S3 that must not be accepted, S2 that must not leave.
 
+// A table is long, not complicated.
+#![allow(clippy::too_many_lines)]
+
 use enforcer_common::abi::{CredentialValue, Handle};
 use enforcer_tests::program::kernel::{Action, Hook};
 use enforcer_tests::program::segment::{ACK, FIN, RST, is_intact};

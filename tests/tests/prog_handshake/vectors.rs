@@ -1,4 +1,5 @@
-//! Test vectors of the MACs: `tests/vectors/mac.json`, for second implementations.
+//! Test vectors of the MACs, for second implementations: `tests/vectors/mac.json`, made here, and those of the one
+//! handshake in `handshake.json`. The programs must agree with all of them.
 //!
 //! `ENFORCER_WRITE_VECTORS=1` writes the file anew after a deliberate change of the protocol.
 
@@ -15,6 +16,7 @@ use enforcer_tests::program::world::{EPOCH, Family, LOCAL_ISN, Side, World};
 use serde_json::{Value, json};
 
 const WRITTEN: &str = include_str!("../../vectors/mac.json");
+const HANDSHAKE: &str = include_str!("../../vectors/handshake.json");
 
 struct Vector {
     pair_key: [u8; 32],
@@ -32,9 +34,10 @@ fn vectors() -> Vec<Vector> {
         ("::ffff:192.0.2.255", 65535),
     ];
     let vector = |(number, (address, port)): (u8, (&str, u16))| {
-        let counted = |start: u8| std::array::from_fn(|at| start.wrapping_add(at as u8));
+        let byte = |at: usize| u8::try_from(at).expect("a short array");
+        let counted = |start: u8| std::array::from_fn(|at| start.wrapping_add(byte(at)));
         Vector {
-            pair_key: std::array::from_fn(|at| (number << 6).wrapping_add(at as u8)),
+            pair_key: std::array::from_fn(|at| (number << 6).wrapping_add(byte(at))),
             covered: Covered {
                 handles: [counted(number | 0x10), counted(number | 0x80)],
                 nonces: [counted(number | 0xf8), counted(number | 0x40)],
@@ -116,26 +119,38 @@ fn the_programs_make_the_vectors() {
     let macs = written["macs"].as_array().expect("a list");
     assert_eq!(macs.len(), vectors().len());
     for value in macs {
-        let vector = read(value);
-        let (mac_b, mac_a) = (bytes(&value["mac_b"]), bytes(&value["mac_a"]));
-        let mut w = dialled(&vector);
-        let payload = |mac: [u8; 16], w: &World| {
-            let port = vector.port.to_be_bytes();
-            [&mac[..], &vector.address.octets(), &port, &w.theirs.bytes].concat()
-        };
-        let nonce_b = vector.covered.nonces[1];
-        let s2 = w.syn_ack_in().hello(w.theirs.handle, nonce_b);
-        let mut wrong = mac_b;
-        wrong[15] ^= 0x80;
-        let forged = s2.clone().payload(&payload(wrong, &w)).frame();
-        compare(&w.run(Hook::To, &forged), Action::Drop, None, &["bad_mac"]).unwrap();
-        let right = s2.payload(&payload(mac_b, &w)).frame();
-        let syn_ack = w.syn_ack_in().frame();
-        let seen = w.run(Hook::To, &right);
-        compare(&seen, Action::Pass, Some(&syn_ack), &["s2_accepted"]).unwrap();
-        let (ack, s3) = (w.ack_out().frame(), w.ack_out().proof(mac_a).frame());
-        compare(&w.run(Hook::From, &ack), Action::Pass, Some(&s3), &["proof_sent"]).unwrap();
+        programs_make(&read(value), bytes(&value["mac_b"]), bytes(&value["mac_a"]));
     }
+}
+
+#[test]
+fn the_programs_make_the_handshake() {
+    let mut value: Value = serde_json::from_str(HANDSHAKE).expect("JSON");
+    let prefix: [u8; 34] = bytes(&value["s2_prefix"]);
+    value["address_b"] = hex(&prefix[16..32]).into();
+    value["port_b"] = u16::from_be_bytes([prefix[32], prefix[33]]).into();
+    programs_make(&read(&value), bytes(&value["mac_b"]), bytes(&value["mac_a"]));
+}
+
+/// The client's program refuses another `mac_B`, accepts this one, and stamps `mac_A`.
+fn programs_make(vector: &Vector, mac_b: [u8; 16], mac_a: [u8; 16]) {
+    assert_eq!(vector.macs(), [mac_b, mac_a]);
+    let mut w = dialled(vector);
+    let payload = |mac: [u8; 16], w: &World| {
+        let port = vector.port.to_be_bytes();
+        [&mac[..], &vector.address.octets(), &port, &w.theirs.bytes].concat()
+    };
+    let s2 = w.syn_ack_in().hello(w.theirs.handle, vector.covered.nonces[1]);
+    let mut wrong = mac_b;
+    wrong[15] ^= 0x80;
+    let forged = s2.clone().payload(&payload(wrong, &w)).frame();
+    compare(&w.run(Hook::To, &forged), Action::Drop, None, &["bad_mac"]).unwrap();
+    let right = s2.payload(&payload(mac_b, &w)).frame();
+    let syn_ack = w.syn_ack_in().frame();
+    let seen = w.run(Hook::To, &right);
+    compare(&seen, Action::Pass, Some(&syn_ack), &["s2_accepted"]).unwrap();
+    let (ack, s3) = (w.ack_out().frame(), w.ack_out().proof(mac_a).frame());
+    compare(&w.run(Hook::From, &ack), Action::Pass, Some(&s3), &["proof_sent"]).unwrap();
 }
 
 /// A client that has sent S1 to the vector's server with the vector's handle and nonce.
