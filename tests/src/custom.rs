@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::sys::socket::{SockaddrStorage, bind, connect, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
@@ -53,8 +54,14 @@ impl Custom {
 
     /// Connects, within ten seconds.
     pub fn connect(self, to: SocketAddr) -> Result<TcpStream> {
-        connect(self.socket.as_raw_fd(), &SockaddrStorage::from(to))
-            .with_context(|| format!("connecting to {to}"))?;
+        let address = SockaddrStorage::from(to);
+        let mut connected = connect(self.socket.as_raw_fd(), &address);
+        // With a time limit on the socket the kernel does not restart the call itself; a further one
+        // waits for the attempt under way.
+        while connected == Err(Errno::EINTR) {
+            connected = connect(self.socket.as_raw_fd(), &address);
+        }
+        connected.with_context(|| format!("connecting to {to}"))?;
         Ok(self.socket.into())
     }
 }
