@@ -2,10 +2,13 @@
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_pull_data};
 use core::arch::asm;
-use enforcer_common::wire::Cursor;
+use enforcer_common::wire::{
+    Cursor,
+    frame::{ETHERNET_BYTES, ETHERTYPE_IPV6, IPV6_BYTES, TCP_BYTES},
+};
 
 /// Most bytes of headers that are read: Ethernet, a full IPv4 header, a full TCP header.
-const HEADERS_MAX: u32 = 14 + 60 + 60;
+const HEADERS_MAX: usize = ETHERNET_BYTES + 60 + 60;
 
 /// The linear part of a packet.
 pub struct SkbCursor {
@@ -15,22 +18,40 @@ pub struct SkbCursor {
 }
 
 impl SkbCursor {
-    /// Makes all headers linear first.
+    /// Makes the headers linear first, if they are not.
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Self {
-        // SAFETY: `skb` is the program's context; the kernel rewrites these reads.
-        let (mut data, mut end, length) =
-            unsafe { ((*skb).data as usize, (*skb).data_end as usize, (*skb).len) };
-        let wanted = if length < HEADERS_MAX { length } else { HEADERS_MAX };
-        if data + wanted as usize > end {
-            // SAFETY: as above; the pointers are read anew after the call.
-            unsafe {
-                bpf_skb_pull_data(skb, wanted);
-                data = (*skb).data as usize;
-                end = (*skb).data_end as usize;
-            }
+        let cursor = Self::of(skb);
+        if cursor.holds_headers() {
+            return cursor;
         }
-        Self { data, end, length: length as usize }
+        let wanted = if cursor.length < HEADERS_MAX { cursor.length } else { HEADERS_MAX };
+        // SAFETY: `skb` is the program's context; the packet's pointers are read anew after the
+        // call.
+        unsafe { bpf_skb_pull_data(skb, wanted as u32) };
+        Self::of(skb)
+    }
+
+    #[inline(always)]
+    fn of(skb: *mut __sk_buff) -> Self {
+        // SAFETY: `skb` is the program's context; the kernel rewrites these reads.
+        let (data, end, length) =
+            unsafe { ((*skb).data as usize, (*skb).data_end as usize, (*skb).len as usize) };
+        Self { data, end, length }
+    }
+
+    /// Whether all that is read of the headers is linear. A segment of the local stack has nothing
+    /// else there: to ask for a byte more would copy the head of each one that carries data, since
+    /// the stack keeps a clone of it.
+    #[inline(always)]
+    fn holds_headers(&self) -> bool {
+        let needed = match (self.u16(12), self.u8(ETHERNET_BYTES)) {
+            (Some(ETHERTYPE_IPV6), _) => ETHERNET_BYTES + IPV6_BYTES + TCP_BYTES,
+            (_, Some(0x45)) => ETHERNET_BYTES + 20 + TCP_BYTES,
+            _ => HEADERS_MAX,
+        };
+        let needed = if self.length < needed { self.length } else { needed };
+        self.data + needed <= self.end
     }
 
     /// Six bytes of a link address, as the words they are in memory.

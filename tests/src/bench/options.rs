@@ -45,7 +45,7 @@ impl Options {
     /// First contacts to measure.
     #[must_use]
     pub fn first_contacts(&self) -> u32 {
-        if self.quick { 5 } else { 31 }
+        if self.quick { 2 } else { 31 }
     }
 
     /// Batches of test runs of a program.
