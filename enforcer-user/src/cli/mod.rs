@@ -67,7 +67,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("enforcer: {error:#}");
+            eprintln!("enforcer: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -92,7 +92,34 @@ fn execute(command: Command, out: &Output) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// An error with its causes, each once: many name their cause in their own text.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text.push_str(separator);
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Whoever read our output has seen enough; that is no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let error = anyhow!("not found").context("ca.cert: not found").context("trust");
+        assert_eq!(chain(&error), "trust: ca.cert: not found");
+        assert_eq!(chain(&anyhow!("inner").context("outer")), "outer: inner");
+    }
 }

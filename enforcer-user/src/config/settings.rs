@@ -15,7 +15,7 @@ const MAX_POLICY_FILES: usize = 1024;
 pub struct PolicyConfig {
     /// Cedar files, or folders of `*.cedar`. Empty: nothing is permitted by identity.
     pub files: Vec<PathBuf>,
-    /// Whether a verified but denied caller, and both ends of a flow that lost its rule, are reset.
+    /// Whether both ends of a flow that lost its rule or its peer are reset, or left to time out.
     pub deny_reset: bool,
 }
 
