@@ -2,22 +2,24 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{
-    abi::{AttemptValue, DropReason, Event, FlowValue, flow_flags, flow_state, role},
+    abi::{AttemptValue, DropReason, Event, FlowValue, direction, flow_flags, flow_state, role},
     wire::frame::tcp_flags,
 };
 
 use crate::{
     counter, flow,
     maps::{ATTEMPTS, WORKLOADS},
-    proof, reset,
+    network, proof, reset,
     scratch::Scratch,
+    verdict::Verdict,
 };
 
 /// The attempt of the packet's tuple.
 #[inline(always)]
 pub fn find(s: &Scratch) -> Option<&'static mut AttemptValue> {
-    // SAFETY: LRU entries are preallocated, so the memory stays; segments of one tuple that race
-    // on two CPUs can at worst mix two states of one attempt, and its MACs then do not verify.
+    // SAFETY: LRU entries are preallocated, so the memory stays. The entry may be evicted and given
+    // to another attempt while it is read; what grants something reads a copy of it and then looks
+    // the entry up again (`proof::accept`).
     ATTEMPTS.get_ptr_mut(&s.key).map(|value| unsafe { &mut *value })
 }
 
@@ -40,8 +42,11 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let Some(attempt) = find(s) else { return unknown::<FROM>(skb, s) };
     let is_reset = s.packet.has(tcp_flags::RST);
     match attempt.role {
-        role::PLAIN if !is_reset => open_plain::<FROM>(skb, s, attempt),
+        role::PLAIN if !is_reset && opens::<FROM>(attempt, s) => {
+            open_plain::<FROM>(skb, s, attempt)
+        }
         role::SERVER if !FROM => proof::accept(skb, s),
+        role::BOTH if !FROM && !is_reset => proof::accept(skb, s),
         // A client's stack that resets its own attempt, a server's that refuses it.
         _ if FROM && is_reset => {
             remove(s);
@@ -49,7 +54,7 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         }
         // A closed port's answer to a SYN must acknowledge exactly it; a reset of ours came from
         // this very program.
-        role::CLIENT | role::PLAIN if !FROM && is_reset => {
+        role::CLIENT | role::BOTH | role::PLAIN if !FROM && is_reset => {
             if s.packet.acknowledgement == attempt.local_isn.wrapping_add(1) {
                 remove(s);
                 0
@@ -61,14 +66,45 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
             remove(s);
             0
         }
-        role::SERVER => DropReason::AwaitingProof as u32,
+        role::SERVER | role::BOTH => DropReason::AwaitingProof as u32,
         _ => DropReason::NoFlow as u32,
     }
 }
 
-/// The first segment behind the SYNs of a connection that a network rule allows.
+/// Whether the segment is what the opener sends behind the SYN-ACK. Anything less would let two
+/// spoofed packets make a flow.
+#[inline(always)]
+fn opens<const FROM: bool>(attempt: &AttemptValue, s: &Scratch) -> bool {
+    let by_workload = attempt.flags & flow_flags::INITIATOR != 0;
+    let (own, other) = if FROM {
+        (attempt.local_isn, attempt.remote_isn)
+    } else {
+        (attempt.remote_isn, attempt.local_isn)
+    };
+    attempt.answered != 0
+        && by_workload == FROM
+        && s.packet.sequence == own.wrapping_add(1)
+        && s.packet.acknowledgement == other.wrapping_add(1)
+}
+
+/// The first segment behind the SYNs of a connection that a network rule allows: asks again, since
+/// the rule may be gone.
 #[inline(always)]
 fn open_plain<const FROM: bool>(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    attempt: &AttemptValue,
+) -> u32 {
+    let asked = if FROM { direction::EGRESS } else { direction::INGRESS };
+    if network::ask(s, asked, attempt.port) == Verdict::Deny {
+        remove(s);
+        return DropReason::NetworkDenied as u32;
+    }
+    insert_plain::<FROM>(skb, s, attempt)
+}
+
+#[inline(always)]
+fn insert_plain<const FROM: bool>(
     skb: *mut __sk_buff,
     s: &mut Scratch,
     attempt: &AttemptValue,
@@ -111,7 +147,8 @@ fn unknown<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let in_window = s.now_ns < workload.adopt_until_ns;
     let resets = workload.flags & enforcer_common::abi::workload_flags::RESET_UNKNOWN != 0;
     if s.packet.has(tcp_flags::RST) {
-        return DropReason::NoFlow as u32;
+        // The other end's enforcer resets what is older than both: its word is ours.
+        return if resets && in_window { 0 } else { DropReason::NoFlow as u32 };
     }
     if in_window && !resets {
         return adopt::<FROM>(skb, s);
@@ -133,7 +170,7 @@ fn adopt<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         flags: flow_flags::ADOPTED,
         ..AttemptValue::default()
     };
-    let failed = open_plain::<FROM>(skb, s, &plain);
+    let failed = insert_plain::<FROM>(skb, s, &plain);
     if failed == 0 {
         counter::count(s, Event::Adopted);
     }

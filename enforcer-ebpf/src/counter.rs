@@ -1,7 +1,7 @@
 //! Counts why packets are dropped and what else happens, and samples drops for the daemon's log.
 
 use enforcer_common::{
-    abi::{BucketKey, BucketValue, CounterKey, Event, RejectedSegment, record_kind},
+    abi::{BucketKey, BucketValue, CounterKey, DropReason, Event, RejectedSegment, record_kind},
     datapath::bucket,
 };
 
@@ -42,10 +42,13 @@ pub fn add(workload: u16, counter: u16) {
     let _ = COUNTERS.insert(&key, &1u64, BPF_ANY);
 }
 
-/// Counts a drop and, within the sampling rate, reports it.
+/// Counts a drop and, within the sampling rate, reports it, unless it is held: the daemon has that one.
 #[inline(never)]
 pub fn drop_counted(s: &mut Scratch, reason: u16, from_workload: u32) -> u32 {
     add(s.interface.workload, reason);
+    if reason == DropReason::Held as u16 {
+        return 0;
+    }
     let Some(config) = CONFIG.get(0) else { return 0 };
     if !take(s.interface.workload, [0; 8], Limit::Samples, s.now_ns, config.samples_per_second) {
         return 0;

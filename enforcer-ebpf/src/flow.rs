@@ -42,6 +42,13 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
     s.interface = *interface;
     let Some(config) = CONFIG.get(0) else { return unread(s, DropReason::Internal) };
     s.epoch = config.epoch;
+    // The kernel keeps an 802.1Q tag beside the frame: a tagged one would be judged as untagged. A
+    // priority tag (VID 0) names no other network.
+    // SAFETY: reads of the program's context.
+    let tag = unsafe { if (*skb).vlan_present != 0 { (*skb).vlan_tci & 0x0fff } else { 0 } };
+    if tag != 0 {
+        return unread(s, DropReason::NotIp);
+    }
     let cursor = SkbCursor::new(skb);
     if FROM && interface.flags & interface_flags::CHECK_MAC != 0 {
         match cursor.mac(6) {
@@ -211,6 +218,10 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     }
     if flow.state == flow_state::UNCONFIRMED && !FROM {
         confirm(s, flow);
+        // What does not confirm is not of the server, and must not move the bounds that tell it.
+        if flow.state == flow_state::UNCONFIRMED && !s.packet.has(tcp_flags::RST) {
+            return DropReason::AwaitingProof as u32;
+        }
     }
     if let Err(reason) = flow::on_segment(flow, &s.packet, FROM, s.now_ns) {
         return reason as u32;
@@ -229,7 +240,7 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 fn confirm(s: &Scratch, flow: &mut FlowValue) {
     let (client_isn, server_isn) =
         (flow.remote_ack.wrapping_sub(1), flow.remote_next.wrapping_sub(1));
-    if flow::confirms(&s.packet, client_isn, server_isn) {
+    if flow::confirms(&s.packet, client_isn, flow.local_next, server_isn) {
         flow.state = flow_state::ESTABLISHED;
         attempt::remove(s);
         counter::count(s, Event::Confirmed);

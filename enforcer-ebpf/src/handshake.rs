@@ -36,6 +36,8 @@ pub const MALFORMED: u32 = 8;
 
 /// The first S1 of a tuple wins while its attempt is younger than this.
 const ATTEMPT_WINS_NS: u64 = 3_000_000_000;
+/// Linux gives up on an unanswered SYN after about two minutes (tcp_syn_retries = 6).
+const CALL_LASTS_NS: u64 = 130_000_000_000;
 /// A SYN-ACK and two retransmissions, for each S1 that arrives.
 const SYN_ACKS_MAX: u8 = 3;
 
@@ -67,7 +69,7 @@ pub fn open(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 fn try_open(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     refuse_forged(skb, s)?;
     address::check(s, &s.key.local)?;
-    if s.packet.payload() > 0 {
+    if s.packet.payload() > 0 && network::is_mesh(s) {
         // TFO data: cut, so that the stack sends it again behind the handshake.
         let (header, flags) = (u32::from(s.packet.tcp_header), u32::from(s.packet.flags));
         check(segment::shrink(skb, s, header, flags))?;
@@ -76,7 +78,7 @@ fn try_open(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
         return Ok(network::open_plain::<true>(skb, s));
     }
     let handle = match attempt::find(s) {
-        Some(a) if a.role == role::CLIENT && a.local_isn == s.packet.sequence => {
+        Some(a) if calls(a) && a.local_isn == s.packet.sequence => {
             s.option = HandshakeOption::hello(a.local_handle, a.local_nonce);
             a.local_handle
         }
@@ -132,14 +134,13 @@ fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     }
     let option_at = u32::from(s.packet.transport) + option_offset(s);
     load(skb, option_at, &mut s.option)?;
-    let repeated = match attempt::find(s) {
+    let known = match attempt::find(s) {
         Some(a) if is_repeated(a, s) => Some(a.local_handle),
-        Some(a) if a.role == role::SERVER && s.now_ns < a.created_ns + ATTEMPT_WINS_NS => {
-            return Err(DropReason::AttemptConflict);
-        }
+        Some(a) if wins(a, s) => return Err(DropReason::AttemptConflict),
+        Some(a) if crosses(a, s) => Some(a.local_handle),
         _ => None,
     };
-    let local = match repeated {
+    let local = match known {
         Some(handle) => handle,
         None => current_credential(s)?.0,
     };
@@ -153,29 +154,70 @@ fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
         Verdict::Deny => return Err(DropReason::PolicyDenied),
         Verdict::Unknown => return Ok(hold::segment(skb, s, direction::INGRESS, &local)),
     }
-    match repeated {
-        Some(_) => renew_budget(s),
-        None => check(begin_answer(s, &local, peer))?,
+    match attempt::find(s) {
+        // A repeated S1 pays for further SYN-ACKs.
+        Some(a) if is_repeated(a, s) => a.syn_acks = 0,
+        Some(a) if crosses(a, s) => cross(a, s, peer),
+        _ => check(begin_answer(s, &local, peer))?,
     }
     check(segment::strip(skb, s, u32::from(peer.sum), 0))?;
     counter::count(s, Event::S1Accepted);
     Ok(0)
 }
 
+/// Whether the workload's own S1 waits for an answer.
+#[inline(always)]
+fn calls(a: &AttemptValue) -> bool {
+    a.role == role::BOTH || a.role == role::CLIENT && a.answered == 0
+}
+
+/// Whether the workload's stack still repeats its SYN, so that the S1 at hand crosses it.
+#[inline(always)]
+fn crosses(a: &AttemptValue, s: &Scratch) -> bool {
+    calls(a) && s.now_ns < a.created_ns + CALL_LASTS_NS
+}
+
+/// Whether the attempt is young, and of an S1 or S2 that came before: that one wins.
+#[inline(always)]
+fn wins(a: &AttemptValue, s: &Scratch) -> bool {
+    let came = match a.role {
+        role::SERVER | role::BOTH => true,
+        role::CLIENT => a.answered != 0,
+        role::PLAIN => a.flags & flow_flags::INITIATOR != 0,
+        _ => false,
+    };
+    came && s.now_ns < a.created_ns + ATTEMPT_WINS_NS
+}
+
 #[inline(always)]
 fn is_repeated(a: &AttemptValue, s: &Scratch) -> bool {
-    a.role == role::SERVER
+    (a.role == role::SERVER || a.role == role::BOTH)
         && a.remote_isn == s.packet.sequence
         && a.remote_handle == s.option.handle()
         && a.remote_nonce == s.option.nonce()
 }
 
-/// A repeated S1 pays for further SYN-ACKs.
+/// The S1 at hand crosses the workload's own (RFC 9293 3.5, figure 7). What the workload said in its
+/// S1 stays: the far side's S2 answers it.
 #[inline(always)]
-fn renew_budget(s: &Scratch) {
-    if let Some(a) = attempt::find(s) {
-        a.syn_acks = 0;
-    }
+fn cross(a: &mut AttemptValue, s: &Scratch, peer: &PeerValue) {
+    a.created_ns = s.now_ns;
+    a.peer = peer.identity;
+    a.deadline_ns = peer.deadline_ns;
+    a.remote_handle = s.option.handle();
+    a.remote_nonce = s.option.nonce();
+    a.remote_isn = s.packet.sequence;
+    a.s1_bytes = added_bytes(s);
+    a.port = s.key.local_port;
+    a.role = role::BOTH;
+    a.syn_acks = 0;
+    a.answered = 0;
+}
+
+/// What S1 added to its segment.
+#[inline(always)]
+fn added_bytes(s: &Scratch) -> u16 {
+    (s.packet.payload() + OPTION_BYTES as u32) as u16
 }
 
 #[inline(never)]
@@ -188,7 +230,7 @@ fn begin_answer(s: &mut Scratch, local: &Handle, peer: &PeerValue) -> u32 {
         remote_handle: s.option.handle(),
         remote_nonce: s.option.nonce(),
         remote_isn: s.packet.sequence,
-        s1_bytes: (s.packet.payload() + OPTION_BYTES as u32) as u16,
+        s1_bytes: added_bytes(s),
         port: s.key.local_port,
         role: role::SERVER,
         ..AttemptValue::default()
@@ -234,10 +276,10 @@ fn find_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
     s.peer = a.peer;
     if a.role == role::PLAIN {
-        a.local_isn = s.packet.sequence;
-        return 0;
+        return answer_plain(s, a);
     }
-    if a.role != role::SERVER || s.packet.acknowledgement != a.remote_isn.wrapping_add(1) {
+    let answers = a.role == role::SERVER || a.role == role::BOTH;
+    if !answers || s.packet.acknowledgement != a.remote_isn.wrapping_add(1) {
         return DropReason::NoAttempt as u32;
     }
     if s.packet.payload() > 0 {
@@ -249,6 +291,21 @@ fn find_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if a.answered == 0 { FREEZE } else { CONTINUE }
 }
 
+/// A SYN-ACK of the workload to a peer that a network rule allows.
+#[inline(always)]
+fn answer_plain(s: &Scratch, a: &mut AttemptValue) -> u32 {
+    if a.flags & flow_flags::INITIATOR != 0
+        || s.packet.acknowledgement != a.remote_isn.wrapping_add(1)
+    {
+        return DropReason::NoAttempt as u32;
+    }
+    a.local_isn = s.packet.sequence;
+    a.answered = 1;
+    // The stack has accepted a new connection, so an old one of the tuple is gone.
+    flow::remove(s);
+    0
+}
+
 /// The pair key and the input of `mac_B`, with the nonce that was just made.
 #[inline(never)]
 fn prepare_answer(s: &mut Scratch) -> u32 {
@@ -256,7 +313,12 @@ fn prepare_answer(s: &mut Scratch) -> u32 {
     let Some(peer) = find_peer(a.local_handle, a.remote_handle) else {
         return DropReason::Expired as u32;
     };
-    a.local_nonce = s.nonce;
+    if a.deadline_ns <= s.now_ns {
+        return DropReason::Expired as u32;
+    }
+    if a.role != role::BOTH {
+        a.local_nonce = s.nonce;
+    }
     s.pair_key = peer.as_responder;
     s.transcript = Transcript {
         handle_a: a.remote_handle,
@@ -342,13 +404,13 @@ fn find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
-    let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
+    let Some(a) = attempt::find(s) else { return network::answered_again(s) };
     if s.packet.acknowledgement != a.local_isn.wrapping_add(1) {
         return Err(DropReason::NoAttempt);
     }
     match a.role {
-        role::PLAIN => return Ok(0),
-        role::CLIENT => {}
+        role::PLAIN => return Ok(network::note_answer(s, a)),
+        role::CLIENT | role::BOTH => {}
         role::REFUSED => return Err(DropReason::Refused),
         _ => return Err(DropReason::NoAttempt),
     }
@@ -406,6 +468,7 @@ fn open_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     a.remote_nonce = s.transcript.nonce_b;
     a.remote_isn = s.packet.sequence;
     a.peer = s.peer;
+    a.role = role::CLIENT;
     a.answered = 1;
     let opened = open_flow(skb, s);
     if opened != 0 {

@@ -7,7 +7,7 @@ use enforcer_common::{
         flow_flags, flow_state, mapped, network_flags, role, workload_flags,
     },
     datapath::network::allowing_rule,
-    wire::frame::protocol,
+    wire::frame::{ETHERNET_BYTES, protocol},
 };
 
 use crate::{
@@ -76,11 +76,15 @@ pub fn open_plain<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32
         }
         return DropReason::PeerWithoutIdentity as u32;
     }
-    // A closed flow of the same tuple makes room for the new connection.
-    if let Some(old) = flow::find(&s.key, s.packet.family)
-        && old.state != flow_state::ESTABLISHED
-    {
-        flow::remove(s);
+    if let Some(a) = attempt::find(s) {
+        if is_repeated::<FROM>(a, s) {
+            return 0;
+        }
+        // The workload's own call is under way: what crosses it cannot be told from a spoofed SYN.
+        if !FROM && a.flags & flow_flags::INITIATOR != 0 && s.now_ns < a.created_ns + CALL_LASTS_NS
+        {
+            return DropReason::AttemptConflict as u32;
+        }
     }
     s.attempt = AttemptValue {
         created_ns: s.now_ns,
@@ -97,6 +101,42 @@ pub fn open_plain<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32
     }
 }
 
+/// The workload's own call is not replaced by a SYN of the far side before this.
+const CALL_LASTS_NS: u64 = 3_000_000_000;
+
+#[inline(always)]
+fn is_repeated<const FROM: bool>(a: &AttemptValue, s: &Scratch) -> bool {
+    let isn = if FROM { a.local_isn } else { a.remote_isn };
+    let opened_alike = FROM == (a.flags & flow_flags::INITIATOR != 0);
+    a.role == role::PLAIN && opened_alike && isn == s.packet.sequence
+}
+
+/// The SYN-ACK of a connection that a network rule allows.
+#[inline(always)]
+pub fn note_answer(s: &Scratch, a: &mut AttemptValue) -> u32 {
+    a.remote_isn = s.packet.sequence;
+    a.answered = 1;
+    // The far side has accepted a new connection, so an old one of the tuple is gone.
+    flow::remove(s);
+    0
+}
+
+/// A SYN-ACK that answers no attempt: passes if it repeats that of an open flow without identity,
+/// whose first ACK was lost; the workload's stack answers it once more.
+#[inline(always)]
+pub fn answered_again(s: &Scratch) -> Result<u32, DropReason> {
+    match flow::find(&s.key, s.packet.family) {
+        Some(flow)
+            if flow.flags & flow_flags::PLAIN != 0
+                && flow.flags & flow_flags::INITIATOR != 0
+                && flow.remote_next == s.packet.sequence.wrapping_add(1) =>
+        {
+            Ok(0)
+        }
+        _ => Err(DropReason::NoAttempt),
+    }
+}
+
 /// A SYN-ACK without identity answers our S1: only an explicit network rule lets it be.
 #[inline(always)]
 pub fn answered_plain(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> u32 {
@@ -104,7 +144,7 @@ pub fn answered_plain(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue
         return reset::both_answered(skb, s, a);
     }
     a.role = role::PLAIN;
-    0
+    note_answer(s, a)
 }
 
 #[inline(always)]
@@ -179,24 +219,49 @@ fn neighbour_discovery<const FROM: bool>(
     skb: *mut __sk_buff,
     s: &Scratch,
 ) -> Result<(), DropReason> {
+    // RFC 4861 6.1 and 7.1: a hop limit of 255 shows that no router forwarded it.
+    let mut hop_limit = [0u8; 1];
+    load(skb, ETHERNET_BYTES as u32 + 7, &mut hop_limit)?;
+    if hop_limit[0] != 255 {
+        return Err(DropReason::MalformedHeader);
+    }
     if !FROM {
         return Ok(());
     }
+    // Room for one target and one option: no carrier of data.
+    if s.packet.end > u32::from(s.packet.transport) + NEIGHBOUR_BYTES_MAX {
+        return Err(DropReason::Oversized);
+    }
     let spoofed = Err(DropReason::SpoofedSource);
     let source = enforcer_common::abi::address(s.packet.source);
-    let unspecified = source == [0; 16];
-    if !unspecified && !is_link_local(&source) {
-        address::check(s, &source)?;
+    if source != [0; 16] {
+        own_on_link(skb, s, &source)?;
     }
     match s.packet.icmp_type {
         133 | 135 => Ok(()),
         136 => {
             let mut target = [0u8; 16];
             load(skb, u32::from(s.packet.transport) + 8, &mut target)?;
-            if is_link_local(&target) { Ok(()) } else { address::check(s, &target) }
+            own_on_link(skb, s, &target)
         }
         _ => spoofed,
     }
+}
+
+/// Most bytes of a workload's neighbour discovery message: header, target, two options.
+const NEIGHBOUR_BYTES_MAX: u32 = 40;
+
+/// Whether an address is the workload's: a listed one, or the link-local one that its link address
+/// makes (RFC 4291 appendix A).
+#[inline(always)]
+fn own_on_link(skb: *mut __sk_buff, s: &Scratch, a: &[u8; 16]) -> Result<(), DropReason> {
+    let mut mac = [0u8; 6];
+    load(skb, 6, &mut mac)?;
+    let made = is_link_local(a)
+        && [a[8] ^ 2, a[9], a[10]] == [mac[0], mac[1], mac[2]]
+        && [a[11], a[12]] == [0xff, 0xfe]
+        && [a[13], a[14], a[15]] == [mac[3], mac[4], mac[5]];
+    if made { Ok(()) } else { address::check(s, a) }
 }
 
 #[inline(always)]
@@ -219,8 +284,13 @@ fn is_icmp_error(s: &Scratch) -> bool {
 #[inline(always)]
 fn icmp_error<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
     let key = quoted_tuple::<FROM>(skb, s)?;
-    if flow::find(&key, s.packet.family).is_some() {
-        return Ok(());
+    let same_end = if FROM { s.key.remote == key.remote } else { s.key.local == key.local };
+    if !same_end {
+        return Err(DropReason::IcmpUnrelated);
+    }
+    if let Some(flow) = flow::find(&key, s.packet.family) {
+        let live = flow.state != flow_state::CUT;
+        return if live { Ok(()) } else { Err(DropReason::IcmpUnrelated) };
     }
     s.key = key;
     if attempt::find(s).is_some() { Ok(()) } else { Err(DropReason::IcmpUnrelated) }

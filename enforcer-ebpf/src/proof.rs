@@ -41,10 +41,11 @@ pub fn emit(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_emit(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
-    // An evicted attempt took the proof with it; the server's SYN-ACK timer brings it back.
-    let a = attempt::find(s).ok_or(DropReason::AwaitingProof)?;
+    // An evicted attempt took the proof with it. The server is verified and has the first proof,
+    // unless that was lost too; it judges the segment either way.
+    let Some(a) = attempt::find(s) else { return Ok(()) };
     if a.role != role::CLIENT || a.answered == 0 {
-        return Err(DropReason::AwaitingProof);
+        return Ok(());
     }
     if is_clone() {
         return become_proof(skb, s, a);
@@ -127,7 +128,8 @@ fn set_clone(value: u32) {
 /// Whether an attempt of the tuple waits for a proof.
 #[inline(always)]
 pub fn is_awaited(s: &Scratch) -> bool {
-    attempt::find(s).is_some_and(|a| a.role == role::SERVER && a.answered != 0)
+    attempt::find(s)
+        .is_some_and(|a| (a.role == role::SERVER || a.role == role::BOTH) && a.answered != 0)
 }
 
 /// A segment towards a server whose attempt waits for the proof.
@@ -141,16 +143,47 @@ pub fn accept(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
-    let a = attempt::find(s).ok_or(DropReason::NoFlow)?;
-    s.peer = a.peer;
+    let found = attempt::find(s).ok_or(DropReason::NoFlow)?;
+    // A copy: the entry may become another attempt's while it is judged.
+    s.attempt = *found;
+    s.peer = s.attempt.peer;
+    let accepted = judge(skb, s)?;
+    if accepted != 0 {
+        return Ok(accepted);
+    }
+    let is_same = attempt::find(s).is_some_and(|a| {
+        core::ptr::eq(a, found)
+            && a.created_ns == s.attempt.created_ns
+            && a.proof == s.attempt.proof
+    });
+    if !is_same {
+        return Err(DropReason::NoFlow);
+    }
+    check(open_flow(skb, s))?;
+    attempt::remove(s);
+    check(segment::strip(skb, s, 0, 0))?;
+    counter::count(s, Event::ProofAccepted);
+    Ok(0)
+}
+
+/// Judges the proof against `s.attempt`; leaves the verdict's deadline in the scratch. Not zero: it
+/// is held.
+#[inline(always)]
+fn judge(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
+    let a = &s.attempt;
+    if a.deadline_ns <= s.now_ns {
+        attempt::remove(s);
+        return Err(DropReason::Expired);
+    }
     if s.packet.options() < OPTION_BYTES || a.answered == 0 {
         return Err(DropReason::AwaitingProof);
     }
     load(skb, option_at(s), &mut s.option)?;
+    let a = &s.attempt;
     if !s.option.is_ours() {
         return Err(DropReason::AwaitingProof);
     }
-    if s.packet.payload() > 0 || s.packet.flags & !PURE != 0 {
+    if s.packet.payload() > 0 || s.packet.flags & !(PURE | PSH) != 0 {
         return Err(DropReason::ProofWithData);
     }
     let verified = same_mac(mac_words(&s.option.body), mac_words(&a.proof));
@@ -162,26 +195,26 @@ fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     if !answers_syn_ack {
         return Err(DropReason::AwaitingProof);
     }
-    let deadline_ns = match verdict::ask(s, a.peer, a.port, direction::INGRESS) {
-        Verdict::Allow(deadline_ns) => deadline_ns,
-        Verdict::Deny => return Err(DropReason::PolicyDenied),
-        Verdict::Unknown => {
-            return Ok(hold::segment(skb, s, direction::INGRESS, &a.local_handle));
+    match verdict::ask(s, a.peer, a.port, direction::INGRESS) {
+        Verdict::Allow(deadline_ns) => {
+            s.deadline_ns = deadline_ns;
+            Ok(0)
         }
-    };
-    check(open_flow(skb, s, a, deadline_ns))?;
-    attempt::remove(s);
-    check(segment::strip(skb, s, 0, 0))?;
-    counter::count(s, Event::ProofAccepted);
-    Ok(0)
+        Verdict::Deny => Err(DropReason::PolicyDenied),
+        Verdict::Unknown => {
+            let handle = a.local_handle;
+            Ok(hold::segment(skb, s, direction::INGRESS, &handle))
+        }
+    }
 }
 
 #[inline(never)]
-fn open_flow(skb: *mut __sk_buff, s: &mut Scratch, a: &AttemptValue, deadline_ns: u64) -> u32 {
+fn open_flow(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    let a = &s.attempt;
     let (local_next, remote_next) = (s.packet.acknowledgement, s.packet.sequence);
     s.flow = FlowValue {
         peer: a.peer,
-        deadline_ns,
+        deadline_ns: s.deadline_ns,
         seen_ns: s.now_ns,
         epoch: s.epoch,
         local_next,

@@ -32,6 +32,10 @@ pub struct Scratch {
     pub peer: u64,
     /// Change of the transport checksum, as a sum of 32-bit words.
     pub sum: u64,
+    /// One's complement sum of the bytes that were just cut off.
+    pub cut: u32,
+    /// Zero.
+    pub zero: u32,
     /// Offset of a loop over the packet.
     pub position: Opaque,
     /// What becomes of the packet, as `outcome::Outcome` numbers it.

@@ -131,6 +131,9 @@ pub fn shrink(skb: *mut __sk_buff, s: &mut Scratch, header: u32, flags: u32) -> 
         if let Err(reason) = change_tail(skb, new_end) {
             return reason as u32;
         }
+        // For CHECKSUM_COMPLETE, as in `strip`.
+        // SAFETY: a helper on the program's context.
+        unsafe { bpf_csum_update(skb, s.cut) };
     }
     match finish(skb, s, new_end, header as u8, flags as u8) {
         Ok(()) => 0,

@@ -129,6 +129,7 @@ pub fn subtract_range(skb: *mut __sk_buff, s: &mut Scratch, from: u32, to: u32) 
         }
     }
     s.sum += u64::from(!seed);
+    s.cut = seed;
     0
 }
 

@@ -57,4 +57,7 @@ pub mod role {
     pub const PLAIN: u8 = 3;
     /// It was refused; only a reset to the workload passes.
     pub const REFUSED: u8 = 4;
+    /// It sent S1 and received one that crossed it (simultaneous open): it answers with the nonce
+    /// of its own S1, and whichever of S2 and S3 comes first opens the flow.
+    pub const BOTH: u8 = 5;
 }

@@ -6,7 +6,10 @@ use crate::wire::frame::{Packet, tcp_flags};
 
 /// A RST this far from the expected sequence number cannot be of the connection: larger than any
 /// window (RFC 7323 2.3 limits it to 2^30).
-const RESET_SLACK: u32 = 1 << 30;
+const RESET_SLACK: u32 = WINDOW;
+
+/// Larger than any window (RFC 7323 2.3).
+const WINDOW: u32 = 1 << 30;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -59,8 +62,15 @@ pub fn record(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns
     } else {
         flow.packets_in = flow.packets_in.wrapping_add(1);
         flow.bytes_in = flow.bytes_in.wrapping_add(sized);
-        flow.remote_next = later(next, flow.remote_next);
-        flow.remote_ack = later(packet.acknowledgement, flow.remote_ack);
+        // Whoever knows the tuple could move these with one spoofed segment; they move only to
+        // what the workload has sent, and not far ahead of what it has taken.
+        if within(next, flow.local_ack, WINDOW) {
+            flow.remote_next = later(next, flow.remote_next);
+        }
+        let sent = flow.local_next.wrapping_sub(flow.remote_ack);
+        if packet.acknowledgement.wrapping_sub(flow.remote_ack) <= sent {
+            flow.remote_ack = packet.acknowledgement;
+        }
     }
 }
 
@@ -73,7 +83,7 @@ fn on_reset(
 ) -> Result<(), DropReason> {
     let expected = if from_workload { flow.remote_ack } else { flow.local_ack };
     let start = expected.wrapping_sub(RESET_SLACK);
-    if !within(packet.sequence, start, 2 * RESET_SLACK) {
+    if !from_workload && !within(packet.sequence, start, 2 * RESET_SLACK) {
         return Err(DropReason::SpoofedReset);
     }
     let ours = if from_workload { flow.local_next } else { flow.remote_next };
@@ -87,15 +97,15 @@ fn on_reset(
 }
 
 /// Whether a segment towards the client shows that its server accepted the proof: it acknowledges
-/// the SYN at least and stands in the window behind the SYN-ACK. Anything less would let a spoofed
+/// the SYN at least, nothing that was not sent (`client_next` is one past that), and stands in the window behind the SYN-ACK. Anything less would let a spoofed
 /// packet silence the proof.
 #[must_use]
 #[inline(always)]
-pub fn confirms(packet: &Packet, client_isn: u32, server_isn: u32) -> bool {
-    const WINDOW: u32 = 1 << 30;
+pub fn confirms(packet: &Packet, client_isn: u32, client_next: u32, server_isn: u32) -> bool {
+    let sent = client_next.wrapping_sub(client_isn);
     packet.has(tcp_flags::ACK)
         && packet.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
-        && within(packet.acknowledgement, client_isn.wrapping_add(1), WINDOW)
+        && within(packet.acknowledgement, client_isn.wrapping_add(1), sent)
         && within(packet.sequence, server_isn.wrapping_add(1), WINDOW)
 }
 
@@ -112,13 +122,14 @@ pub fn idle_limit_ns(flow: &FlowValue) -> u64 {
     let seconds = match flow.state {
         // As conntrack's default for established connections: five days.
         flow_state::ESTABLISHED => 5 * 86_400,
-        // Twice the maximum segment lifetime, once both sides have closed (RFC 9293 3.4.2).
-        flow_state::CLOSING if flow.flags & both == both => 120,
-        flow_state::CLOSING => 86_400,
-        // Linux gives up on an unanswered SYN-ACK or first data within about two minutes.
-        flow_state::UNCONFIRMED => 130,
+        // Once both sides have closed only a lost last ACK matters: its FIN comes again several
+        // times in this span. At ten thousand connections a second a longer one fills the table.
+        flow_state::CLOSING if flow.flags & both == both => 5,
+        // A half-closed connection may wait long; so may one that was opened ahead of its use,
+        // whose server has had nothing to say yet.
+        flow_state::CLOSING | flow_state::UNCONFIRMED => 86_400,
         flow_state::DATAGRAM => 60,
-        _ => 10,
+        _ => 2,
     };
     seconds * SECOND_NS
 }
@@ -192,17 +203,17 @@ mod tests {
         on_segment(&mut f, &segment(tcp_flags::FIN | tcp_flags::ACK, 100, 500), true, 0).unwrap();
         assert_eq!(idle_limit_ns(&f), 86_400 * SECOND_NS);
         on_segment(&mut f, &segment(tcp_flags::FIN | tcp_flags::ACK, 500, 101), false, 0).unwrap();
-        assert_eq!(idle_limit_ns(&f), 120 * SECOND_NS);
+        assert_eq!(idle_limit_ns(&f), 5 * SECOND_NS);
     }
 
     #[test]
     fn only_a_segment_in_the_window_confirms() {
         let (a, b) = (1000, 9000);
-        assert!(confirms(&segment(tcp_flags::ACK, 9001, 1001), a, b));
-        assert!(!confirms(&segment(tcp_flags::ACK, 9000, 1001), a, b));
-        assert!(!confirms(&segment(tcp_flags::ACK, 9001, 1000), a, b));
-        assert!(!confirms(&segment(tcp_flags::ACK | tcp_flags::SYN, 9001, 1001), a, b));
-        assert!(!confirms(&segment(tcp_flags::ACK | tcp_flags::RST, 9001, 1001), a, b));
+        assert!(confirms(&segment(tcp_flags::ACK, 9001, 1001), a, a + 1, b));
+        assert!(!confirms(&segment(tcp_flags::ACK, 9000, 1001), a, a + 1, b));
+        assert!(!confirms(&segment(tcp_flags::ACK, 9001, 1000), a, a + 1, b));
+        assert!(!confirms(&segment(tcp_flags::ACK | tcp_flags::SYN, 9001, 1001), a, a + 1, b));
+        assert!(!confirms(&segment(tcp_flags::ACK | tcp_flags::RST, 9001, 1001), a, a + 1, b));
     }
 
     proptest! {

@@ -182,10 +182,20 @@ fn parse_ipv6<C: Cursor + ?Sized>(frame: &C, out: &mut Packet) -> Result<(), Dro
     }
     out.source = address_at(frame, AT + 8)?;
     out.destination = address_at(frame, AT + 24)?;
+    if is_mapped(out.source) || is_mapped(out.destination) {
+        return Err(DropReason::MalformedHeader);
+    }
     out.family = 6;
     out.transport = (AT + IPV6_BYTES) as u16;
     out.end = (AT + IPV6_BYTES + payload) as u32;
     Ok(())
+}
+
+/// A mapped IPv4 address never stands in a packet (RFC 4291 2.5.5.2, RFC 6890); here it would be
+/// taken for the IPv4 address itself.
+#[inline(always)]
+fn is_mapped(a: AddressWords) -> bool {
+    mapped_words(a[3]) == a
 }
 
 #[inline(always)]

@@ -74,7 +74,7 @@ impl Core {
         let problem = match health {
             Health::InPlace => return,
             Health::Displaced { program, by } => {
-                format!("program {by:?} stands before {program} and may let packets pass")
+                format!("program {by:?} stands before {program}")
             }
             Health::Detached { program } => format!("{program} was detached by somebody"),
             Health::InterfaceGone => "the interface is gone".to_owned(),

@@ -23,8 +23,9 @@ use crate::engine::{Adopted, Engine, Input, Mesh, Settings, WorkloadSpec};
 use crate::identity::Verifier;
 use crate::{materials, service};
 
-/// How long after the first attachment connections that were open before are taken over, in seconds.
-const ADOPT_SECONDS: u64 = 300;
+/// How long after the first attachment connections that were open before are taken over or reset at
+/// both ends, in seconds.
+const EXISTING_SECONDS: u64 = 300;
 
 impl Core {
     /// Does everything up to readiness that can be done at once.
@@ -119,14 +120,14 @@ fn settings(config: &Config) -> Settings {
 
 fn spec(workload: &WorkloadConfig) -> WorkloadSpec {
     let observe = if workload.mode == Mode::Observe { workload_flags::OBSERVE } else { 0 };
-    let (reset, adopt_until_ns) = match workload.existing {
-        Existing::Reset => (workload_flags::RESET_UNKNOWN, 0),
-        Existing::Adopt => (0, now().after(ADOPT_SECONDS)),
+    let reset = match workload.existing {
+        Existing::Reset => workload_flags::RESET_UNKNOWN,
+        Existing::Adopt => 0,
     };
     WorkloadSpec {
         identity: workload.identity.clone(),
         flags: workload_flags::CHECK_ADDRESS | observe | reset,
-        adopt_until_ns,
+        adopt_until_ns: now().after(EXISTING_SECONDS),
     }
 }
 

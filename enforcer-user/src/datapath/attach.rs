@@ -159,6 +159,8 @@ fn attach_tcx(
     let pin = link_pin(facts.ifindex, suffix);
     // A link whose interface is gone, or that sits on another hook or in another namespace since
     // the configuration changed, cannot be taken over: it is replaced once the new one is there.
+    // One behind another program stays: the kernel takes a program once in a chain, and taking
+    // it off first would enforce nothing for a moment.
     let adopted = folder.has(&pin)
         && swap(folder, classifier, &pin).is_ok()
         && position(classifier, program, facts, hook)?.is_some();

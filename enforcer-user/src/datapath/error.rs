@@ -120,6 +120,19 @@ pub enum DatapathError {
          configuration"
     )]
     NoAddress(String),
+    /// Somebody's program stands before ours, where it may let packets pass.
+    #[error(
+        "program {by:?} stands before {program} on {interface} and may let packets pass; take it \
+         off, or attach it behind (`bpftool net show dev {interface}` lists the chain)"
+    )]
+    Displaced {
+        /// The interface.
+        interface: String,
+        /// Our program.
+        program: &'static str,
+        /// Name of the program in front.
+        by: String,
+    },
     /// A workload was to be attached before its state was written.
     #[error("workload {0} is not in the map WORKLOADS; it must be written before it is attached")]
     UnknownWorkload(u16),

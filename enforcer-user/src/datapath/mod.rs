@@ -198,6 +198,10 @@ impl Datapath {
 
     /// Enforces a workload: writes what the programs must know of its interface, then attaches
     /// them. Its entry in the map of workloads must be written before.
+    ///
+    /// # Errors
+    /// [`DatapathError::Displaced`] if the programs are attached, but not the first: they enforce
+    /// what the one before them leaves to them.
     pub fn add_workload(
         &mut self,
         id: u16,
@@ -213,8 +217,15 @@ impl Datapath {
         self.maps.interfaces.insert(&facts.ifindex, &value)?;
         let attachment =
             self.mechanism.attach(&self.folder, &mut self.loaded, &facts, host_side)?;
+        let health = attachment.check_first()?;
         self.attachments.insert(id, attachment);
-        Ok(())
+        match health {
+            Health::Displaced { program, by } => {
+                Err(DatapathError::Displaced { interface: facts.name, program, by })
+            }
+            // The watchdog tells what happens from here on.
+            _ => Ok(()),
+        }
     }
 
     /// Writes the addresses that a workload may use now; those of its own interface may change.

@@ -256,6 +256,9 @@ fn the_watchdog_tells_what_happened_to_the_programs() {
         let by = program.to_owned();
         assert_eq!(health(&datapath), Health::Displaced { program: "from_workload", by });
 
+        let again = datapath.add_workload(1, &config.workloads[0]);
+        assert!(matches!(again, Err(DatapathError::Displaced { .. })), "not ready: {again:?}");
+
         datapath.folder.remove(&format!("link_{}_to", facts.ifindex)).unwrap();
         datapath.loaded.program(program).unwrap().unload().unwrap();
         assert_eq!(health(&datapath), Health::Detached { program: "to_workload" });

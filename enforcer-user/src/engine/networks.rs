@@ -3,14 +3,14 @@
 //! Rule set 0 is the mesh of even epochs, 1 that of odd ones. Tables of workloads have the numbers
 //! 2, 4, … in even epochs and 3, 5, … in odd ones, so that two epochs stand beside each other.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer_common::abi::{
     Address, NETWORK_ENTRIES, NetworkEntry, NetworkKey, NetworkValue, direction, mapped,
     network_flags,
 };
 use enforcer_common::datapath::network::ANY_PROTOCOL;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::io::{LiveFlow, Network};
 use crate::identity::Identity;
@@ -88,6 +88,7 @@ pub fn mesh(mesh: &Mesh, epoch: u32) -> Vec<Network> {
     prefixes.sort_unstable();
     prefixes.dedup();
     let holds = |nets: &[IpNet], inner: &IpNet| nets.iter().any(|outer| outer.contains(inner));
+    let stop = mapped_stop(epoch & 1, prefixes.iter());
     prefixes
         .iter()
         .map(|prefix| {
@@ -101,7 +102,27 @@ pub fn mesh(mesh: &Mesh, epoch: u32) -> Vec<Network> {
             let (bits, key) = key(epoch & 1, prefix);
             (bits, key, NetworkValue { flags, ..NetworkValue::default() })
         })
+        .chain(stop)
         .collect()
+}
+
+/// IPv4 stands in the trie in mapped form, so that an IPv6 prefix as wide as `::/0` would speak for
+/// it too: an empty entry above all of IPv4 keeps the families apart, unless there is one already.
+fn mapped_stop<'a>(
+    rule_set: u32,
+    mut prefixes: impl Iterator<Item = &'a IpNet> + Clone,
+) -> Option<Network> {
+    let all_of_ipv4 = IpNet::V4(Ipv4Net::default());
+    let mapped: Ipv6Addr = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+    let covered = prefixes.clone().any(|prefix| match prefix {
+        IpNet::V6(net) => u32::from(net.prefix_len()) <= MAPPED_BITS && net.contains(&mapped),
+        IpNet::V4(_) => false,
+    });
+    if !covered || prefixes.any(|prefix| *prefix == all_of_ipv4) {
+        return None;
+    }
+    let (bits, key) = key(rule_set, &all_of_ipv4);
+    Some((bits, key, NetworkValue::default()))
 }
 
 fn entries(rule_set: u32, table: &NetworkTable) -> Vec<Network> {
@@ -112,6 +133,7 @@ fn entries(rule_set: u32, table: &NetworkTable) -> Vec<Network> {
             let (bits, key) = key(rule_set, &found.prefix);
             (bits, key, value(found))
         })
+        .chain(mapped_stop(rule_set, table.prefixes().iter().map(|found| &found.prefix)))
         .collect()
 }
 
@@ -150,4 +172,33 @@ fn key(rule_set: u32, prefix: &IpNet) -> (u32, NetworkKey) {
 #[must_use]
 pub fn ip_address(address: &Address) -> IpAddr {
     IpAddr::from(*address).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mesh_of(networks: &[&str]) -> Vec<Network> {
+        let networks = networks.iter().map(|net| net.parse().unwrap()).collect();
+        mesh(&Mesh { networks, virtual_addresses: vec![] }, 0)
+    }
+
+    #[test]
+    fn all_of_ipv6_does_not_speak_for_ipv4() {
+        let found = mesh_of(&["::/0"]);
+        let stop = found.iter().find(|(bits, ..)| *bits == RULE_SET_BITS + MAPPED_BITS);
+        assert_eq!(stop.map(|(_, _, value)| value.flags), Some(0));
+    }
+
+    #[test]
+    fn a_rule_for_all_of_ipv4_stays() {
+        let found = mesh_of(&["::/0", "0.0.0.0/0"]);
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().all(|(_, _, value)| value.flags == network_flags::MESH));
+    }
+
+    #[test]
+    fn narrower_ipv6_networks_need_no_stop() {
+        assert_eq!(mesh_of(&["2001:db8::/32", "10.0.0.0/8"]).len(), 2);
+    }
 }

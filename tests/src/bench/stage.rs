@@ -22,7 +22,7 @@ const CLIENT_PORTS: &str = "30000 65535";
 const OTHER_RULES: usize = 99;
 /// Entries of each flow table. A closed flow stays for two minutes, as in conntrack, and a run makes more
 /// connections in that time than the default table holds.
-const FLOWS: u64 = 524_288;
+const FLOWS: u64 = 262_144;
 
 /// What stands between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

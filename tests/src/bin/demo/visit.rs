@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use enforcer_tests::capture::Capture;
 use enforcer_tests::host::{Family, Host};
 use enforcer_tests::tcp::{Outcome, PATIENCE, SILENCE, Server, dial};
-use enforcer_tests::topology::ThreeHosts;
+use enforcer_tests::topology::{INTERFACE, ThreeHosts};
 
 use crate::show::micros;
 use crate::{BEER, PORT};
@@ -40,8 +41,9 @@ impl<'a> Bar<'a> {
         Ok(visit.latency)
     }
 
-    /// A visit that must hear nothing, and of which the server must see nothing.
+    /// A visit that must hear nothing: the server sees no connection, and sends no packet to the visitor.
     pub fn ignores(&self, who: &str, from: &Host, why: &str) -> Result<()> {
+        let at_server = Capture::start(&self.net.server, INTERFACE)?;
         let visit = self.visit(from)?;
         let got = visit.beer.as_deref().unwrap_or("nothing");
         println!("  {who:<8} {:<26} {got}: {why}", format!("waited {:.1?}", visit.latency));
@@ -49,7 +51,7 @@ impl<'a> Bar<'a> {
         ensure!(visit.seen == 0, "the server saw {} connections of {who}", visit.seen);
         let given_up = visit.latency >= SILENCE;
         ensure!(given_up, "{who} got an answer after {:?}, expected silence", visit.latency);
-        Ok(())
+        at_server.assert_silent_towards(from.address(Family::V4))
     }
 
     fn visit(&self, from: &Host) -> Result<Visit> {
