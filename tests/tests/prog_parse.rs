@@ -74,8 +74,8 @@ fn headers_that_must_not_pass() {
             hook,
             &[
                 drops("LLDP", |w| changed(w.syn_out().frame(), 12, &[0x88, 0xcc]), &["not_ip"]),
-                drops("VLAN", |w| tagged(w, &[0x81, 0, 0, 5]), &["not_ip"]),
-                drops("QinQ", |w| tagged(w, &[0x88, 0xa8, 0, 5]), &["not_ip"]),
+                drops("VLAN", |w| tagged(w, [0x81, 0, 0, 5]), &["not_ip"]),
+                drops("QinQ", |w| tagged(w, [0x88, 0xa8, 0, 5]), &["not_ip"]),
                 drops("802.3", |w| changed(w.syn_out().frame(), 12, &[0, 60]), &["not_ip"]),
                 drops(
                     "a version of neither",
@@ -162,9 +162,9 @@ fn headers_that_must_not_pass() {
     }
 }
 
-fn tagged(w: &World, tag: &[u8; 4]) -> Vec<u8> {
+fn tagged(w: &World, tag: [u8; 4]) -> Vec<u8> {
     let mut frame = w.syn_out().frame();
-    frame.splice(12..12, *tag);
+    frame.splice(12..12, tag);
     frame
 }
 

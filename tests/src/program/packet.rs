@@ -138,7 +138,12 @@ pub fn icmp(from: &End, to: &End, kind: u8, code: u8, body: &[u8]) -> Vec<u8> {
         IpAddr::V6(_) => (ICMPV6, transport_checksum(from, to, ICMPV6, &message)),
     };
     message[2..4].copy_from_slice(&sum);
-    ip(from, to, protocol, &message)
+    let mut frame = ip(from, to, protocol, &message);
+    if protocol == ICMPV6 {
+        // Neighbour discovery counts only with the highest hop limit (RFC 4861 7.1).
+        frame[ETHERNET + 7] = 255;
+    }
+    frame
 }
 
 /// Destination unreachable (RFC 792, RFC 4443 3.1), quoting the first bytes of the packet in `frame`.
