@@ -147,13 +147,15 @@ fn unknown<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let in_window = s.now_ns < workload.adopt_until_ns;
     let resets = workload.flags & enforcer_common::abi::workload_flags::RESET_UNKNOWN != 0;
     if s.packet.has(tcp_flags::RST) {
-        // The other end's enforcer resets what is older than both: its word is ours.
-        return if resets && in_window { 0 } else { DropReason::NoFlow as u32 };
+        // The far side's enforcer resets what is older than its attachment; so does ours, so the
+        // workload's stack may as well hear it.
+        return if !FROM && resets && in_window { 0 } else { DropReason::NoFlow as u32 };
     }
     if in_window && !resets {
         return adopt::<FROM>(skb, s);
     }
-    if resets && in_window {
+    // Only what the workload itself still speaks of: a stranger's segment is met with silence.
+    if FROM && resets && in_window {
         return reset::both::<FROM>(skb, s);
     }
     if FROM { reset::refuse(skb, s, DropReason::NoFlow) } else { DropReason::NoFlow as u32 }
