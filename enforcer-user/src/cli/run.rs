@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -10,6 +11,8 @@ use crate::{daemon, logging};
 
 /// Threads of the daemon's event loop; verification has its own.
 const WORKER_THREADS: usize = 2;
+/// How long the daemon's end waits for threads that are still at work.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Attach to the configured workloads and enforce
 ///
@@ -34,6 +37,9 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(daemon::run(config))?;
+    let outcome = runtime.block_on(daemon::run(config));
+    // What a thread still verifies is of no use any more; the end must not wait for it.
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    outcome?;
     Ok(ExitCode::SUCCESS)
 }
