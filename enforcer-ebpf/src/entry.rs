@@ -31,10 +31,10 @@ pub fn run<const FROM: bool>(skb: *mut __sk_buff) -> i32 {
     // Through memory, so that the verifier walks what follows once and not once for each outcome.
     s.outcome.set(number);
     let number = s.outcome.value();
-    if let Some(reason) = Outcome::reason(number) {
-        if counter::drop_counted(s, reason, u32::from(FROM)) != 0 {
-            log_sampled(skb, s, u32::from(reason));
-        }
+    if let Some(reason) = Outcome::reason(number)
+        && counter::drop_counted(s, reason, u32::from(FROM)) != 0
+    {
+        log_sampled(skb, s, u32::from(reason));
     }
     Outcome::action(number)
 }

@@ -4,7 +4,7 @@
 //! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`udp`] and [`load`] send traffic,
 //! [`capture`] and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with
 //! the drop counters. [`scenario`] has the arrangements most tests share, and [`mod@twin`]
-//! makes the pair of tests that every enforcement claim needs. [`bench`] measures instead of testing.
+//! makes the pair of tests that every enforcement claim needs. [`mod@bench`] measures instead of testing.
 //!
 //! Everything here needs root. Missing privilege or a missing tool is an error that names it, never a skip.
 

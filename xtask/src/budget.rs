@@ -20,9 +20,10 @@ const ROUNDING: u64 = 100;
 const HEADER: &str = "\
 # What the kernel's verifier may find in each program of the eBPF object. `cargo xtask check` fails
 # above these figures; after a change that is worth its cost, `cargo xtask check --update-budget`
-# writes them anew: measured, plus a tenth (instructions), or measured (stack; the limit is 512).
+# writes them anew: measured, plus a tenth.
 # verified_instructions: what the verifier walks, over all paths (the limit is a million).
-# instructions: the program's length. stack_bytes: summed along the deepest call chain.
+# instructions: the program's length. stack_bytes: summed over all its subprograms; the verifier
+# itself holds every chain of calls to 512.
 ";
 
 /// The figures of one program.
@@ -124,7 +125,7 @@ impl Figures {
         Self {
             verified_instructions: roomy(self.verified_instructions),
             instructions: roomy(self.instructions),
-            stack_bytes: self.stack_bytes,
+            stack_bytes: roomy(self.stack_bytes),
         }
     }
 

@@ -246,9 +246,9 @@ fn resets_of_attempts() {
     );
 }
 
-fn reset_of_data_in(w: &World) -> Vec<u8> {
-    let data = w.data_in();
-    Segment::new(w.remote, w.local, RST | ACK, data.sequence, data.acknowledgement).frame()
+fn reset_of_data_out(w: &World) -> Vec<u8> {
+    let data = w.data_out();
+    Segment::new(w.local, w.remote, RST | ACK, data.sequence, data.acknowledgement).frame()
 }
 
 #[test]
@@ -266,8 +266,8 @@ fn connections_older_than_the_attachment() {
                 },
                 &["plain_opened", "adopted"],
             ),
-            becomes(
-                "reset",
+            drops(
+                "a stranger's, where the workload's own are reset",
                 |w| {
                     let later = w.later();
                     w.set_workload(|workload| {
@@ -276,8 +276,7 @@ fn connections_older_than_the_attachment() {
                     });
                     w.data_in().frame()
                 },
-                reset_of_data_in,
-                &["not_adopted", "reset_local", "reset_remote"],
+                &["no_flow"],
             ),
             drops(
                 "too late",
@@ -289,6 +288,23 @@ fn connections_older_than_the_attachment() {
                 &["no_flow"],
             ),
         ],
+    );
+    check(
+        Side::Server,
+        Hook::From,
+        &[becomes(
+            "reset",
+            |w| {
+                let later = w.later();
+                w.set_workload(|workload| {
+                    workload.adopt_until_ns = later;
+                    workload.flags |= workload_flags::RESET_UNKNOWN;
+                });
+                w.data_out().frame()
+            },
+            reset_of_data_out,
+            &["not_adopted", "reset_local", "reset_remote"],
+        )],
     );
     check(
         Side::Server,
