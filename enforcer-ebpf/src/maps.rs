@@ -13,7 +13,7 @@ use enforcer_common::abi::{
 
 use crate::scratch::Scratch;
 
-const HELD_RING_BYTES: usize = 1 << 20;
+const HELD_RING_BYTES: usize = 1 << 18;
 const REJECTED_RING_BYTES: usize = 1 << 18;
 
 /// Epoch, limits.

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod engine;
 pub mod explain;
+pub mod heap;
 pub mod identity;
 pub mod logging;
 pub mod materials;

@@ -1,10 +1,15 @@
 //! Runs the engine's jobs off the thread that moves packets, on all processors but one.
+//!
+//! The threads live as long as the daemon and wait for work: a first contact after a quiet hour
+//! must not pay for the start of a thread.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::available_parallelism;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, available_parallelism};
 
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use crate::engine::{Job, JobResult};
@@ -14,62 +19,89 @@ const QUEUE: usize = 8192;
 /// Results that wait for the event loop; more hold the threads back.
 const RESULTS: usize = 512;
 
-/// The way to the threads and back.
+/// The way to the threads and back. Dropping it ends them, each after the job it is at.
 #[derive(Debug)]
 pub(super) struct Pool {
-    state: Arc<Mutex<State>>,
-    threads: usize,
-    sender: mpsc::Sender<JobResult>,
+    shared: Arc<Shared>,
     /// What the jobs found.
     pub(super) results: mpsc::Receiver<JobResult>,
 }
 
 #[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told of each job, and of the end.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Job>,
-    running: usize,
+    ended: bool,
 }
 
 impl Pool {
-    pub(super) fn new() -> Self {
+    /// Starts the threads. An error: the system grants none.
+    pub(super) fn start() -> anyhow::Result<Self> {
         let threads = available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1);
         let (sender, results) = mpsc::channel(RESULTS);
-        Self { state: Arc::default(), threads, sender, results }
+        let pool = Self { shared: Arc::default(), results };
+        for number in 0..threads {
+            let (shared, sender) = (Arc::clone(&pool.shared), sender.clone());
+            thread::Builder::new()
+                .name(format!("verify-{number}"))
+                .spawn(move || work(&shared, &sender))
+                .context("cannot start a thread for verifications")?;
+        }
+        Ok(pool)
     }
 
-    /// Begins a job or queues it; `false` if there is no room. Must be called within a tokio
-    /// runtime.
+    /// Queues a job; `false` if there is no room.
     pub(super) fn run(&self, job: Job) -> bool {
-        let mut state = lock(&self.state);
-        if state.running < self.threads {
-            state.running += 1;
-            let (state, sender) = (Arc::clone(&self.state), self.sender.clone());
-            tokio::task::spawn_blocking(move || work(job, &state, &sender));
-            return true;
-        }
+        let mut state = self.shared.lock();
         let room = state.waiting.len() < QUEUE;
         if room {
             state.waiting.push_back(job);
+            drop(state);
+            self.shared.changed.notify_one();
         }
         room
     }
 }
 
-/// Does a job, and then those that wait.
-fn work(first: Job, state: &Mutex<State>, results: &mpsc::Sender<JobResult>) {
-    let mut next = Some(first);
-    while let Some(job) = next {
-        // The event loop is gone when nobody receives: then the result has no use.
-        let _ = results.blocking_send(job.run());
-        let mut state = lock(state);
-        next = state.waiting.pop_front();
-        if next.is_none() {
-            state.running -= 1;
-        }
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.ended = true;
+        state.waiting.clear();
+        self.shared.changed.notify_all();
     }
 }
 
-/// A job that panicked leaves the state as it should be: nothing is changed while jobs run.
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    /// A job runs outside of the lock, so a panic cannot leave the state half changed.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; none when the pool is gone.
+    fn next(&self) -> Option<Job> {
+        let idle = |state: &mut State| state.waiting.is_empty() && !state.ended;
+        let waited = self.changed.wait_while(self.lock(), idle);
+        waited.unwrap_or_else(PoisonError::into_inner).waiting.pop_front()
+    }
+}
+
+fn work(shared: &Shared, results: &mpsc::Sender<JobResult>) {
+    while let Some(job) = shared.next() {
+        let id = job.id;
+        // The thread outlives a panic; the engine gives the job up by its age.
+        let Ok(result) = catch_unwind(AssertUnwindSafe(|| job.run())) else {
+            tracing::error!(?id, "a verification panicked; its segments are not let in");
+            continue;
+        };
+        if results.blocking_send(result).is_err() {
+            return;
+        }
+    }
 }

@@ -116,6 +116,7 @@ impl Core {
                 self.problems.insert("policy", problem.clone());
             }
         }
+        crate::heap::trim();
         for reply in asked {
             // Who asked may be gone.
             let _ = reply.send(answer.clone().map_err(BackendError::BadRequest));

@@ -48,7 +48,7 @@ impl Core {
             engine,
             datapath,
             events,
-            pool: Pool::new(),
+            pool: Pool::start()?,
             memory,
             units: Vec::new(),
             requests,
@@ -72,6 +72,7 @@ impl Core {
             bail!("{problem}");
         }
         core.attach_missing();
+        crate::heap::trim();
         core.tell_readiness();
         Ok(core)
     }

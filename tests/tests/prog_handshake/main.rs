@@ -122,7 +122,10 @@ fn a_proof_goes_ahead_of_data() {
         w.after_s2_in();
         let data = w.data_out().frame();
         expect(&mut w, Hook::From, &data, &data, &["proof_cloned"]);
+        prove_again(&mut w, false);
         expect(&mut w, Hook::From, &data, &data, &[]);
+        prove_again(&mut w, true);
+        expect(&mut w, Hook::From, &data, &data, &["proof_cloned"]);
         // Its clone comes to the same program and becomes the bare proof.
         let s3 = w.ack_out().proof(w.proof()).frame();
         w.kernel.set_cloning(1);
@@ -138,8 +141,15 @@ fn behind_a_veth_the_segment_becomes_the_proof_and_its_clone_follows() {
         w.after_s2_in();
         let (data, s3) = (w.data_out().frame(), w.ack_out().proof(w.proof()).frame());
         expect(&mut w, Hook::From, &data, &s3, &["proof_cloned"]);
+        prove_again(&mut w, false);
         expect(&mut w, Hook::From, &data, &data, &[]);
     }
+}
+
+/// Whether the last proof is so old that the next segment brings another: a time that no pause
+/// between two runs of a program can reach.
+fn prove_again(w: &mut World, again: bool) {
+    w.change_attempt(|attempt| attempt.proof_ns = if again { 0 } else { u64::MAX / 2 });
 }
 
 #[test]
