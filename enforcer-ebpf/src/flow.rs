@@ -273,7 +273,9 @@ pub fn refresh(s: &mut Scratch, flow: &mut FlowValue) -> Result<(), DropReason> 
             Ok(())
         }
         Verdict::Unknown if expired => Err(DropReason::Expired),
-        Verdict::Deny | Verdict::Unknown => {
+        // Opened while the policy changed: the daemon looks for such flows, and answers.
+        Verdict::Unknown => Err(DropReason::Unjudged),
+        Verdict::Deny => {
             flow.state = flow_state::CUT;
             // A cut flow's resets must still pass; the daemon sweeps it.
             flow.deadline_ns = u64::MAX;

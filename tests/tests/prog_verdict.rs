@@ -18,6 +18,25 @@ fn a_verdict_of_an_older_epoch_is_a_miss() {
         w.established();
         flip(&mut w);
         let data = w.data_in().frame();
+        compare(&w.run(Hook::To, &data), Action::Drop, None, &["unjudged"]).unwrap();
+        let back = w.data_out().frame();
+        compare(&w.run(Hook::From, &back), Action::Drop, None, &["unjudged"]).unwrap();
+        // The daemon's answer comes late, and the flow goes on.
+        let later = w.later();
+        w.set_verdict(direction::INGRESS, NEXT, verdict_action::ALLOW, later);
+        compare(&w.run(Hook::To, &data), Action::Pass, Some(&data), &["rejudged"]).unwrap();
+    }
+}
+
+#[test]
+fn a_flow_that_the_new_policy_denies_is_cut() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Server);
+        w.established();
+        let later = w.later();
+        w.set_verdict(direction::INGRESS, NEXT, verdict_action::DENY, later);
+        flip(&mut w);
+        let data = w.data_in().frame();
         compare(&w.run(Hook::To, &data), Action::Drop, None, &["flow_cut"]).unwrap();
         assert_eq!(w.flow().expect("kept for the sweeper").state, flow_state::CUT);
         let back = w.data_out().frame();

@@ -127,6 +127,8 @@ numbered! {
         WrongVersion = 41, "wrong_version";
         /// The frame is longer than a handshake segment can be.
         Oversized = 42, "oversized";
+        /// The policy changed, and nobody has judged the flow under the new one yet.
+        Unjudged = 43, "unjudged";
     }
 }
 

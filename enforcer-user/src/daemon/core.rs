@@ -138,7 +138,7 @@ impl Core {
 
     /// Tells the engine which verdicts flows stand on.
     fn scan_flows(&mut self) {
-        match self.questions_in_use() {
+        match self.questions_in_use(None) {
             Ok(questions) => self.tell(Input::InUse(questions)),
             Err(error) => self.log.failure(&error),
         }

@@ -141,6 +141,7 @@ impl Core {
                 let problem = self.problems.remove("engine");
                 return Err(problem.unwrap_or_else(|| "the policy was refused".to_owned()));
             }
+            self.judge_late_flows();
         }
         let status = self.engine.status();
         Ok(ReloadReport {
@@ -150,6 +151,14 @@ impl Core {
             rejudged: if changed { rejudged } else { 0 },
             flows_cut: self.engine.counters().done(Done::FlowsCut) - cut,
         })
+    }
+
+    /// Flows that were opened between the look at the flow tables and the flip.
+    fn judge_late_flows(&mut self) {
+        match self.questions_in_use(Some(self.engine.status().epoch)) {
+            Ok(questions) => self.tell(Input::Unjudged(questions)),
+            Err(error) => self.log.failure(&error),
+        }
     }
 
     fn set_trust(&mut self, trust: Result<Option<NewTrust>, String>) {

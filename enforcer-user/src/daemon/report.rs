@@ -57,11 +57,16 @@ impl Core {
         reasons
     }
 
-    /// Questions for whose answers live flows stand, each once.
-    pub(super) fn questions_in_use(&self) -> Result<Vec<Question>, DatapathError> {
+    /// Questions for whose answers live flows stand, each once: of all flows, or of those that were
+    /// not judged under the epoch.
+    pub(super) fn questions_in_use(
+        &self,
+        unjudged_under: Option<u32>,
+    ) -> Result<Vec<Question>, DatapathError> {
         let mut questions = HashSet::new();
         self.datapath.maps.for_each_flow(|key, value| {
-            if value.peer != 0 && value.state != flow_state::CUT {
+            let wanted = unjudged_under.is_none_or(|epoch| value.epoch != epoch);
+            if wanted && value.peer != 0 && value.state != flow_state::CUT {
                 questions.insert(live_flow(key, value).question());
             }
         })?;

@@ -207,6 +207,33 @@ impl Engine {
         self.epoch = epoch;
     }
 
+    /// Flows that were opened while the change was computed: they drop what they get until the kernel
+    /// knows an answer. Those that the new policy denies are cut.
+    pub(super) fn on_unjudged(
+        &mut self,
+        questions: Vec<Question>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) {
+        let policy = self.policy.clone();
+        let mut sweep = Sweep::default();
+        let unjudged = questions.into_iter().filter(|asked| !self.has_answer(asked, now));
+        for asked in unjudged.collect::<Vec<_>>() {
+            let judged = self.judge(policy.as_deref(), &asked, now.unix_seconds());
+            match judged.filter(Judged::passes) {
+                Some(judged) => {
+                    let value = self.verdict(&asked, &judged, Term::Credentials, now);
+                    self.install_verdict(judged.answered(asked), value, now, out);
+                }
+                None => drop(sweep.questions.insert(asked)),
+            }
+        }
+        if !sweep.is_empty() {
+            self.counters.add(Done::FlowsCut, sweep.questions.len());
+            out.push(Output::SweepFlows(sweep));
+        }
+    }
+
     /// The change was made: nothing goes back any more.
     pub(super) fn settle(&mut self) {
         if let Some(previous) = self.previous.take() {

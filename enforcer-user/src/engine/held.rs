@@ -98,11 +98,15 @@ impl Engine {
     }
 
     fn is_answered(&self, held: &HeldFrame, peer: u64, now: Now) -> bool {
-        let asked = question(held, peer);
+        self.has_answer(&question(held, peer), now)
+    }
+
+    /// Whether the kernel has an answer under the current epoch.
+    pub(super) fn has_answer(&self, asked: &Question, now: Now) -> bool {
         let live = |asked: &Question| {
             self.verdicts.peek(asked).is_some_and(|v| v.value.deadline_ns > now.boot_ns)
         };
-        live(&asked) || live(&asked.any_port())
+        live(asked) || live(&asked.any_port())
     }
 
     /// Whether the kernel lacks what was written before the segment was held: the peer is then

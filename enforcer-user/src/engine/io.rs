@@ -193,6 +193,9 @@ pub enum Input {
     Adopt(Box<Adopted>),
     /// Questions for whose answer a live flow stands, found by scanning the flow tables.
     InUse(Vec<Question>),
+    /// Questions of flows that the policy change just made has not judged: they were opened while it
+    /// was computed.
+    Unjudged(Vec<Question>),
     /// Time went on; about once a second.
     Tick,
 }

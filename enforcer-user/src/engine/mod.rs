@@ -155,6 +155,7 @@ impl Engine {
             Input::SetIssuer(issuer) => self.on_set_issuer(issuer),
             Input::Adopt(adopted) => self.on_adopt(*adopted, now, &mut out),
             Input::InUse(questions) => self.on_in_use(&questions, now),
+            Input::Unjudged(questions) => self.on_unjudged(questions, now, &mut out),
             Input::Tick => self.on_tick(now, &mut out),
         }
         out

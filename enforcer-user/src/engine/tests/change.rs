@@ -102,6 +102,25 @@ fn a_live_flow_keeps_its_verdict_when_ports_begin_to_matter() {
 }
 
 #[test]
+fn flows_that_were_opened_during_the_change_are_judged_behind_it() {
+    let mut bench = Bench::new(&permit("cli"));
+    let (cli, _) = bench.meet("cli", at(1));
+    let id = bench.engine.workload_id("web").unwrap();
+    let text = r#"permit (principal, action, resource)
+        when { principal.name == "cli" && context.port == 80 };"#;
+    bench.set_policy(text, vec![flow(cli.identity_id(), 80, id)], at(2));
+    let late = |port| flow(cli.identity_id(), port, id).question();
+    // The first was judged by the change itself.
+    let questions = vec![late(80), late(81)];
+    let outputs = bench.engine.handle(Input::Unjudged(questions), at(2));
+    assert_eq!(kinds(&outputs), ["sweep"]);
+    let Output::SweepFlows(sweep) = &outputs[0] else { panic!() };
+    assert!(sweep.questions.contains(&late(81)) && !sweep.questions.contains(&late(80)));
+    let outputs = bench.set_policy(&permit("cli"), Vec::new(), at(3));
+    assert!(!kinds(&outputs).contains(&"sweep"));
+}
+
+#[test]
 fn flows_of_network_rules_are_judged_and_adopted_ones_left_alone() {
     let mut bench = Bench::new(&permit("cli"));
     let id = bench.engine.workload_id("web").unwrap();
