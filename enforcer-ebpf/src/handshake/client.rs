@@ -15,6 +15,7 @@ use enforcer_common::{
 use super::{
     CONTINUE, calls, check, check_peer, current_credential, find_peer, number,
     options::{carries_hello, load_prefix, option_offset, refuse_forged},
+    room,
 };
 use crate::{
     address, attempt, counter, flow, hold, mac, network, reset,
@@ -45,6 +46,7 @@ fn try_open(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     if !network::is_mesh(s) {
         return Ok(network::open_plain::<true>(skb, s));
     }
+    room::ensure(skb, s)?;
     let handle = match attempt::find(s) {
         Some(a) if calls(a) && a.local_isn == s.packet.sequence => {
             s.option = HandshakeOption::hello(a.local_handle, a.local_nonce);

@@ -1,8 +1,10 @@
 //! The handshake's SYN and SYN-ACK (docs/PROTOCOL.md): `client` sends S1 and receives S2, `server`
-//! receives S1 and sends S2, `options` reads what carries them. What both halves share is here.
+//! receives S1 and sends S2, `options` reads what carries them, `room` makes room for it. What
+//! both halves share is here.
 
 mod client;
 mod options;
+mod room;
 mod server;
 
 pub use client::{answered, open};

@@ -13,6 +13,7 @@ use enforcer_common::{
 use super::{
     CONTINUE, calls, check, check_peer, current_credential, find_peer, number,
     options::{carries_hello, option_offset, refuse_forged},
+    room,
 };
 use crate::{
     attempt, counter, flow, hold, mac,
@@ -260,6 +261,7 @@ fn send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+    room::ensure(skb, s)?;
     let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
     a.syn_acks += 1;
     a.local_isn = s.packet.sequence;
