@@ -14,10 +14,11 @@ use super::{check, number};
 use crate::{scratch::Scratch, segment, skb::store_slice};
 
 /// Leaves room for our option in a segment without payload whose options were just read, or says
-/// that there is none.
+/// that there is none. Behind an end of options nobody would read it, so that one goes too.
 #[inline(always)]
 pub(super) fn ensure(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
-    if s.packet.options() + OPTION_BYTES <= OPTIONS_MAX {
+    let length = s.packet.options();
+    if length + OPTION_BYTES <= OPTIONS_MAX && s.scan.end() >= length {
         return Ok(());
     }
     check(make(skb, s))

@@ -126,6 +126,27 @@ fn padding_makes_room() {
 }
 
 #[test]
+fn an_end_of_options_does_not_hide_ours() {
+    let ended: [(&[u8], &[u8]); 3] = [
+        (&[2, 4, 5, 0xb4, 1, 3, 3, 6, 4, 2, 0, 0], &[2, 4, 5, 0xb4, 3, 3, 6, 4, 2, 1, 1, 1]),
+        (&[2, 4, 5, 0xb4, 1, 0, 34, 2], &MSS),
+        (&[0; 4], &[]),
+    ];
+    for family in Family::BOTH {
+        for (options, kept) in ended {
+            let mut w = World::new(family, Side::Client);
+            let seen = w.run(Hook::From, &w.syn_out().options(options).frame());
+            compare(&seen, Action::Pass, Some(&s1(&w, kept)), &["s1_sent"]).unwrap();
+            drop(w);
+            let mut w = World::new(family, Side::Server);
+            w.after_s1_in();
+            let seen = w.run(Hook::From, &w.syn_ack_out().options(options).frame());
+            compare(&seen, Action::Pass, Some(&s2(&w, kept)), &["s2_sent"]).unwrap();
+        }
+    }
+}
+
+#[test]
 fn offers_stay_where_there_is_room() {
     for family in Family::BOTH {
         for offer in [&COOKIE[..], &CAPABLE, &EXPERIMENT_REQUEST] {
