@@ -10,6 +10,7 @@ use enforcer_common::{
         frame::Packet,
         option::{HandshakeOption, OPTIONS_MAX, ScanState},
         prefix::AnswerPrefix,
+        room::RoomState,
     },
 };
 
@@ -42,6 +43,8 @@ pub struct Scratch {
     pub outcome: Opaque,
     /// State of reading TCP options.
     pub scan: ScanState,
+    /// State of making room among them.
+    pub room: RoomState,
     /// An attempt to insert.
     pub attempt: AttemptValue,
     /// A flow to insert.

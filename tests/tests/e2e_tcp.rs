@@ -20,8 +20,6 @@ use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 
 /// The flags of a SYN that offers ECN (RFC 3168 6.1.1).
 const ECE_AND_CWR: Flags = Flags(0xC0);
-/// Option kind of MPTCP (RFC 8684 3).
-const MULTIPATH: u8 = 30;
 
 fn enforced() -> Pair {
     Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap()
@@ -74,36 +72,6 @@ fn hosts_with_explicit_congestion_notification_connect() {
     }
     let negotiated = |s: &Segment| s.flags.has(Flags::SYN) && s.flags.has(ECE_AND_CWR);
     capture.wait_for("SYN that offers ECN", PATIENCE, negotiated).unwrap();
-}
-
-#[test]
-fn data_in_a_fast_open_syn_arrives_after_the_handshake() {
-    let pair = enforced();
-    pair.net.client.sysctl("ipv4/tcp_fastopen", "1").unwrap();
-    pair.net.server.sysctl("ipv4/tcp_fastopen", "1026").unwrap();
-    let _server = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
-    // The first asks for a cookie; the later ones have it and put data into their SYN.
-    for round in 0u8..4 {
-        let custom = Custom::new(&pair.net.client, Family::V4, Protocol::Tcp).unwrap();
-        setsockopt(&custom.as_fd(), sockopt::TcpFastOpenConnect, &true).unwrap();
-        let mut stream = custom.connect(pair.net.server.at(Family::V4, PORT)).unwrap();
-        echo(&mut stream, &[round; 100]).unwrap();
-    }
-}
-
-#[test]
-fn a_multipath_socket_goes_on_as_plain_tcp() {
-    let pair = enforced();
-    let _server = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
-    let capture = Capture::start(&pair.net.server, INTERFACE).unwrap();
-    for family in Family::BOTH {
-        let custom = Custom::new(&pair.net.client, family, Protocol::Multipath).unwrap();
-        let mut stream = custom.connect(pair.net.server.at(family, PORT)).unwrap();
-        echo(&mut stream, b"many paths").unwrap();
-    }
-    let segments = capture.segments().unwrap();
-    let told = segments.iter().any(|s| s.options.iter().any(|option| option.kind == MULTIPATH));
-    assert!(!told, "MPTCP options must not be on the wire of an enforced flow");
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod checksum;
 pub mod frame;
 pub mod option;
 pub mod prefix;
+pub mod room;
 
 /// Reads of packet bytes at an offset from the start of the frame, in the kernel and in tests.
 /// Values are returned in host order; `None` is past the end of the frame.

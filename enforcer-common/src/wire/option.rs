@@ -121,6 +121,16 @@ pub struct ScanState {
     found: Opaque,
 }
 
+impl ScanState {
+    /// Where the last [`scan`] that found no fault stopped: at the length, or at an end of options in
+    /// front of it.
+    #[must_use]
+    #[inline(always)]
+    pub fn end(&self) -> usize {
+        self.position.value() as usize
+    }
+}
+
 /// Reads the options strictly (RFC 9293 3.1): every length must stay inside. `None`: malformed.
 ///
 /// `length` is in bytes, at most [`OPTIONS_MAX`]; `options` holds them from the front. `state` is
@@ -234,6 +244,15 @@ mod tests {
         for bad in [&[2u8, 0][..], &[2, 1], &[2], &[2, 5, 1, 1]] {
             let (o, n) = options(&[bad]);
             assert_eq!(read(&o, n), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_of_options_stands_where_reading_ends() {
+        for (bytes, end) in [(LINUX_SYN, 20), (&[2, 4, 5, 0xb4, 1, 0, 0, 0], 5), (&[0; 4], 0)] {
+            let ((o, n), mut state) = (options(&[bytes]), ScanState::default());
+            assert_eq!(scan(&o, n, &mut state), Some(Options::default()));
+            assert_eq!(state.end(), end);
         }
     }
 

@@ -58,8 +58,8 @@ fn s1_that_must_not_leave() {
             drops(
                 "no room behind other options",
                 |w| {
-                    let cookie = [34, 18, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
-                    w.syn_out().options(&[&[2, 4, 5, 0xb4, 1, 1][..], &cookie].concat()).frame()
+                    let other = [35, 18, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+                    w.syn_out().options(&[&[2, 4, 5, 0xb4, 1, 1][..], &other].concat()).frame()
                 },
                 &["no_option_room"],
             ),

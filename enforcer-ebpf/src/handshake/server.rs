@@ -1,0 +1,285 @@
+//! The responder's half: S1 arrives (`accept`) and S2 leaves (`answer`).
+
+use aya_ebpf::bindings::__sk_buff;
+use enforcer_common::{
+    abi::{AttemptValue, DropReason, Event, Handle, PeerValue, direction, flow_flags, role},
+    crypto::{Transcript, answer_input, mac_bytes, proof_input},
+    wire::{
+        option::{HandshakeOption, OPTION_BYTES},
+        prefix::{AnswerPrefix, PREFIX_BYTES},
+    },
+};
+
+use super::{
+    CONTINUE, calls, check, check_peer, current_credential, find_peer, number,
+    options::{carries_hello, option_offset, refuse_forged},
+    room,
+};
+use crate::{
+    attempt, counter, flow, hold, mac,
+    maps::CREDENTIALS,
+    network,
+    scratch::Scratch,
+    segment,
+    skb::load,
+    verdict::{self, Verdict},
+};
+
+/// The first S1 of a tuple wins while its attempt is younger than this.
+const ATTEMPT_WINS_NS: u64 = 3_000_000_000;
+/// Linux gives up on an unanswered SYN after about two minutes (tcp_syn_retries = 6).
+const CALL_LASTS_NS: u64 = 130_000_000_000;
+/// A SYN-ACK and two retransmissions, for each S1 that arrives.
+const SYN_ACKS_MAX: u8 = 3;
+
+/// S1 arrives: a SYN towards the workload.
+#[inline(never)]
+pub fn accept(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    match try_accept(skb, s) {
+        Ok(number) => number,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
+    if !carries_hello(skb, s)? {
+        return Ok(network::open_plain::<false>(skb, s));
+    }
+    let option_at = u32::from(s.packet.transport) + option_offset(s);
+    load(skb, option_at, &mut s.option)?;
+    let known = match attempt::find(s) {
+        Some(a) if is_repeated(a, s) => Some(a.local_handle),
+        Some(a) if wins(a, s) => return Err(DropReason::AttemptConflict),
+        Some(a) if crosses(a, s) => Some(a.local_handle),
+        _ => None,
+    };
+    let local = match known {
+        Some(handle) => handle,
+        None => current_credential(s)?.0,
+    };
+    let Some(peer) = find_peer(local, s.option.handle()) else {
+        return Ok(hold::segment(skb, s, direction::INGRESS, &local));
+    };
+    check_peer(s, peer, s.packet.payload())?;
+    let asked = verdict::ask(s, peer.identity, s.key.local_port, direction::INGRESS);
+    match asked {
+        Verdict::Allow(_) => {}
+        Verdict::Deny => return Err(DropReason::PolicyDenied),
+        Verdict::Unknown => return Ok(hold::segment(skb, s, direction::INGRESS, &local)),
+    }
+    match attempt::find(s) {
+        // A repeated S1 pays for further SYN-ACKs.
+        Some(a) if is_repeated(a, s) => a.syn_acks = 0,
+        Some(a) if crosses(a, s) => cross(a, s, peer),
+        _ => check(begin_answer(s, &local, peer))?,
+    }
+    check(segment::strip(skb, s, u32::from(peer.sum), 0))?;
+    counter::count(s, Event::S1Accepted);
+    Ok(0)
+}
+
+/// Whether the workload's stack still repeats its SYN, so that the S1 at hand crosses it.
+#[inline(always)]
+fn crosses(a: &AttemptValue, s: &Scratch) -> bool {
+    calls(a) && s.now_ns < a.created_ns + CALL_LASTS_NS
+}
+
+/// Whether the attempt is young, and of an S1 or S2 that came before: that one wins.
+#[inline(always)]
+fn wins(a: &AttemptValue, s: &Scratch) -> bool {
+    let came = match a.role {
+        role::SERVER | role::BOTH => true,
+        role::CLIENT => a.answered != 0,
+        role::PLAIN => a.flags & flow_flags::INITIATOR != 0,
+        _ => false,
+    };
+    came && s.now_ns < a.created_ns + ATTEMPT_WINS_NS
+}
+
+#[inline(always)]
+fn is_repeated(a: &AttemptValue, s: &Scratch) -> bool {
+    (a.role == role::SERVER || a.role == role::BOTH)
+        && a.remote_isn == s.packet.sequence
+        && a.remote_handle == s.option.handle()
+        && a.remote_nonce == s.option.nonce()
+}
+
+/// The S1 at hand crosses the workload's own (RFC 9293 3.5, figure 7). What the workload said in its
+/// S1 stays: the far side's S2 answers it.
+#[inline(always)]
+fn cross(a: &mut AttemptValue, s: &Scratch, peer: &PeerValue) {
+    a.created_ns = s.now_ns;
+    a.peer = peer.identity;
+    a.deadline_ns = peer.deadline_ns;
+    a.remote_handle = s.option.handle();
+    a.remote_nonce = s.option.nonce();
+    a.remote_isn = s.packet.sequence;
+    a.s1_bytes = added_bytes(s);
+    a.port = s.key.local_port;
+    a.role = role::BOTH;
+    a.syn_acks = 0;
+    a.answered = 0;
+}
+
+/// What S1 added to its segment.
+#[inline(always)]
+fn added_bytes(s: &Scratch) -> u16 {
+    (s.packet.payload() + OPTION_BYTES as u32) as u16
+}
+
+#[inline(never)]
+fn begin_answer(s: &mut Scratch, local: &Handle, peer: &PeerValue) -> u32 {
+    s.attempt = AttemptValue {
+        created_ns: s.now_ns,
+        peer: peer.identity,
+        deadline_ns: peer.deadline_ns,
+        local_handle: *local,
+        remote_handle: s.option.handle(),
+        remote_nonce: s.option.nonce(),
+        remote_isn: s.packet.sequence,
+        s1_bytes: added_bytes(s),
+        port: s.key.local_port,
+        role: role::SERVER,
+        ..AttemptValue::default()
+    };
+    number(attempt::insert(s))
+}
+
+/// S2 leaves: a SYN-ACK of the workload. Its steps are subprograms, so that the MAC, whose frame is
+/// the largest, stands on as little stack as possible.
+#[inline(never)]
+pub fn answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    let mut step = find_answer(skb, s);
+    if step == FREEZE {
+        if mac::nonce(s) != 0 {
+            return DropReason::Internal as u32;
+        }
+        step = prepare_answer(s);
+        if step != CONTINUE {
+            return step;
+        }
+        mac::tag(s);
+        keep_answer(s);
+        mac::tag(s);
+        keep_proof(s);
+    }
+    if step != CONTINUE {
+        return step;
+    }
+    send_answer(skb, s)
+}
+
+/// Go on with making nonce and MACs.
+const FREEZE: u32 = 1 << 19;
+
+/// What of a SYN-ACK is decided before it is stamped.
+#[inline(never)]
+fn find_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    if let Err(reason) = refuse_forged(skb, s) {
+        return reason as u32;
+    }
+    let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
+    s.peer = a.peer;
+    if a.role == role::PLAIN {
+        return answer_plain(s, a);
+    }
+    let answers = a.role == role::SERVER || a.role == role::BOTH;
+    if !answers || s.packet.acknowledgement != a.remote_isn.wrapping_add(1) {
+        return DropReason::NoAttempt as u32;
+    }
+    if s.packet.payload() > 0 {
+        return DropReason::DataInHandshake as u32;
+    }
+    if a.syn_acks >= SYN_ACKS_MAX {
+        return DropReason::SynAckLimit as u32;
+    }
+    if a.answered == 0 { FREEZE } else { CONTINUE }
+}
+
+/// A SYN-ACK of the workload to a peer that a network rule allows.
+#[inline(always)]
+fn answer_plain(s: &Scratch, a: &mut AttemptValue) -> u32 {
+    if a.flags & flow_flags::INITIATOR != 0
+        || s.packet.acknowledgement != a.remote_isn.wrapping_add(1)
+    {
+        return DropReason::NoAttempt as u32;
+    }
+    a.local_isn = s.packet.sequence;
+    a.answered = 1;
+    // The stack has accepted a new connection, so an old one of the tuple is gone.
+    flow::remove(s);
+    0
+}
+
+/// The pair key and the input of `mac_B`, with the nonce that was just made.
+#[inline(never)]
+fn prepare_answer(s: &mut Scratch) -> u32 {
+    let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
+    let Some(peer) = find_peer(a.local_handle, a.remote_handle) else {
+        return DropReason::Expired as u32;
+    };
+    if a.deadline_ns <= s.now_ns {
+        return DropReason::Expired as u32;
+    }
+    if a.role != role::BOTH {
+        a.local_nonce = s.nonce;
+    }
+    s.pair_key = peer.as_responder;
+    s.transcript = Transcript {
+        handle_a: a.remote_handle,
+        handle_b: a.local_handle,
+        nonce_a: a.remote_nonce,
+        nonce_b: a.local_nonce,
+    };
+    answer_input(&mut s.mac, &s.transcript, &s.key.local, s.key.local_port);
+    CONTINUE
+}
+
+#[inline(never)]
+fn keep_answer(s: &mut Scratch) -> u32 {
+    if let Some(a) = attempt::find(s) {
+        a.answer = mac_bytes(s.tag);
+    }
+    proof_input(&mut s.mac, &s.transcript);
+    0
+}
+
+#[inline(never)]
+fn keep_proof(s: &mut Scratch) -> u32 {
+    if let Some(a) = attempt::find(s) {
+        a.proof = mac_bytes(s.tag);
+        a.answered = 1;
+    }
+    0
+}
+
+#[inline(never)]
+fn send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    number(try_send_answer(skb, s))
+}
+
+#[inline(always)]
+fn try_send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+    room::ensure(skb, s)?;
+    let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
+    a.syn_acks += 1;
+    a.local_isn = s.packet.sequence;
+    let handle = a.local_handle;
+    // SAFETY: read only.
+    let own = unsafe { CREDENTIALS.get(&handle) }.ok_or(DropReason::NoCredential)?;
+    let added = OPTION_BYTES + PREFIX_BYTES + own.length as usize;
+    if added > 2 * a.s1_bytes as usize {
+        return Err(DropReason::Amplification);
+    }
+    s.option = HandshakeOption::hello(handle, a.local_nonce);
+    s.prefix = AnswerPrefix {
+        mac: a.answer,
+        address: s.key.local,
+        port: s.key.local_port.to_be_bytes(),
+        zero: [0; 2],
+    };
+    check(segment::stamp(skb, s, &handle, 1))?;
+    counter::count(s, Event::S2Sent);
+    Ok(())
+}
