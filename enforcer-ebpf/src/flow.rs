@@ -161,8 +161,11 @@ fn ends<const FROM: bool>(p: &Packet) -> (AddressWords, AddressWords, u16, u16) 
 pub fn find(key: &FlowKey, family: u8) -> Option<&'static mut FlowValue> {
     let value =
         if family == 4 { FLOWS4.get_ptr_mut(&key.to_v4()) } else { FLOWS6.get_ptr_mut(key) };
-    // SAFETY: a live map value. Each direction writes its own fields; an entry freed under us is
-    // reused only after an RCU grace period, which does not end while this program runs.
+    // SAFETY: the table is preallocated, so the memory stays a flow's for as long as the map lives.
+    // It may become another flow's while it is used: a removed element goes to the next key without
+    // a grace period. Every bit pattern is a value, and fields are plain integers, so what is read
+    // is at worst another tuple's; docs/ARCHITECTURE.md (entries change hands) says what can come
+    // of that.
     value.map(|value| unsafe { &mut *value })
 }
 

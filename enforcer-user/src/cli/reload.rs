@@ -2,12 +2,15 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
+
 use super::arguments::{Daemon, Form, block_on};
 use super::output::Output;
 
-/// Load the policy anew and judge live flows by it, as SIGHUP does
+/// Load policies, keys and certificates anew and judge live flows by them, as SIGHUP does
 ///
-/// A policy with an error changes nothing: the one in force stays.
+/// Policies, keys or certificates with an error change nothing: those in force stay. The
+/// configuration file itself, network rules included, is read when the daemon starts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -18,7 +21,10 @@ pub(super) struct Arguments {
 
 pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<ExitCode> {
     let client = arguments.daemon.client()?;
-    let report = block_on(async { Ok(client.reload().await?) })?;
+    let (report, problems) = block_on(async {
+        let report = client.reload().await?;
+        Ok((report, client.status().await?.problems))
+    })?;
     if arguments.form.json {
         out.json(&report)?;
     } else {
@@ -28,5 +34,9 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
             report.epoch, report.policy_generation, report.rejudged, report.flows_cut
         ))?;
     }
-    Ok(ExitCode::SUCCESS)
+    // Keys and certificates are loaded anew too; what of them was refused stands in the status.
+    match problems.iter().find(|problem| problem.starts_with("trust: ")) {
+        Some(problem) => bail!("{problem}; keys and certificates loaded before hold"),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }

@@ -311,6 +311,16 @@ fn workload_refusals() {
 }
 
 #[test]
+fn a_required_key_under_a_misspelt_name_is_told_of() {
+    let told = faults_with("[[workload]]\nname = \"a\"\nnamespace = \"/\"\ninterfce = \"eth0\"\n");
+    assert_eq!(
+        told,
+        "e.toml:6: workload.interface is missing: expected the name of a network interface\n\
+         e.toml:9: unknown key \"interfce\" in [workload]: did you mean \"interface\"?"
+    );
+}
+
+#[test]
 fn a_host_side_workload_needs_its_addresses() {
     assert_eq!(
         workload_faults("side = \"host\""),

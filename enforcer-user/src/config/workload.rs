@@ -139,16 +139,14 @@ fn one(
     let mode = section.or("mode", Mode::Enforce, |value| value.word(&modes));
     let choices = [("reset", Existing::Reset), ("adopt", Existing::Adopt)];
     let existing = section.or("existing", Existing::Reset, |value| value.word(&choices));
-    let (name, namespace, interface) = (name?, namespace?, interface?);
-    let identity = match Identity::new(trust_domain, namespace, &name, labels) {
-        Ok(identity) => identity,
-        Err(error) => {
-            section.fault(format!("[[workload]]: {error}"));
-            return None;
-        }
-    };
+    let identity = name.zip(namespace).and_then(|(name, namespace)| {
+        let made = Identity::new(trust_domain, namespace, &name, labels);
+        made.map_err(|error| section.fault(format!("[[workload]]: {error}"))).ok()
+    });
+    // Also when a key is missing: it may be there under a misspelt name.
     section.finish();
-    Some(WorkloadConfig { identity, interface, side, addresses: addresses?, mac, mode, existing })
+    let (identity, interface, addresses) = (identity?, interface?, addresses?);
+    Some(WorkloadConfig { identity, interface, side, addresses, mac, mode, existing })
 }
 
 fn segment(value: &Value<'_>) -> Read<String> {

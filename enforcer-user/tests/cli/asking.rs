@@ -201,3 +201,12 @@ fn reload_says_what_changed() {
         "policy changed: epoch 8, load 2, 5 verdicts judged again, 1 flows cut\n"
     );
 }
+
+#[test]
+fn reload_fails_when_keys_were_refused() {
+    let daemon = Daemon::start(usize::MAX);
+    assert_eq!(
+        daemon.ask(&["reload"]).refused(),
+        "trust: node.key: cannot open; keys and certificates loaded before hold"
+    );
+}

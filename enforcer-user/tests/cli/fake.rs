@@ -54,6 +54,7 @@ impl Backend for Fake {
             attach: vec![AttachReport { workload, interface, method }],
             epoch: 7,
             flows: 2,
+            problems: if ready { vec![] } else { vec!["trust: node.key: cannot open".into()] },
             ..Default::default()
         })
     }

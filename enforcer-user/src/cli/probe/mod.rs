@@ -130,9 +130,11 @@ fn conclude(heard: &Heard, data_bytes: u16) -> (Option<bool>, String) {
             None,
             "the host does not answer: it is down, filtered, or an enforcer keeps silent there",
         ),
-        (_, None, None) => {
-            (Some(false), "SYNs with our option are dropped on the path or by the host")
-        }
+        (_, None, None) => (
+            Some(false),
+            "SYNs with our option are dropped on the path or by the host; an enforcer that \
+                 runs there drops a probe too, stop it with `enforcer detach` to be sure",
+        ),
         (_, _, None) => (Some(false), "SYNs with data are dropped on the path or by the host"),
         (_, _, Some(Answer::Reset { data_seen })) if data_seen < u32::from(data_bytes) => {
             (Some(false), "data is taken out of SYNs on the path: credentials would not arrive")
