@@ -362,7 +362,7 @@ fn try_send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReaso
     // SAFETY: read only.
     let own = unsafe { CREDENTIALS.get(&handle) }.ok_or(DropReason::NoCredential)?;
     let added = OPTION_BYTES + PREFIX_BYTES + own.length as usize;
-    if added > 2 * a.s1_bytes as usize {
+    if added > 2 * a.s1_bytes as usize && !cfg!(feature = "mutate-amplification") {
         return Err(DropReason::Amplification);
     }
     s.option = HandshakeOption::hello(handle, a.local_nonce);
@@ -560,7 +560,7 @@ fn check_peer(s: &mut Scratch, peer: &PeerValue, length: u32) -> Result<(), Drop
     if peer.deadline_ns <= s.now_ns && !cfg!(feature = "mutate-expiry") {
         return Err(DropReason::Expired);
     }
-    if length != u32::from(peer.length) {
+    if length != u32::from(peer.length) && !cfg!(feature = "mutate-credential-length") {
         return Err(DropReason::CredentialLength);
     }
     Ok(())
