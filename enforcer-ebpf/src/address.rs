@@ -17,7 +17,8 @@ pub fn check(s: &Scratch, address: &Address) -> Result<(), DropReason> {
     let id = u32::from(s.interface.workload);
     // SAFETY: read only; the daemon replaces the value whole.
     let workload = unsafe { WORKLOADS.get(&id) }.ok_or(DropReason::NoWorkload)?;
-    if workload.flags & workload_flags::CHECK_ADDRESS == 0 {
+    let is_enforced = workload.flags & workload_flags::CHECK_ADDRESS != 0;
+    if !is_enforced || cfg!(feature = "mutate-source-address") {
         return Ok(());
     }
     let key = AddressKey { address: *address, workload: s.interface.workload, zero: [0; 6] };

@@ -192,8 +192,12 @@ fn judge(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     }
     let answers_syn_ack = s.packet.sequence == a.remote_isn.wrapping_add(1)
         && s.packet.acknowledgement == a.local_isn.wrapping_add(1);
-    if !answers_syn_ack {
+    if !answers_syn_ack && !cfg!(feature = "mutate-proof-numbers") {
         return Err(DropReason::AwaitingProof);
+    }
+    if cfg!(feature = "mutate-proof-verdict") {
+        s.deadline_ns = a.deadline_ns;
+        return Ok(0);
     }
     match verdict::ask(s, a.peer, a.port, direction::INGRESS) {
         Verdict::Allow(deadline_ns) => {

@@ -95,6 +95,11 @@ fn try_stamp(
 /// becomes wrong and the stack drops the segment.
 #[inline(never)]
 pub fn strip(skb: *mut __sk_buff, s: &mut Scratch, credential_sum: u32, answer: u32) -> u32 {
+    if cfg!(feature = "mutate-credential-sum") {
+        let kept = u32::from(s.packet.tcp_header) - OPTION_BYTES as u32;
+        let flags = u32::from(s.packet.flags);
+        return shrink(skb, s, kept, flags);
+    }
     let mut removed = option_sum(&s.option) + u64::from(credential_sum);
     if answer != 0 {
         removed += prefix_sum(s);

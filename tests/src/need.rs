@@ -21,7 +21,7 @@ pub fn environment() -> Result<()> {
 fn check() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "the end-to-end tests make network namespaces: expected to run as root, found uid {}; run them with sudo",
+        "these tests make network namespaces and load eBPF programs: expected to run as root, found uid {}; run them with sudo, or by `cargo xtask test`",
         nix::unistd::geteuid()
     );
     for name in TOOLS {

@@ -15,8 +15,9 @@ pub const PROFILE: &str = "bpf";
 
 /// Names the enforcer's program to the tests, the demo and the benchmark.
 pub const ENFORCER_VARIABLE: &str = "ENFORCER_BIN";
-/// Names the eBPF object to embed to `enforcer-user/build.rs`.
-const OBJECT_VARIABLE: &str = "ENFORCER_EBPF_OBJECT";
+/// Names another eBPF object than the ordinary one: to the program tests when they run, to
+/// `enforcer-user/build.rs` when it is embedded.
+pub const OBJECT_VARIABLE: &str = "ENFORCER_EBPF_OBJECT";
 
 /// Arguments of `cargo xtask build`.
 #[derive(Args)]
@@ -39,18 +40,22 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Builds the eBPF object to where the host build looks for it.
 pub fn ebpf() -> Result<()> {
-    ebpf_with(&[], &project::ebpf_object())
+    ebpf_with(&[], &project::ebpf_object(), process::run)
 }
 
-/// Builds the eBPF object with `features` to `object`.
-pub fn ebpf_with(features: &[&str], object: &Path) -> Result<()> {
+/// Builds the eBPF object with `features` to `object`; `run` runs the build.
+pub fn ebpf_with(
+    features: &[&str],
+    object: &Path,
+    run: fn(&mut Command) -> Result<()>,
+) -> Result<()> {
     let toolchain = Toolchain::ensure()?;
     let mut build = toolchain.cargo("build");
     build.args(["--profile", PROFILE]);
     if !features.is_empty() {
         build.args(["--features", &features.join(",")]);
     }
-    process::run(&mut build)?;
+    run(&mut build)?;
     replace_if_changed(&Toolchain::output(PROFILE), object)
 }
 
@@ -59,26 +64,16 @@ pub fn ebpf_with(features: &[&str], object: &Path) -> Result<()> {
 pub struct Variant {
     /// Optimised.
     pub release: bool,
-    /// An eBPF object to embed instead of the ordinary one.
-    pub object: Option<PathBuf>,
-    /// A feature, as `crate/feature`.
-    pub feature: Option<String>,
 }
 
 impl Variant {
     /// The ordinary build, optimised.
-    pub const RELEASE: Self = Self { release: true, object: None, feature: None };
+    pub const RELEASE: Self = Self { release: true };
 
     /// Adds what differs to a cargo command.
     pub fn apply(&self, command: &mut Command) {
         if self.release {
             command.arg("--release");
-        }
-        if let Some(object) = &self.object {
-            command.env(OBJECT_VARIABLE, object);
-        }
-        if let Some(feature) = &self.feature {
-            command.args(["--features", feature]);
         }
     }
 }

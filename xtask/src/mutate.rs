@@ -2,10 +2,20 @@
 //!
 //! Every check that keeps an attacker out can be left out at build time by a feature
 //! `mutate-<check>` of the crate that holds it; no other build enables one. Each is left out in
-//! turn, alone, and a named test must then fail. A mutation that the test does not notice fails
-//! this layer; so does one whose feature or test does not exist.
+//! turn, alone. A named test, the witness, must then fail, and another one beside it, the control,
+//! must pass: otherwise a program that does not even load would be noticed by every test. With
+//! nothing left out all of them must pass.
+//!
+//! A check of the programs costs a build of the eBPF object, which the ordinary test programs are
+//! told to load; one of the daemon a build of its unit tests.
 
-use anyhow::{Context, Result, bail};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::{self, Variant};
 use crate::tally::Tally;
@@ -13,110 +23,267 @@ use crate::test::{self, TestProgram};
 use crate::tools::Group;
 use crate::{process, project, setup};
 
-/// The crate that holds a check.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Side {
-    Kernel,
+/// Where a check and its witness are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Home {
+    /// The programs; a test file of the test crate.
+    Programs(&'static str),
+    /// The daemon's library; its unit tests.
     Daemon,
 }
 
-/// The test that must fail without the check.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Witness {
-    /// A test file of the test crate, and the test's name in it.
-    OnKernel(&'static str, &'static str),
-    /// The full path of a unit test of the daemon's library.
-    Unit(&'static str),
+/// A check that can be left out.
+struct Mutation {
+    /// `mutate-<check>` is the feature that leaves it out.
+    check: &'static str,
+    home: Home,
+    /// The full name of the test that must fail then.
+    witness: &'static str,
 }
 
-struct Mutation {
-    /// The check's name: `mutate-<check>` is the feature that leaves it out.
-    check: &'static str,
-    side: Side,
-    witness: Witness,
-}
+const HANDSHAKE: Home = Home::Programs("prog_handshake");
+const VERDICT: Home = Home::Programs("prog_verdict");
+const FLOW: Home = Home::Programs("prog_flow");
 
 /// One line for each check, in the order of docs/PROTOCOL.md.
-const MUTATIONS: [Mutation; 7] = [
-    kernel("mac", "prog_handshake", "a_wrong_mac_is_dropped"),
-    kernel("step-label", "prog_handshake", "a_mac_of_another_step_is_dropped"),
-    kernel("expiry", "prog_handshake", "a_peer_past_its_deadline_is_unknown"),
-    kernel("epoch", "prog_verdict", "a_verdict_of_an_older_epoch_is_a_miss"),
-    kernel("address-binding", "prog_handshake", "an_answer_from_another_address_is_dropped"),
-    kernel("workload-in-flow-key", "prog_flow", "a_flow_of_another_workload_is_not_found"),
-    Mutation {
-        check: "namespace",
-        side: Side::Daemon,
-        witness: Witness::Unit(
-            "identity::tests::refused::a_node_signs_only_for_its_namespaces_by_segment",
-        ),
-    },
+const MUTATIONS: [Mutation; 17] = [
+    Mutation::new("source-address", HANDSHAKE, "client::s1_that_must_not_leave"),
+    Mutation::new("expiry", HANDSHAKE, "a_peer_past_its_deadline_is_unknown"),
+    Mutation::new("credential-length", HANDSHAKE, "server::s1_that_must_not_be_accepted"),
+    Mutation::new(
+        "credential-sum",
+        HANDSHAKE,
+        "server::a_credential_that_only_looks_known_breaks_the_checksum",
+    ),
+    Mutation::new("amplification", HANDSHAKE, "server::s2_that_must_not_leave"),
+    Mutation::new("mac", HANDSHAKE, "a_wrong_mac_is_dropped"),
+    Mutation::new("address-binding", HANDSHAKE, "an_answer_from_another_address_is_dropped"),
+    Mutation::new("proof", HANDSHAKE, "server::s3_that_must_not_be_accepted"),
+    Mutation::new("step-label", HANDSHAKE, "a_mac_of_another_step_is_dropped"),
+    Mutation::new("proof-numbers", HANDSHAKE, "server::s3_that_must_not_be_accepted"),
+    Mutation::new("proof-verdict", VERDICT, "a_handshake_asks_under_the_current_epoch"),
+    Mutation::new("epoch", VERDICT, "a_verdict_of_an_older_epoch_is_a_miss"),
+    Mutation::new("workload-in-flow-key", FLOW, "a_flow_of_another_workload_is_not_found"),
+    Mutation::new(
+        "handle",
+        Home::Daemon,
+        "engine::tests::cold::a_handle_of_another_credential_is_refused_before_any_work",
+    ),
+    Mutation::new(
+        "namespace",
+        Home::Daemon,
+        "identity::tests::refused::a_node_signs_only_for_its_namespaces_by_segment",
+    ),
+    Mutation::new(
+        "signature",
+        Home::Daemon,
+        "identity::tests::refused::a_signature_counts_for_its_purpose_only",
+    ),
+    Mutation::new(
+        "issued-namespace",
+        Home::Daemon,
+        "identity::tests::issue::what_may_not_be_signed_is_said",
+    ),
 ];
 
-const fn kernel(check: &'static str, file: &'static str, test: &'static str) -> Mutation {
-    Mutation { check, side: Side::Kernel, witness: Witness::OnKernel(file, test) }
-}
-
-/// Runs every mutation; each counts as one test.
+/// Runs every mutation; each counts as one test, and so does the run without any.
 pub fn run() -> Result<Tally> {
     setup::ensure(Group::E2e)?;
+    build::ebpf()?;
+    let tests = Tests { programs: test::test_programs(&Variant::default())? };
     let mut sum = Tally::default();
+    sum += told("nothing left out", &tests, Tests::all_pass);
     for mutation in &MUTATIONS {
-        let noticed = mutation.is_noticed().unwrap_or_else(|error| {
-            eprintln!("without {}: {error:#}", mutation.check);
-            false
-        });
-        let verdict = if noticed { "noticed" } else { "NOT NOTICED" };
-        println!("without {}: {verdict} by {:?}", mutation.check, mutation.witness);
-        sum += Tally { passed: u64::from(noticed), failed: u64::from(!noticed), ignored: 0 };
+        let name = format!("without {}", mutation.check);
+        sum += told(&name, &tests, |tests| tests.notice(mutation));
     }
     Ok(sum)
 }
 
-impl Mutation {
-    fn is_noticed(&self) -> Result<bool> {
-        let variant = self.variant()?;
-        let ran = match self.witness {
-            Witness::OnKernel(file, test) => on_kernel(&variant, file, test)?,
-            Witness::Unit(test) => {
-                let mut command = process::cargo();
-                command.args(["test", "--package", "enforcer-user", "--lib"]);
-                variant.apply(&mut command);
-                test::tallied(command.args(["--", "--exact", test]))?
-            }
-        };
-        match (ran.passed, ran.failed) {
-            (1, 0) => Ok(false),
-            (0, 1) => Ok(true),
-            _ => bail!("expected exactly one test to run for {:?}, found {ran}", self.witness),
+/// Runs one step and prints its line.
+fn told<T: fmt::Display>(
+    name: &str,
+    tests: &Tests,
+    step: impl FnOnce(&Tests) -> Result<T>,
+) -> Tally {
+    let begin = Instant::now();
+    let result = step(tests);
+    let seconds = begin.elapsed().as_secs();
+    match result {
+        Ok(what) => {
+            println!("{name}: {what} ({seconds} s)");
+            Tally { passed: 1, ..Tally::default() }
         }
-    }
-
-    fn variant(&self) -> Result<Variant> {
-        let feature = format!("mutate-{}", self.check);
-        match self.side {
-            Side::Kernel => {
-                let object = project::root().join("target/bpf-mutate").join(self.check);
-                build::ebpf_with(&[&feature], &object)?;
-                Ok(Variant { object: Some(object), ..Variant::default() })
-            }
-            Side::Daemon => {
-                build::ebpf()?;
-                Ok(Variant {
-                    feature: Some(format!("enforcer-user/{feature}")),
-                    ..Variant::default()
-                })
-            }
+        Err(error) => {
+            println!("{name}: FAILED ({seconds} s): {error:#}");
+            Tally { failed: 1, ..Tally::default() }
         }
     }
 }
 
-fn on_kernel(variant: &Variant, file: &str, test: &str) -> Result<Tally> {
-    let enforcer = build::binary("enforcer-user", "enforcer", variant)?;
-    let programs = test::test_programs(variant)?;
-    let program: &TestProgram =
-        programs.iter().find(|program| program.name() == file).with_context(|| {
-            format!("there is no test file tests/tests/{file}.rs; `mutate.rs` names it")
-        })?;
-    test::tallied(program.command(&enforcer)?.args(["--exact", test]))
+impl Mutation {
+    const fn new(check: &'static str, home: Home, witness: &'static str) -> Self {
+        Self { check, home, witness }
+    }
+
+    fn feature(&self) -> String {
+        format!("mutate-{}", self.check)
+    }
+}
+
+impl Home {
+    /// A test that none of the mutations here touches. It fails where nothing works.
+    fn control(self) -> Result<&'static str> {
+        Ok(match self {
+            HANDSHAKE => "s1_leaves_with_option_and_credential_and_again_the_same",
+            VERDICT => "drops_are_sampled_within_their_limit",
+            FLOW => "neighbour::a_workload_answers_arp_only_for_itself",
+            Self::Daemon => "identity::tests::refused::the_forge_itself_makes_good_credentials",
+            Self::Programs(file) => bail!("tests/tests/{file} has no control in `mutate.rs`"),
+        })
+    }
+}
+
+/// What was built without a mutation.
+struct Tests {
+    programs: Vec<TestProgram>,
+}
+
+impl Tests {
+    /// Expects every witness and control to pass where nothing is left out.
+    fn all_pass(&self) -> Result<String> {
+        let mut names: BTreeMap<Home, BTreeSet<&str>> = BTreeMap::new();
+        for mutation in &MUTATIONS {
+            let tests = names.entry(mutation.home).or_default();
+            tests.extend([mutation.witness, mutation.home.control()?]);
+        }
+        let mut count = 0;
+        for (home, names) in names {
+            let names: Vec<&str> = names.into_iter().collect();
+            count += names.len();
+            let outcomes = match home {
+                Home::Programs(file) => self.on_kernel(file, &project::ebpf_object(), &names)?,
+                Home::Daemon => in_daemon(None, &names)?,
+            };
+            for name in names {
+                ensure!(outcomes.passed(name)?, "{name} fails");
+            }
+        }
+        Ok(format!("{count} witnesses and controls pass"))
+    }
+
+    /// Expects the witness of one mutation to fail, and its control to pass.
+    fn notice(&self, mutation: &Mutation) -> Result<String> {
+        let (witness, control) = (mutation.witness, mutation.home.control()?);
+        let feature = mutation.feature();
+        let outcomes = match mutation.home {
+            Home::Programs(file) => {
+                let object = mutated_object(mutation)?;
+                self.on_kernel(file, &object, &[witness, control])?
+            }
+            Home::Daemon => in_daemon(Some(&feature), &[witness, control])?,
+        };
+        ensure!(outcomes.passed(control)?, "{control} fails too: the build is broken otherwise");
+        ensure!(!outcomes.passed(witness)?, "NOT NOTICED by {witness}");
+        Ok(format!("noticed by {witness}"))
+    }
+
+    /// Runs tests of a file with the programs of an object.
+    fn on_kernel(&self, file: &str, object: &Path, names: &[&str]) -> Result<Outcomes> {
+        let found = self.programs.iter().find(|program| program.name() == file);
+        let program = found.with_context(|| format!("there is no test file tests/tests/{file}"))?;
+        let settings = [(build::OBJECT_VARIABLE, object.as_os_str())];
+        Outcomes::of(program.command_with(&settings)?.arg("--exact").args(names))
+    }
+}
+
+fn mutated_object(mutation: &Mutation) -> Result<PathBuf> {
+    let object = project::root().join("target/bpf-mutate").join(mutation.check);
+    build::ebpf_with(&[&mutation.feature()], &object, process::run_quietly)?;
+    Ok(object)
+}
+
+/// Runs unit tests of the daemon's library, built with a feature.
+fn in_daemon(feature: Option<&str>, names: &[&str]) -> Result<Outcomes> {
+    let mut command = process::cargo();
+    command.args(["test", "--package", "enforcer-user", "--lib"]);
+    if let Some(feature) = feature {
+        command.args(["--features", feature]);
+    }
+    Outcomes::of(command.args(["--", "--exact"]).args(names))
+}
+
+/// What a test program said of each test.
+struct Outcomes {
+    shown: String,
+    output: String,
+}
+
+impl Outcomes {
+    fn of(command: &mut Command) -> Result<Self> {
+        let output = command
+            .output()
+            .with_context(|| format!("could not start: {}", process::shown(command)))?;
+        let text = [output.stderr, output.stdout].concat();
+        let output = String::from_utf8_lossy(&text).into_owned();
+        Ok(Self { shown: process::shown(command), output })
+    }
+
+    /// Whether a test passed; an error unless it ran.
+    fn passed(&self, name: &str) -> Result<bool> {
+        let mut lines = self.output.lines();
+        let outcome = lines
+            .find_map(|line| line.strip_prefix("test ")?.strip_prefix(name)?.strip_prefix(" ... "));
+        match outcome {
+            Some("ok") => Ok(true),
+            Some("FAILED") => Ok(false),
+            _ => bail!("{name} did not run: {}\n{}", self.shown, self.output.trim_end()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::{Home, MUTATIONS, Outcomes};
+    use crate::project;
+
+    /// The mutations that a crate has features for.
+    fn features(crate_name: &str) -> BTreeSet<String> {
+        let manifest = project::root().join(crate_name).join("Cargo.toml");
+        let text = fs::read_to_string(manifest).unwrap();
+        let names =
+            text.lines().filter_map(|line| line.split_once(" = ")?.0.strip_prefix("mutate-"));
+        names.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_feature_has_its_line_and_every_line_its_feature() {
+        for (crate_name, is_daemon) in [("enforcer-ebpf", false), ("enforcer-user", true)] {
+            let lines = MUTATIONS.iter().filter(|m| (m.home == Home::Daemon) == is_daemon);
+            let checks: Vec<String> = lines.map(|m| m.check.to_owned()).collect();
+            let distinct: BTreeSet<String> = checks.iter().cloned().collect();
+            assert_eq!(distinct.len(), checks.len(), "one line for each check: {checks:?}");
+            assert_eq!(distinct, features(crate_name), "{crate_name}/Cargo.toml");
+        }
+    }
+
+    #[test]
+    fn every_home_has_a_control_that_is_no_witness() {
+        for mutation in &MUTATIONS {
+            let control = mutation.home.control().unwrap();
+            assert!(MUTATIONS.iter().all(|other| other.witness != control), "{control}");
+        }
+    }
+
+    #[test]
+    fn outcomes_are_read_by_whole_names() {
+        let output = "running 2 tests\ntest a::b ... FAILED\ntest a::bc ... ok\n".to_owned();
+        let outcomes = Outcomes { shown: "tests".to_owned(), output };
+        assert!(!outcomes.passed("a::b").unwrap());
+        assert!(outcomes.passed("a::bc").unwrap());
+        assert!(outcomes.passed("a").unwrap_err().to_string().contains("did not run: tests"));
+    }
 }

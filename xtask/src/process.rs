@@ -110,6 +110,17 @@ pub fn run(command: &mut Command) -> Result<()> {
     if succeeds(command)? { Ok(()) } else { bail!("failed: {}", shown(command)) }
 }
 
+/// Runs `command` and shows nothing unless it fails: the error then holds what it wrote.
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    let output =
+        command.output().with_context(|| format!("could not start: {}", shown(command)))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    bail!("failed: {}\n{}", shown(command), said.trim_end())
+}
+
 /// Shows and runs `command`; whether it succeeded.
 pub fn succeeds(command: &mut Command) -> Result<bool> {
     eprintln!("+ {}", shown(command));

@@ -30,9 +30,9 @@ impl Tally {
         })
     }
 
-    /// Whether tests ran and none failed.
+    /// Whether tests ran, none failed and none was left out: what is not run shows nothing.
     pub fn is_success(self) -> bool {
-        self.passed > 0 && self.failed == 0
+        self.passed > 0 && self.failed == 0 && self.ignored == 0
     }
 }
 
@@ -74,8 +74,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_run_is_no_success() {
+    fn nothing_run_or_something_left_out_is_no_success() {
         assert!(!Tally::default().is_success());
+        assert!(!Tally { passed: 9, failed: 0, ignored: 1 }.is_success());
         assert!(Tally { passed: 1, ..Tally::default() }.is_success());
         assert!(!Tally { passed: 9, failed: 1, ignored: 0 }.is_success());
     }

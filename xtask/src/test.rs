@@ -19,8 +19,11 @@ use crate::tools::Group;
 use crate::{mutate, process, project, setup, vm};
 
 const TESTS: &str = "enforcer-tests";
-/// Test files of the program layer are named so; all others are end to end.
+/// Test files that run single packets through programs are named so.
 const PROGRAM_TESTS: &str = "prog";
+/// The test file of the daemon's edge to the kernel. It belongs to the program layer, but needs more of its
+/// machine than the guests of `vm` have: TCX, and iproute2. All other files are end to end.
+const EDGE_TESTS: &str = "edge";
 const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 /// Tests of a kernel that run beside each other. More would only wait for each other on a small
 /// machine, and every end-to-end test runs two enforcers of its own.
@@ -45,7 +48,8 @@ pub struct Options {
 pub enum Layer {
     /// Pure functions and the daemon's parts, without a kernel
     Unit,
-    /// Programs in this kernel: packet in, packet out, verdict and counter (root)
+    /// Programs in this kernel: packet in, packet out, verdict and counter; the daemon's edge to
+    /// the kernel (root)
     Prog,
     /// Two enforcers and real sockets in network namespaces (root)
     E2e,
@@ -101,11 +105,11 @@ fn unit(arguments: &[OsString]) -> Result<Tally> {
 }
 
 fn prog(arguments: &[OsString]) -> Result<Tally> {
-    on_this_kernel(arguments, TestProgram::is_program_test)
+    on_this_kernel(arguments, TestProgram::is_of_program_layer)
 }
 
 fn e2e(arguments: &[OsString]) -> Result<Tally> {
-    on_this_kernel(arguments, |program| !program.is_program_test())
+    on_this_kernel(arguments, |program| !program.is_of_program_layer())
 }
 
 fn on_this_kernel(
@@ -135,8 +139,14 @@ impl TestProgram {
         &self.name
     }
 
-    /// Whether its tests need a kernel but no second host: the files named so, and the harness's
-    /// own tests.
+    /// Whether its tests need a kernel but no second host: the program tests, and those of the
+    /// daemon's edge.
+    pub fn is_of_program_layer(&self) -> bool {
+        self.is_program_test() || self.name == EDGE_TESTS
+    }
+
+    /// Whether its tests run single packets, which they can on any kernel: the files named so, and
+    /// the harness's own tests.
     pub fn is_program_test(&self) -> bool {
         self.is_library || self.name.starts_with(PROGRAM_TESTS)
     }
@@ -148,14 +158,19 @@ impl TestProgram {
 
     /// The program as root, as cargo would start it, told where the enforcer is.
     pub fn command(&self, enforcer: &Path) -> Result<Command> {
+        self.command_with(&[(build::ENFORCER_VARIABLE, enforcer.as_os_str())])
+    }
+
+    /// The same with other settings of the environment.
+    pub fn command_with(&self, settings: &[(&str, &OsStr)]) -> Result<Command> {
         let folder = project::root().join("tests");
         let threads = env::var_os(THREADS_VARIABLE).unwrap_or_else(|| THREADS.into());
-        let settings: [(&str, &OsStr); 4] = [
-            (build::ENFORCER_VARIABLE, enforcer.as_os_str()),
+        let mut settings = settings.to_vec();
+        settings.extend([
             ("CARGO_MANIFEST_DIR", folder.as_os_str()),
             ("RUST_BACKTRACE", OsStr::new("1")),
             (THREADS_VARIABLE, &threads),
-        ];
+        ]);
         let mut command = process::root_command(&self.executable, &settings)?;
         command.current_dir(&folder);
         Ok(command)

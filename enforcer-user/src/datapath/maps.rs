@@ -157,20 +157,6 @@ impl Maps {
         if is_v4(key) { self.flows4.lookup(&key.to_v4()) } else { self.flows6.lookup(key) }
     }
 
-    /// Writes a flow, as only the programs do.
-    #[cfg(test)]
-    pub(super) fn insert_flow(
-        &mut self,
-        key: &FlowKey,
-        value: &FlowValue,
-    ) -> Result<(), DatapathError> {
-        if is_v4(key) {
-            self.flows4.insert(&key.to_v4(), value)
-        } else {
-            self.flows6.insert(key, value)
-        }
-    }
-
     /// Replaces a flow that is there; `false` if it is gone.
     pub fn replace_flow(
         &mut self,

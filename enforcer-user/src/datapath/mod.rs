@@ -24,9 +24,6 @@ mod sweep;
 mod sys;
 mod table;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::abi::{
@@ -97,11 +94,15 @@ impl Datapath {
     /// Loads the programs, adopts or makes the maps and starts reading events. Nothing is attached
     /// that was not before. Must be called within a tokio runtime.
     pub fn open(config: &Config) -> Result<(Self, Events), DatapathError> {
+        Self::open_by(config, Mechanism::probe())
+    }
+
+    /// The same, where programs are attached by `mechanism`, whatever the kernel has beside it.
+    pub fn open_by(config: &Config, mechanism: Mechanism) -> Result<(Self, Events), DatapathError> {
         let settings = Settings::from(config);
         let folder = Folder::open(&config.pin_dir())?;
         let mut loaded = Loaded::load(&folder, &settings)?;
         let events = Events::start(&folder, &mut loaded)?;
-        let mechanism = Mechanism::probe();
         let reinjector = Reinjector::open(&config.instance, &mut loaded, mechanism)?;
         let maps = Maps::open(folder.path())?;
         let datapath = Self {

@@ -129,7 +129,7 @@ impl Verifier {
         self.check_claims(&credential, now)?;
         self.check_revoked(&credential.identity, &hash, Some(&node.hash()))?;
         let node = candidate.confirm()?;
-        if !opened.signed_by(node.verifying_key()) {
+        if !opened.signed_by(node.verifying_key()) && !cfg!(feature = "mutate-signature") {
             return Err(VerifyError::BadSignature(Part::Credential));
         }
         let proof = Proof::Pki {

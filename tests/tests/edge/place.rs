@@ -1,0 +1,148 @@
+//! Where a test runs: namespaces, a veth pair, a configuration, and the datapath started with it.
+
+use std::net::Ipv6Addr;
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData};
+use enforcer_common::abi::{
+    FlowKey, FlowKey4, FlowKey6, FlowValue, WORKLOAD_NAME_BYTES, WorkloadValue,
+};
+use enforcer_tests::need;
+use enforcer_user::config::Config;
+use enforcer_user::datapath::{Datapath, Events, Health, Mechanism};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use tokio::runtime::{Builder, Runtime};
+
+/// How long anything may take that should happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The number of the one workload.
+pub const WORKLOAD_ID: u16 = 1;
+
+/// The workload is what has `near`.
+pub const WORKLOAD: &str = r#"
+[[workload]]
+name = "web"
+namespace = "/acme"
+interface = "near"
+"#;
+
+/// The workload is what has the other end of `near`.
+pub const BEHIND_VETH: &str = r#"
+[[workload]]
+name = "web"
+namespace = "/acme"
+interface = "near"
+side = "host"
+addresses = ["192.0.2.2", "2001:db8::2"]
+"#;
+
+/// Runs a test in namespaces of its own, with a folder for a bpf file system and inside a runtime. Fails without
+/// root.
+pub fn isolated(test: impl FnOnce(&Path, &Runtime) + Send) {
+    need::environment().unwrap_or_else(|missing| panic!("{missing:#}"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let run = move || {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        ip("link set lo up");
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        test(path, &runtime);
+    };
+    let ended = thread::scope(|scope| scope.spawn(run).join());
+    ended.unwrap_or_else(|panic| resume_unwind(panic));
+}
+
+pub fn ip(arguments: &str) {
+    need::run(Command::new("ip").args(arguments.split(' '))).unwrap();
+}
+
+/// A veth pair `near` and `far`, both up, with addresses of both families.
+pub fn pair() {
+    ip("link add near type veth peer name far");
+    for (name, host) in [("near", 1), ("far", 2)] {
+        ip(&format!("address add 192.0.2.{host}/24 dev {name}"));
+        ip(&format!("address add 2001:db8::{host}/64 dev {name} nodad"));
+        ip(&format!("link set {name} up"));
+    }
+}
+
+pub fn ifindex(name: &str) -> u32 {
+    nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+/// The configuration of an instance that pins below `root`, with `more` tables.
+pub fn config(root: &Path, more: &str) -> Config {
+    let text = format!(
+        "instance = \"t\"\nbpf_root = \"{}\"\ntrust_domain = \"example.org\"\n[identity]\nmode = \
+         \"psk\"\npsk_file = \"psk.key\"\n{more}",
+        root.join("bpf").display()
+    );
+    Config::parse(&text, Path::new("test.toml"), root).unwrap()
+}
+
+/// Starts the datapath of `config` and attaches its first workload, which begins with nothing to adopt.
+pub fn start(config: &Config) -> (Datapath, Events) {
+    start_by(config, Mechanism::probe(), 0)
+}
+
+/// The same by one mechanism. Connections older than the attachment are adopted until `adopt_until_ns`.
+pub fn start_by(config: &Config, by: Mechanism, adopt_until_ns: u64) -> (Datapath, Events) {
+    let (mut datapath, events) = Datapath::open_by(config, by).unwrap();
+    let value = WorkloadValue {
+        identity: 1,
+        credential: [0; 8],
+        adopt_until_ns,
+        rule_sets: [0; 2],
+        flags: 0,
+        zero: 0,
+        name: [0; WORKLOAD_NAME_BYTES],
+    };
+    datapath.maps.workloads.insert(&WORKLOAD_ID.into(), &value).unwrap();
+    datapath.add_workload(WORKLOAD_ID, &config.workloads[0]).unwrap();
+    datapath.finish_start().unwrap();
+    (datapath, events)
+}
+
+/// What the watchdog says of the workload.
+pub fn health(datapath: &Datapath) -> Health {
+    datapath.watch().unwrap().remove(0).1
+}
+
+/// Reads the only value of a pinned map.
+pub fn read_single<V: Pod>(config: &Config, name: &str) -> V {
+    Array::try_from(pinned(config, name)).unwrap().get(&0, 0).unwrap()
+}
+
+/// Writes the only value of a pinned map.
+pub fn write_single<V: Pod>(config: &Config, name: &str, value: V) {
+    Array::try_from(pinned(config, name)).unwrap().set(0, value, 0).unwrap();
+}
+
+/// Writes flows, as only the programs do; those of IPv4 are between mapped addresses.
+pub fn write_flows(config: &Config, flows: &[(FlowKey, FlowValue)]) {
+    let (v4, v6) = (pinned(config, "FLOWS4"), pinned(config, "FLOWS6"));
+    let mut flows4: HashMap<_, FlowKey4, FlowValue> = v4.try_into().unwrap();
+    let mut flows6: HashMap<_, FlowKey6, FlowValue> = v6.try_into().unwrap();
+    for (key, flow) in flows {
+        if Ipv6Addr::from(key.local).to_ipv4_mapped().is_some() {
+            flows4.insert(key.to_v4(), flow, 0).unwrap();
+        } else {
+            flows6.insert(key, flow, 0).unwrap();
+        }
+    }
+}
+
+fn pinned(config: &Config, name: &str) -> Map {
+    let data = MapData::from_pin(config.pin_dir().join(name)).unwrap();
+    Map::from_map_data(data).unwrap()
+}
