@@ -9,7 +9,7 @@
 mod capabilities;
 mod core_dump;
 mod group;
-pub mod seccomp;
+mod seccomp;
 
 use anyhow::Context as _;
 
