@@ -34,6 +34,10 @@ pub struct Config {
     pub deny_reset: bool,
     /// What the daemon logs.
     pub log_level: &'static str,
+    /// The group that may read from the control socket.
+    pub control_group: Option<&'static str>,
+    /// What happens to system calls that the daemon has no use for; the default unless told.
+    pub seccomp: Option<&'static str>,
 }
 
 impl Config {
@@ -51,6 +55,8 @@ impl Config {
             credential_lifetime_seconds: 3600,
             deny_reset: true,
             log_level: LOG_LEVEL,
+            control_group: None,
+            seccomp: None,
         }
     }
 
@@ -249,6 +255,8 @@ struct ConfigFile<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     limits: &'a BTreeMap<String, u64>,
     log: LogSection,
+    control: ControlSection,
+    hardening: HardeningSection,
     network_rule: &'a [NetworkRule],
     workload: &'a [Workload],
 }
@@ -281,6 +289,18 @@ struct PolicySection<'a> {
 }
 
 #[derive(Serialize)]
+struct ControlSection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct HardeningSection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seccomp: Option<&'static str>,
+}
+
+#[derive(Serialize)]
 struct LogSection {
     level: &'static str,
 }
@@ -300,6 +320,8 @@ impl<'a> ConfigFile<'a> {
             policy: PolicySection { files: [&place.policy], deny_reset: config.deny_reset },
             limits: &config.limits,
             log: LogSection { level: config.log_level },
+            control: ControlSection { group: config.control_group },
+            hardening: HardeningSection { seccomp: config.seccomp },
             network_rule: &config.network_rules,
             workload: &config.workloads,
         }

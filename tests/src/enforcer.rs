@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use caps::{CapSet, Capability};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -50,6 +52,8 @@ pub struct Enforcer {
     folder: TempDir,
     place: Place,
     process: Option<Child>,
+    /// All it may ever have; the test's own if none.
+    capabilities: Option<Vec<Capability>>,
     /// Read again at every start.
     _keys: NodeKeys,
 }
@@ -68,20 +72,33 @@ impl Enforcer {
         let folder = TempDir::with_prefix("enftest-")?;
         let place = pins::place(folder.path());
         fs::create_dir(&place.policy)?;
-        let enforcer =
-            Self { host: host.clone(), folder, place, process: None, _keys: config.keys.clone() };
+        let enforcer = Self {
+            host: host.clone(),
+            folder,
+            place,
+            process: None,
+            capabilities: None,
+            _keys: config.keys.clone(),
+        };
         enforcer.write_policy(&config.policy)?;
         enforcer.write_config(config)?;
         Ok(enforcer)
+    }
+
+    /// From the next start on, the daemon can have no other capabilities than these.
+    pub fn bound_capabilities(&mut self, capabilities: &[Capability]) {
+        self.capabilities = Some(capabilities.to_vec());
     }
 
     /// Starts the daemon (again) and waits until it is ready.
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon of {} runs already", self.host.label());
         let log = File::options().append(true).create(true).open(self.log_file())?;
-        let child = self
-            .host
-            .command(binary()?)
+        let mut command = self.host.command(binary()?);
+        if let Some(capabilities) = &self.capabilities {
+            bound(&mut command, capabilities);
+        }
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(self.config_file())
@@ -215,6 +232,12 @@ impl Enforcer {
         self.process.as_ref().map(Child::id)
     }
 
+    /// Its control socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.place.run_dir.join(&self.place.instance).join("control.sock")
+    }
+
     /// Where its maps, programs and links are pinned.
     #[must_use]
     pub fn pins(&self) -> PathBuf {
@@ -280,6 +303,22 @@ impl Drop for Enforcer {
             eprintln!("log of the enforcer of {}:\n{}", self.host.label(), self.log_tail());
         }
     }
+}
+
+/// Takes all other capabilities out of the bounding set before the program is executed: of root's
+/// capabilities it then gets these and no more.
+pub fn bound(command: &mut Command, capabilities: &[Capability]) {
+    let dropped: Vec<Capability> =
+        caps::all().into_iter().filter(|one| !capabilities.contains(one)).collect();
+    let narrow = move || {
+        for capability in &dropped {
+            // One that this kernel does not know cannot be had either.
+            let _ = caps::drop(None, CapSet::Bounding, *capability);
+        }
+        Ok(())
+    };
+    // SAFETY: after fork only prctl is called, which neither allocates nor locks.
+    unsafe { command.pre_exec(narrow) };
 }
 
 /// How a daemon learns of a new policy.

@@ -34,7 +34,7 @@ pub struct Tool {
 
 use Group::{Bench, Check, E2e, Vm};
 
-const TOOLS: [Tool; 16] = [
+const TOOLS: [Tool; 17] = [
     tool(&[E2e, Bench], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
     tool(&[E2e, Bench], "tc", "iproute2", "loss and delay on links; what is attached where"),
     tool(&[E2e, Bench], "nft", "nftables", "NAT between hosts; the firewall baseline"),
@@ -45,6 +45,7 @@ const TOOLS: [Tool; 16] = [
     tool(&[E2e], "openssl", "openssl", "reads our certificates as a second implementation"),
     tool(&[E2e], "socat", "socat", "clients and servers that are not ours, IPv6 and UDP included"),
     tool(&[E2e], "curl", "curl", "HTTP clients that are not ours"),
+    tool(&[E2e], "systemd-analyze", "systemd", "the unit is well-formed and closed"),
     tool(&[E2e], "ping", "iputils-ping", "ICMP through the datapath"),
     tool(&[Vm], "qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
     tool(&[Vm], "/usr/share/doc/busybox-static", "busybox-static", "the guest's userland"),

@@ -10,6 +10,11 @@ mod explain;
 mod flows;
 mod identities;
 mod output;
+#[allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a command of its own, which a panic would only end: lengths are checked where a segment begins"
+)]
 mod probe;
 mod psk;
 mod reload;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::config::Config;
-use crate::{daemon, logging};
+use crate::{daemon, logging, sandbox};
 
 /// Threads of the daemon's event loop; verification has its own.
 const WORKER_THREADS: usize = 2;
@@ -32,6 +32,8 @@ pub(super) struct Arguments {
 pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(&arguments.config)?;
     logging::init(arguments.log.as_deref(), &config.log.level)?;
+    // Threads have what is left: before the first of them is started.
+    sandbox::enter(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()

@@ -43,7 +43,7 @@ impl fmt::Display for Table {
         for row in &self.rows {
             for (n, cell) in row.iter().enumerate() {
                 if n + 1 < row.len() {
-                    write!(f, "{cell:width$}", width = widths[n] + GAP)?;
+                    write!(f, "{cell:width$}", width = widths.get(n).unwrap_or(&0) + GAP)?;
                 } else {
                     writeln!(f, "{cell}")?;
                 }

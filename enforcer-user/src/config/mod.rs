@@ -4,6 +4,7 @@
 //! shows every key. A duration is a whole number whose key ends in its unit.
 
 mod error;
+mod hardening;
 mod identity;
 mod limits;
 mod mesh;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub use error::{ConfigError, Fault, Faults};
+pub use hardening::{ControlConfig, HardeningConfig, Seccomp};
 pub use identity::{IdentityConfig, MAX_CREDENTIAL_BYTES, MIN_CREDENTIAL_BYTES, TrustConfig};
 pub use limits::Limits;
 pub use mesh::MeshConfig;
@@ -76,6 +78,10 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// What is logged.
     pub log: LogConfig,
+    /// Who may ask the daemon.
+    pub control: ControlConfig,
+    /// What the daemon takes from itself.
+    pub hardening: HardeningConfig,
 }
 
 impl Config {
@@ -107,7 +113,8 @@ impl Config {
         match (source.faults(), config) {
             (None, Some(config)) => Ok(config),
             (Some(faults), _) => Err(ConfigError::Faults(faults)),
-            (None, None) => unreachable!("a value was refused without a fault being noted"),
+            // Every refusal notes a fault; should one forget to, the file is refused all the same.
+            (None, None) => Err(ConfigError::Faults(Faults(Vec::new()))),
         }
     }
 
@@ -117,13 +124,13 @@ impl Config {
         self.bpf_root.join(&self.instance)
     }
 
-    /// The folder of this instance's control socket and lock, mode 0700.
+    /// The folder of this instance's control socket and lock, mode 0700, or 0750 with a group.
     #[must_use]
     pub fn instance_run_dir(&self) -> PathBuf {
         self.run_dir.join(&self.instance)
     }
 
-    /// The control socket, mode 0600.
+    /// The control socket, mode 0600, or 0660 with a group.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
         self.instance_run_dir().join(crate::control::SOCKET_NAME)
@@ -158,6 +165,8 @@ fn read(mut top: Section<'_>, file: &Path) -> Option<Config> {
     let limits = limits::read(top.section("limits"));
     let metrics = settings::metrics(top.section("metrics"));
     let log = settings::log(top.section("log"));
+    let control = hardening::control(top.section("control"));
+    let hardening = hardening::hardening(top.section("hardening"));
     top.finish();
     Some(Config {
         file: file.to_owned(),
@@ -173,6 +182,8 @@ fn read(mut top: Section<'_>, file: &Path) -> Option<Config> {
         limits,
         metrics,
         log,
+        control,
+        hardening,
     })
 }
 

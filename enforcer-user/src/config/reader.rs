@@ -50,7 +50,7 @@ impl<'a> Source<'a> {
 
     /// The line of a byte offset, counted from one.
     pub(super) fn line(&self, at: usize) -> usize {
-        let before = &self.text.as_bytes()[..at.min(self.text.len())];
+        let before = self.text.as_bytes().get(..at).unwrap_or(self.text.as_bytes());
         before.split(|byte| *byte == b'\n').count()
     }
 

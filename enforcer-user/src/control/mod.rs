@@ -1,4 +1,5 @@
-//! The control socket: HTTP/1 and JSON over a Unix socket that only root can open.
+//! The control socket: HTTP/1 and JSON over a Unix socket that only root can open, and to read a group
+//! if one is configured.
 //!
 //! `GET /v1/status`, `/v1/workloads`, `/v1/flows`, `/v1/identities`, `/v1/counters` and `/metrics`;
 //! `POST /v1/explain` and `/v1/reload`.
@@ -6,6 +7,7 @@
 pub mod backend;
 pub mod client;
 mod http;
+mod peer;
 pub mod protocol;
 mod routes;
 pub mod server;
@@ -18,7 +20,7 @@ pub use backend::{Answer, Backend, BackendError};
 pub use client::{Client, ClientError};
 pub use http::{MAX_BODY_BYTES, MAX_CONNECTIONS};
 pub use server::{serve, serve_metrics};
-pub use socket::{ControlSocket, SocketError};
+pub use socket::{ControlSocket, SocketError, find_group};
 
 /// The control socket's file name inside the instance's run folder.
 pub const SOCKET_NAME: &str = "control.sock";

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::backend::{Answer, Backend};
 use super::http::{Reply, backend_refusal, body, json, refusal, reply, wrong_method};
+use super::peer::Peer;
 use super::protocol::{ExplainRequest, FlowQuery, MAX_FLOW_LIMIT};
 use super::server::ANSWER_TIME_LIMIT;
 use crate::metrics;
@@ -17,8 +18,15 @@ use crate::metrics;
 const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /metrics, \
                       POST /v1/explain /v1/reload";
 
+/// Routes that change something: for root only, and noted in the log.
+const CHANGES: [&str; 1] = ["/v1/reload"];
+
 /// Answers one request of the control socket.
-pub(super) async fn control<B: Backend>(backend: Arc<B>, request: Request<Incoming>) -> Reply {
+pub(super) async fn control<B: Backend>(
+    backend: Arc<B>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Reply {
     let expected = match request.uri().path() {
         "/v1/explain" | "/v1/reload" => Method::POST,
         "/v1/status" | "/v1/workloads" | "/v1/flows" | "/v1/identities" | "/v1/counters"
@@ -30,6 +38,11 @@ pub(super) async fn control<B: Backend>(backend: Arc<B>, request: Request<Incomi
     };
     if *request.method() != expected {
         return wrong_method(if expected == Method::GET { "GET" } else { "POST" });
+    }
+    if CHANGES.contains(&request.uri().path())
+        && let Some(refused) = refuse_change(peer, request.uri().path())
+    {
+        return refused;
     }
     match request.uri().path() {
         "/v1/status" => answer(backend.status()).await,
@@ -44,6 +57,17 @@ pub(super) async fn control<B: Backend>(backend: Arc<B>, request: Request<Incomi
         "/v1/reload" => answer(backend.reload()).await,
         _ => metrics_text(&*backend).await,
     }
+}
+
+/// Notes who asks for a change, and refuses who may only read.
+fn refuse_change(peer: Peer, path: &str) -> Option<Reply> {
+    if peer.may_change() {
+        tracing::info!(%peer, "control: {path}");
+        return None;
+    }
+    tracing::warn!(%peer, "control: {path} refused: not root");
+    let text = format!("{path} changes what is enforced; only root may ask for it, not {peer}");
+    Some(refusal(StatusCode::FORBIDDEN, text))
 }
 
 /// Answers one request of the metrics listener: nothing but `GET /metrics`.

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::backend::Backend;
 use super::http::{MAX_CONNECTIONS, Reply, serve_connection};
+use super::peer::Peer;
 use super::routes;
 use super::socket::ControlSocket;
 
@@ -28,7 +29,9 @@ pub async fn serve<B: Backend>(
     backend: Arc<B>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let handler = move |request: Request<Incoming>| routes::control(backend.clone(), request);
+    let handler = move |peer: Peer, request: Request<Incoming>| {
+        routes::control(backend.clone(), peer, request)
+    };
     accept_loop(&socket.listener, Arc::new(handler), shutdown).await;
 }
 
@@ -38,37 +41,44 @@ pub async fn serve_metrics<B: Backend>(
     backend: Arc<B>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let handler = move |request: Request<Incoming>| routes::metrics_only(backend.clone(), request);
+    let handler =
+        move |(), request: Request<Incoming>| routes::metrics_only(backend.clone(), request);
     accept_loop(listener, Arc::new(handler), shutdown).await;
 }
 
 /// What connections come from.
 trait Accept: Sync {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// Who is at the other end, as far as the kernel says.
+    type Peer: Copy + Send + Sync + 'static;
 
-    fn accepted(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn accepted(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Peer)>> + Send;
 }
 
 impl Accept for UnixListener {
     type Stream = UnixStream;
+    type Peer = Peer;
 
-    async fn accepted(&self) -> io::Result<UnixStream> {
-        Ok(self.accept().await?.0)
+    async fn accepted(&self) -> io::Result<(UnixStream, Peer)> {
+        let stream = self.accept().await?.0;
+        let peer = Peer::of(&stream)?;
+        Ok((stream, peer))
     }
 }
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
+    type Peer = ();
 
-    async fn accepted(&self) -> io::Result<TcpStream> {
-        Ok(self.accept().await?.0)
+    async fn accepted(&self) -> io::Result<(TcpStream, ())> {
+        Ok((self.accept().await?.0, ()))
     }
 }
 
 async fn accept_loop<A, H, F>(listener: &A, handler: Arc<H>, shutdown: impl Future<Output = ()>)
 where
     A: Accept,
-    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    H: Fn(A::Peer, Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -81,10 +91,16 @@ where
         };
         tokio::select! {
             () = &mut shutdown => return,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a control connection failed; others go on");
+                }
+            }
             (permit, stream) = next => match (permit, stream) {
-                (Ok(permit), Ok(stream)) => {
-                    connections.spawn(serve_connection(stream, permit, handler.clone()));
+                (Ok(permit), Ok((stream, peer))) => {
+                    let handler = handler.clone();
+                    let answer = Arc::new(move |request| handler(peer, request));
+                    connections.spawn(serve_connection(stream, permit, answer));
                 }
                 (Err(_), _) => return,
                 (Ok(_), Err(error)) => {

@@ -1,4 +1,5 @@
-//! Opening the control socket: one daemon an instance, and nobody but root gets in.
+//! Opening the control socket: one daemon an instance, and nobody gets in but its own user, and the
+//! members of a group if there is one.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -6,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Gid, Group};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -34,6 +36,9 @@ pub enum SocketError {
         /// The path.
         path: PathBuf,
     },
+    /// There is no group of this name.
+    #[error("control.group {0:?}: no such group; `groupadd {0}` makes it")]
+    NoGroup(String),
     /// A step failed.
     #[error("cannot {step} {}: {source}; the control socket needs root and a writable run_dir", path.display())]
     Io {
@@ -57,19 +62,25 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Makes `dir` (mode 0700) if need be, takes the lock, removes a socket that a dead daemon left, and
-    /// listens (mode 0600). Must be called inside a tokio runtime.
+    /// Makes `dir` if need be, takes the lock, removes a socket that a dead daemon left, and listens.
+    /// Folder and socket are for their owner (modes 0700 and 0600), and with a `group` for its members
+    /// too (0750 and 0660). Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`SocketError::Taken`] when another daemon holds the instance; otherwise what failed, on what.
-    pub async fn bind(dir: &Path) -> Result<Self, SocketError> {
+    pub async fn bind(dir: &Path, group: Option<&str>) -> Result<Self, SocketError> {
+        let group = group.map(find_group).transpose()?;
         make_dir(dir)?;
         let lock = lock(dir)?;
         let path = dir.join(SOCKET_NAME);
         clear_stale(dir, &path).await?;
         let listener = UnixListener::bind(&path).map_err(io_error("listen on", &path))?;
-        // The folder is 0700 already, so nobody can connect before the mode is narrowed.
+        // The folder is 0700 still, so nobody can connect before the mode is narrowed.
         restrict(&path, 0o600)?;
+        if let Some(group) = group {
+            open_to(group, &path, 0o660)?;
+            open_to(group, dir, 0o750)?;
+        }
         Ok(Self { listener, path, _lock: lock })
     }
 
@@ -88,7 +99,15 @@ impl Drop for ControlSocket {
     }
 }
 
+/// The folders above are made searchable, and no more: what each instance's folder lets in is its own
+/// affair.
 fn make_dir(dir: &Path) -> Result<(), SocketError> {
+    if let Some(above) = dir.parent().filter(|above| !above.exists()) {
+        let made = DirBuilder::new().recursive(true).mode(0o711).create(above);
+        made.map_err(io_error("make the folder", above))?;
+        // The umask may have narrowed it.
+        restrict(above, 0o711)?;
+    }
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -96,6 +115,23 @@ fn make_dir(dir: &Path) -> Result<(), SocketError> {
         .map_err(io_error("make the folder", dir))?;
     // It may have been there before with a wider mode.
     restrict(dir, 0o700)
+}
+
+/// The number of a group.
+///
+/// # Errors
+/// [`SocketError::NoGroup`].
+pub fn find_group(name: &str) -> Result<Gid, SocketError> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid),
+        _ => Err(SocketError::NoGroup(name.to_owned())),
+    }
+}
+
+fn open_to(group: Gid, path: &Path, mode: u32) -> Result<(), SocketError> {
+    std::os::unix::fs::chown(path, None, Some(group.as_raw()))
+        .map_err(io_error("give to the control group", path))?;
+    restrict(path, mode)
 }
 
 fn restrict(path: &Path, mode: u32) -> Result<(), SocketError> {

@@ -67,7 +67,7 @@ struct Served {
 impl Served {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let socket = ControlSocket::bind(&dir.path().join("i")).await.unwrap();
+        let socket = ControlSocket::bind(&dir.path().join("i"), None).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let shutdown = async { stopped.await.unwrap_or_default() };
@@ -202,14 +202,14 @@ async fn socket_and_folder_are_for_their_owner_only() {
     let path = served.path();
     let dir = served.stop().await;
     assert!(!path.exists(), "the socket must be gone after the server");
-    assert!(ControlSocket::bind(&dir.path().join("i")).await.is_ok());
+    assert!(ControlSocket::bind(&dir.path().join("i"), None).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_second_daemon_is_refused_naming_the_first() {
     let served = Served::start().await;
     let dir = served.dir.path().join("i");
-    let refused = ControlSocket::bind(&dir).await.unwrap_err();
+    let refused = ControlSocket::bind(&dir, None).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
         format!(
@@ -221,7 +221,7 @@ async fn a_second_daemon_is_refused_naming_the_first() {
     );
     // Even where the lock's file was taken away under the first one.
     std::fs::remove_file(dir.join("daemon.lock")).unwrap();
-    let refused = ControlSocket::bind(&dir).await.unwrap_err();
+    let refused = ControlSocket::bind(&dir, None).await.unwrap_err();
     let pid = std::process::id().to_string();
     assert!(matches!(&refused, SocketError::Taken { pid: p, .. } if *p == pid), "{refused}");
     assert!(served.client().status().await.is_ok(), "the first one must be left alone");
@@ -234,9 +234,9 @@ async fn a_dead_daemons_socket_is_replaced_and_anything_else_is_not() {
     // A listener that is dropped leaves its socket behind, as a killed daemon does.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    drop(ControlSocket::bind(dir.path()).await.unwrap());
+    drop(ControlSocket::bind(dir.path(), None).await.unwrap());
     std::fs::write(&path, "precious").unwrap();
-    let refused = ControlSocket::bind(dir.path()).await.unwrap_err();
+    let refused = ControlSocket::bind(dir.path(), None).await.unwrap_err();
     assert!(matches!(refused, SocketError::NotASocket { .. }), "{refused}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }

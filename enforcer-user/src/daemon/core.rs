@@ -69,12 +69,17 @@ enum Happened {
     Tick,
     Sweep,
     Alive,
+    /// What the daemon cannot do without is gone.
+    Lost(String),
     Stop,
 }
 
 impl Core {
     /// Runs until told to stop. What is attached stays attached.
-    pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+    ///
+    /// # Errors
+    /// A part ended that the daemon cannot do without: the next daemon has it again.
+    pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
         loop {
             match self.next(&mut stopped).await {
                 Happened::Held(held) => self.tell(Input::Held(held)),
@@ -86,7 +91,8 @@ impl Core {
                 Happened::Tick => self.on_tick(),
                 Happened::Sweep => self.on_sweep(),
                 Happened::Alive => service::alive(),
-                Happened::Stop => return,
+                Happened::Lost(what) => anyhow::bail!("{what}"),
+                Happened::Stop => return Ok(()),
             }
         }
     }
@@ -100,7 +106,8 @@ impl Core {
         };
         tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => Happened::Stop,
-            held = self.events.held.recv() => held.map_or(Happened::Stop, Happened::Held),
+            ended = self.events.readers.ended() => Happened::Lost(ended),
+            Some(held) = self.events.held.recv() => Happened::Held(held),
             Some(result) = self.pool.results.recv() => Happened::Result(result),
             Some(segment) = self.events.rejected.recv() => Happened::Rejected(segment),
             Some(request) = self.requests.recv() => Happened::Request(request),

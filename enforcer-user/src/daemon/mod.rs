@@ -7,6 +7,10 @@
 //! Start: lock and socket -> keys and policy -> maps and programs -> what is pinned is adopted ->
 //! state of the workloads -> policy -> programs attached -> ready. Stop: the datapath stays as it
 //! is and goes on enforcing.
+//!
+//! A panic never leaves half a daemon: that of a verification or of a reload costs its own result;
+//! that of the event loop, a ring's reader or the control socket ends the daemon, for a supervisor to
+//! start the next. The datapath enforces all the while.
 
 mod apply;
 mod attach;
@@ -27,6 +31,7 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::control::{ControlSocket, serve, serve_metrics};
@@ -45,7 +50,8 @@ const REQUEST_QUEUE: usize = 64;
 /// refuses the datapath.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let socket = ControlSocket::bind(&config.instance_run_dir()).await?;
+    let socket =
+        ControlSocket::bind(&config.instance_run_dir(), config.control.group.as_deref()).await?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
     let (sender, requests) = mpsc::channel(REQUEST_QUEUE);
@@ -53,33 +59,35 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let core = Core::start(Arc::clone(&config), requests)?;
     let metrics = listen_for_metrics(&config).await?;
     let backend = Arc::new(Remote::new(sender));
-    let control = tokio::spawn({
+    let mut tasks = JoinSet::new();
+    tasks.spawn(core.run(stopped.clone()));
+    tasks.spawn({
         let (backend, stopped) = (Arc::clone(&backend), stopped.clone());
-        async move { serve(&socket, backend, until(stopped)).await }
+        async move {
+            serve(&socket, backend, until(stopped)).await;
+            Ok(())
+        }
     });
-    let metrics = metrics.map(|listener| {
-        let stopped = stopped.clone();
-        tokio::spawn(async move { serve_metrics(&listener, backend, until(stopped)).await })
-    });
-    let mut running = tokio::spawn(core.run(stopped));
-    let early = tokio::select! {
+    if let Some(listener) = metrics {
+        tasks.spawn(async move {
+            serve_metrics(&listener, backend, until(stopped)).await;
+            Ok(())
+        });
+    }
+    let ended = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        ended = &mut running => Some(ended),
+        ended = tasks.join_next() => ended,
     };
     service::stopping();
     // Nobody listens any more if all of them ended already.
     let _ = stop.send(true);
-    if early.is_none() {
-        running.await.context("the event loop failed")?;
+    if let Some(ended) = ended {
+        ended.context("a part of the daemon panicked")??;
+        anyhow::bail!("a part of the daemon ended before its time");
     }
-    control.await.context("the control socket failed")?;
-    if let Some(metrics) = metrics {
-        metrics.await.context("the metrics listener failed")?;
-    }
-    if let Some(ended) = early {
-        ended.context("the event loop failed")?;
-        anyhow::bail!("the event loop ended: the event rings cannot be read any more");
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a part of the daemon panicked")??;
     }
     tracing::info!("stopped; the datapath goes on enforcing, `enforcer detach` removes it");
     Ok(())

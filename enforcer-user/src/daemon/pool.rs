@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, available_parallelism};
 
@@ -32,6 +33,8 @@ struct Shared {
     state: Mutex<State>,
     /// Told of each job, and of the end.
     changed: Condvar,
+    /// Jobs that panicked.
+    panics: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +57,11 @@ impl Pool {
                 .context("cannot start a thread for verifications")?;
         }
         Ok(pool)
+    }
+
+    /// Jobs that panicked.
+    pub(super) fn panics(&self) -> u64 {
+        self.shared.panics.load(Ordering::Relaxed)
     }
 
     /// Queues a job; `false` if there is no room.
@@ -94,14 +102,33 @@ impl Shared {
 
 fn work(shared: &Shared, results: &mpsc::Sender<JobResult>) {
     while let Some(job) = shared.next() {
-        let id = job.id;
         // The thread outlives a panic; the engine gives the job up by its age.
-        let Ok(result) = catch_unwind(AssertUnwindSafe(|| job.run())) else {
-            tracing::error!(?id, "a verification panicked; its segments are not let in");
-            continue;
-        };
+        let Some(result) = caught(&shared.panics, || job.run()) else { continue };
         if results.blocking_send(result).is_err() {
             return;
         }
+    }
+}
+
+/// Contains a panic. Jobs are pure: they leave nothing half-changed behind.
+fn caught<T>(panics: &AtomicU64, work: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(work)).ok();
+    if done.is_none() {
+        panics.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("a verification panicked, a defect; its segments are not let in");
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_counted_and_costs_no_more_than_its_own_result() {
+        let panics = AtomicU64::new(0);
+        assert_eq!(caught(&panics, || -> u8 { panic!("as if a parser had a defect") }), None);
+        assert_eq!(caught(&panics, || 7), Some(7));
+        assert_eq!(panics.load(Ordering::Relaxed), 1);
     }
 }

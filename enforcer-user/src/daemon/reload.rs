@@ -2,6 +2,7 @@
 //!
 //! What is refused changes nothing: the policy before it holds, and the status says why.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -29,6 +30,14 @@ type Asked = Vec<Reply<ReloadReport>>;
 pub(super) struct Loaded {
     policy: Result<Policy, String>,
     trust: Result<Option<NewTrust>, String>,
+}
+
+impl Loaded {
+    /// Reading the files panicked: what holds goes on to hold, and the next reload is not held up.
+    fn panicked() -> Self {
+        let problem = "reading it panicked, which is a defect; the log says where".to_owned();
+        Self { policy: Err(problem.clone()), trust: Err(problem) }
+    }
 }
 
 /// Trust that differs from what is in use.
@@ -94,8 +103,9 @@ impl Core {
         state.asked.extend(reply);
         let (config, sender, files) = (Arc::clone(&self.config), state.sender.clone(), state.files);
         tokio::task::spawn_blocking(move || {
+            let loaded = catch_unwind(AssertUnwindSafe(|| load(&config, files)));
             // Nobody receives when the daemon stops.
-            let _ = sender.blocking_send(load(&config, files));
+            let _ = sender.blocking_send(loaded.unwrap_or_else(|_| Loaded::panicked()));
         });
     }
 

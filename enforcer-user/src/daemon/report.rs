@@ -259,6 +259,7 @@ impl Core {
         for (name, counter) in rings {
             report.events.insert(format!("ring_records_{name}"), counter.load(ordering));
         }
+        report.events.insert("verifications_panicked".to_owned(), self.pool.panics());
         Ok(report)
     }
 

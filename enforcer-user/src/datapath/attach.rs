@@ -9,6 +9,7 @@ use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
 use aya::programs::{LinkOrder, MultiProgLink, ProgramError, SchedClassifier, TcAttachType};
+use aya_obj::generated::bpf_attach_type;
 
 use super::error::DatapathError;
 use super::folder::PinFolder;
@@ -22,6 +23,9 @@ const PRIORITY: u16 = 1;
 /// Number of our filters within the priority.
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
+/// The number of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
+
 /// Suffix of the pin under which a link waits to take the place of another.
 const NEXT_SUFFIX: &str = "_next";
 
@@ -33,10 +37,17 @@ pub(super) enum Hook {
 }
 
 impl Hook {
-    pub(super) const fn tc(self) -> TcAttachType {
+    const fn tc(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
+        }
+    }
+
+    pub(super) const fn tcx(self) -> bpf_attach_type {
+        match self {
+            Self::Ingress => bpf_attach_type::BPF_TCX_INGRESS,
+            Self::Egress => bpf_attach_type::BPF_TCX_EGRESS,
         }
     }
 
@@ -70,9 +81,10 @@ impl Mechanism {
     /// Asks the kernel what it has: one without TCX does not know the query.
     #[must_use]
     pub fn probe() -> Self {
-        match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
-            Ok(_) => Self::Tcx,
-            Err(_) => Self::Clsact,
+        match sys::query_chain(LOOPBACK, Hook::Ingress.tcx()) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Self::Clsact,
+            // Whatever else went wrong will go wrong again when programs are attached, and be told.
+            _ => Self::Tcx,
         }
     }
 
@@ -216,10 +228,20 @@ fn position(
     facts: &LinkFacts,
     hook: Hook,
 ) -> Result<Option<usize>, DatapathError> {
-    let failed = || program_error(program, format!("query the chain of {}", facts.name));
-    let id = classifier.info().map_err(failed())?.id();
-    let (_, chain) = SchedClassifier::query_tcx(&facts.name, hook.tc()).map_err(failed())?;
-    Ok(chain.iter().position(|other| other.id() == id))
+    let id = classifier.info().map_err(program_error(program, "read its number"))?.id();
+    let chain = chain(program, &facts.name, facts.ifindex, hook)?;
+    Ok(chain.iter().position(|other| *other == id))
+}
+
+/// The numbers of the programs of a hook, in the order in which they run.
+fn chain(
+    program: &'static str,
+    interface: &str,
+    ifindex: u32,
+    hook: Hook,
+) -> Result<Vec<u32>, DatapathError> {
+    let action = format!("query the chain of {interface}");
+    sys::query_chain(ifindex, hook.tcx()).map_err(|e| program_error(program, action)(e.into()))
 }
 
 fn attach_clsact(
@@ -301,7 +323,7 @@ pub enum Health {
     Displaced {
         /// Our program.
         program: &'static str,
-        /// Name of the program in front.
+        /// Name of the program in front, or `number` and its number.
         by: String,
     },
     /// A program is not attached any more: its traffic is not enforced.
@@ -341,16 +363,14 @@ impl Attachment {
 
     fn check_tcx(&self, hook: &AttachedHook) -> Result<Health, DatapathError> {
         let program = hook.program;
-        let action = format!("query the chain of {}", self.interface);
-        let (_, chain) = SchedClassifier::query_tcx(&self.interface, hook.hook.tc())
-            .map_err(program_error(program, action))?;
-        if !chain.iter().any(|other| other.id() == hook.program_id) {
+        let chain = chain(program, &self.interface, self.ifindex, hook.hook)?;
+        if !chain.contains(&hook.program_id) {
             return Ok(Health::Detached { program });
         }
         match chain.first() {
-            Some(first) if first.id() != hook.program_id => {
-                let by = first.name_as_str().unwrap_or("without a name").to_owned();
-                Ok(Health::Displaced { program, by })
+            Some(first) if *first != hook.program_id => {
+                // Its name is for those with CAP_SYS_ADMIN: `bpftool prog show id` tells it.
+                Ok(Health::Displaced { program, by: format!("number {first}") })
             }
             _ => Ok(Health::InPlace),
         }

@@ -1,9 +1,7 @@
 //! The TCP checksum of a whole frame.
 
 use enforcer_common::wire::checksum::{fold, sum_bytes, transport};
-use enforcer_common::wire::frame::{
-    ETHERNET_BYTES, Frame, IPV6_BYTES, Packet, TCP_BYTES, parse, protocol,
-};
+use enforcer_common::wire::frame::{ETHERNET_BYTES, Frame, IPV6_BYTES, Packet, parse, protocol};
 
 /// Offset of the checksum in the TCP header (RFC 9293 3.1).
 const FIELD: usize = 16;
@@ -56,8 +54,8 @@ fn read_field(segment: &[u8]) -> u16 {
 }
 
 fn write_field(segment: &mut [u8], value: [u8; 2]) {
-    if segment.len() >= TCP_BYTES {
-        segment[FIELD..FIELD + 2].copy_from_slice(&value);
+    if let Some(field) = segment.get_mut(FIELD..FIELD + 2) {
+        field.copy_from_slice(&value);
     }
 }
 

@@ -130,7 +130,7 @@ pub enum DatapathError {
         interface: String,
         /// Our program.
         program: &'static str,
-        /// Name of the program in front.
+        /// Name of the program in front, or `number` and its number.
         by: String,
     },
     /// A workload was to be attached before its state was written.
@@ -176,7 +176,8 @@ impl DatapathError {
 /// The next step where the kernel says no for lack of rights.
 fn hint(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::PermissionDenied {
-        "; the enforcer needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (run it as root)"
+        "; the enforcer must run as root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and with \
+         CAP_SYS_ADMIN where it has to mount the bpf file system"
     } else {
         ""
     }

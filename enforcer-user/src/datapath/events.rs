@@ -49,7 +49,24 @@ pub struct Events {
     pub rejected: mpsc::Receiver<RejectedSegment>,
     /// What was lost.
     pub counters: Arc<EventCounters>,
-    _readers: JoinSet<()>,
+    /// The tasks that fill the queues.
+    pub readers: Readers,
+}
+
+/// One task for each ring; dropping it ends them.
+#[derive(Debug)]
+pub struct Readers(JoinSet<&'static str>);
+
+impl Readers {
+    /// Waits until a reader ends, which none does before the queues are dropped unless its ring cannot
+    /// be read any more or it panicked. Says which.
+    pub async fn ended(&mut self) -> String {
+        match self.0.join_next().await {
+            Some(Ok(ring)) => format!("event ring {ring} cannot be read any more"),
+            Some(Err(error)) => format!("the reader of an event ring failed: {error}"),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Events {
@@ -70,7 +87,7 @@ impl Events {
         if let Some(logger) = open_log(loaded)? {
             readers.spawn(read_log(logger));
         }
-        Ok(Self { held, rejected, counters, _readers: readers })
+        Ok(Self { held, rejected, counters, readers: Readers(readers) })
     }
 }
 
@@ -94,13 +111,13 @@ async fn read<T>(
     parse: fn(&[u8]) -> Option<T>,
     sender: mpsc::Sender<T>,
     counters: Arc<EventCounters>,
-) {
+) -> &'static str {
     while !sender.is_closed() {
         let mut guard = match ring.readable_mut().await {
             Ok(guard) => guard,
             Err(error) => {
                 tracing::error!(ring = name, %error, "event ring cannot be read any more");
-                return;
+                return name;
             }
         };
         if drain(guard.get_inner_mut(), parse, &sender, &counters) < BURST {
@@ -108,6 +125,7 @@ async fn read<T>(
         }
         tokio::task::yield_now().await;
     }
+    name
 }
 
 fn drain<T>(
@@ -143,12 +161,13 @@ fn open_log(loaded: &mut Loaded) -> Result<Option<Logger>, DatapathError> {
     logger.map(Some).map_err(|e| failed(e.into()))
 }
 
-async fn read_log(mut logger: Logger) {
+async fn read_log(mut logger: Logger) -> &'static str {
     while let Ok(mut guard) = logger.readable_mut().await {
         guard.get_inner_mut().flush();
         guard.clear_ready();
         tokio::task::yield_now().await;
     }
+    "AYA_LOGS"
 }
 
 /// Hands records of the `log` crate, which `aya-log` makes, to `tracing`.

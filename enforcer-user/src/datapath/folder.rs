@@ -119,7 +119,7 @@ impl PinFolder {
 
 /// Mounts a bpf file system unless `root`, or the closest folder above it that exists, is on one:
 /// at [`STANDARD_MOUNT`] for a root below it, else at the root itself.
-fn mount_if_needed(root: &Path) -> Result<(), DatapathError> {
+pub(super) fn mount_if_needed(root: &Path) -> Result<(), DatapathError> {
     let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     if is_bpffs(existing) {
         return Ok(());

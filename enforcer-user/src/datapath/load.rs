@@ -6,6 +6,7 @@ use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 use aya_obj::{EbpfSectionKind, Object};
 use enforcer_common::abi::{ABI_VERSION, Config, NonceState};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::error::DatapathError;
 use super::folder::PinFolder;
@@ -175,10 +176,10 @@ fn check_maps(
     let mut names: Vec<&String> = object.maps.keys().collect();
     names.sort();
     for name in names {
+        let Some(map) = object.maps.get(name) else { continue };
         if !is_pinned(object, name) || !folder.has(name) {
             continue;
         }
-        let map = &object.maps[name];
         let info = MapInfo::from_pin(folder.pin(name)).map_err(|source| DatapathError::Abi {
             folder: folder.path().to_owned(),
             map: format!("{name} ({source})"),
@@ -227,9 +228,10 @@ fn abi_error(
 
 /// Sections of constants and variables become maps too; they belong to the programs.
 fn is_pinned(object: &Object, name: &str) -> bool {
-    let section = object.maps[name].section_kind();
-    let is_data =
-        matches!(section, EbpfSectionKind::Bss | EbpfSectionKind::Data | EbpfSectionKind::Rodata);
+    let is_data = object.maps.get(name).is_none_or(|map| {
+        let section = map.section_kind();
+        matches!(section, EbpfSectionKind::Bss | EbpfSectionKind::Data | EbpfSectionKind::Rodata)
+    });
     !is_data && !UNPINNED.contains(&name)
 }
 
@@ -287,15 +289,16 @@ fn write_state(
 /// A fresh secret with every start of the daemon: the map may be new, the machine a restored copy.
 /// The counter only moves on, so that nonces drawn while the value is replaced do not come again.
 fn renew_nonces(folder: &PinFolder) -> Result<(), DatapathError> {
-    let before: NonceState = read_single(folder, "NONCES")?;
-    let mut secret = [0u8; 32];
-    getrandom::fill(&mut secret)?;
-    let words = secret.as_chunks::<4>().0;
-    let state = NonceState {
-        secret: std::array::from_fn(|i| u32::from_ne_bytes(words[i])),
-        counter: before.counter.wrapping_add(NONCE_GAP),
-    };
-    write_single(folder, "NONCES", state)
+    let mut state: NonceState = read_single(folder, "NONCES")?;
+    let mut secret = Zeroizing::new([0u8; 32]);
+    getrandom::fill(&mut *secret)?;
+    for (word, bytes) in state.secret.iter_mut().zip(secret.as_chunks::<4>().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    state.counter = state.counter.wrapping_add(NONCE_GAP);
+    let written = write_single(folder, "NONCES", state);
+    state.secret.zeroize();
+    written
 }
 
 fn single<V: Pod>(

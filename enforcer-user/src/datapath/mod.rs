@@ -37,7 +37,7 @@ pub use attach::{Attachment, Health, Mechanism};
 pub use clock::{Clock, boot_ns};
 pub use detach::Report;
 pub use error::DatapathError;
-pub use events::{EventCounters, Events};
+pub use events::{EventCounters, Events, Readers};
 pub use folder::PinFolder;
 pub use interface::address;
 pub use load::{Loaded, Settings, object};
@@ -56,6 +56,14 @@ use sweep::{Sweeper, Tools};
 /// Its daemon still runs, or the kernel refuses.
 pub fn detach(config: &Config) -> anyhow::Result<Report> {
     Ok(detach::detach(&config.pin_dir())?)
+}
+
+/// Mounts a bpf file system where an instance pins, if there is none: what takes `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// It cannot be mounted.
+pub fn mount_bpf(config: &Config) -> anyhow::Result<()> {
+    Ok(folder::mount_if_needed(&config.bpf_root)?)
 }
 
 impl From<&Config> for Settings {
@@ -171,7 +179,6 @@ impl Datapath {
             other @ (Output::Verify(_)
             | Output::Remember(_)
             | Output::Log(_)
-            | Output::LogRefusal(_)
             | Output::Problem(_)) => {
                 return Ok(Some(other));
             }

@@ -122,7 +122,8 @@ pub(super) fn remove_filter(
     let mut body = tcmsg(ifindex, handle, parent);
     let protocol = ETH_P_ALL.to_be();
     let info = u32::from(priority) << 16 | u32::from(protocol);
-    body[TCMSG_BYTES - 4..].copy_from_slice(&info.to_ne_bytes());
+    body.truncate(TCMSG_BYTES - 4);
+    body.extend(info.to_ne_bytes());
     match request(libc::RTM_DELTFILTER, 0, &body) {
         Ok(_) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -175,7 +176,7 @@ fn request(kind: u16, flags: i32, body: &[u8]) -> io::Result<Vec<Answer>> {
     let mut buffer = vec![0u8; BUFFER_BYTES];
     for _ in 0..MAX_DATAGRAMS {
         let length = socket.read(&mut buffer)?;
-        for answer in split(&buffer[..length])? {
+        for answer in split(buffer.get(..length).unwrap_or_default())? {
             match i32::from(answer.kind) {
                 libc::NLMSG_ERROR => return finish(&answer.body, answers),
                 libc::NLMSG_DONE => return Ok(answers),
@@ -287,8 +288,8 @@ fn read_filter(body: &[u8]) -> Option<Filter> {
 }
 
 fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 fn zero_ended(text: &str) -> Vec<u8> {

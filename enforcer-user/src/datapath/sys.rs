@@ -3,7 +3,10 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use aya_obj::generated::{bpf_attr, bpf_cmd};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+
+/// The most programs of one chain (`BPF_MPROG_MAX`, kernel commit 053c8e1f235d).
+const MAX_CHAIN: usize = 64;
 
 /// Looks up many entries at once (`BPF_MAP_LOOKUP_BATCH`); returns how many the kernel wrote and
 /// whether it reached the end of the map.
@@ -43,6 +46,22 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     attr.link_detach.link_fd = number(link);
     // SAFETY: the command reads nothing but the descriptor's number.
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }
+}
+
+/// The numbers of the programs in the TCX chain of a hook, in the order in which they run
+/// (`BPF_PROG_QUERY`). aya's query also opens every program, which takes `CAP_SYS_ADMIN`.
+pub(super) fn query_chain(ifindex: u32, hook: bpf_attach_type) -> io::Result<Vec<u32>> {
+    let mut ids = [0u32; MAX_CHAIN];
+    let mut attr = empty();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = hook as u32;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = 64;
+    // SAFETY: the kernel writes at most `count` numbers to `ids`, which outlives the call.
+    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) }?;
+    // SAFETY: the kernel set `count`.
+    let count = unsafe { attr.query.__bindgen_anon_2.count } as usize;
+    Ok(ids.iter().take(count).copied().collect())
 }
 
 fn empty() -> bpf_attr {

@@ -65,7 +65,7 @@ impl<'a> Scan<'a> {
         for _ in 0..entries {
             let start = self.at;
             self.item(depth)?;
-            let key = &self.bytes[start..self.at];
+            let key = self.bytes.get(start..self.at).ok_or(Malformed("truncated"))?;
             if previous.is_some_and(|previous| previous >= key) {
                 return Err(NotCanonical("map keys are not in ascending order"));
             }
@@ -77,7 +77,7 @@ impl<'a> Scan<'a> {
 
     /// Major type, 0 to 5, and argument, the argument in its shortest form (RFC 8949 3 and 4.2.1).
     fn head(&mut self) -> Result<(u8, u64), EncodingError> {
-        let first = self.take(1)?[0];
+        let first = *self.take(1)?.first().ok_or(Malformed("truncated"))?;
         let (major, info) = (first >> 5, first & 0x1f);
         if major > 5 {
             return Err(Malformed("tags, floats and simple values are not used"));
@@ -100,7 +100,7 @@ impl<'a> Scan<'a> {
     }
 
     fn take(&mut self, len: u64) -> Result<&'a [u8], EncodingError> {
-        let rest = &self.bytes[self.at..];
+        let rest = self.bytes.get(self.at..).ok_or(Malformed("truncated"))?;
         let len = usize::try_from(len).map_err(|_| Malformed("truncated"))?;
         let taken = rest.get(..len).ok_or(Malformed("truncated"))?;
         self.at += len;

@@ -77,7 +77,7 @@ impl Namespace {
         let segments: Vec<&str> = self.segments().collect();
         (0..=segments.len())
             .rev()
-            .map(move |n| Self(format!("/{}", segments[..n].join("/"))))
+            .map(move |n| Self(format!("/{}", segments.get(..n).unwrap_or_default().join("/"))))
             .collect::<Vec<_>>()
             .into_iter()
     }

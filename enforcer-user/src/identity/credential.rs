@@ -103,7 +103,7 @@ pub fn identity_id(identity: &Identity) -> u64 {
 }
 
 pub(super) fn first_eight(digest: &[u8; 32]) -> [u8; 8] {
-    std::array::from_fn(|n| digest[n])
+    digest.first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -85,6 +85,10 @@ impl Envelope {
     }
 
     /// The one byte form of these parts under `seal`.
+    #[allow(
+        clippy::expect_used,
+        reason = "the parts have a form of their own making, and memory takes them"
+    )]
     pub fn encode(&self, seal: &[u8]) -> Vec<u8> {
         let protected = self.protected();
         let unprotected = Header::default();
@@ -137,11 +141,12 @@ pub fn open(kind: Kind, bytes: &[u8]) -> Result<Opened, EncodingError> {
         return Err(Malformed("not the expected COSE tag"));
     }
     let len = 1 + deterministic_item(item)?;
-    let (header, payload, seal) = take_apart(kind, &bytes[..len])?;
+    let bytes = bytes.get(..len).ok_or(Malformed("truncated"))?;
+    let (header, payload, seal) = take_apart(kind, bytes)?;
     let payload = payload.ok_or(Malformed("no payload"))?;
     let envelope =
         Envelope { kind, key_id: key_id(kind, header)?, payload: Payload::decode(&payload)? };
-    if envelope.encode(&seal) != bytes[..len] {
+    if envelope.encode(&seal) != bytes {
         return Err(NotCanonical("not the form its own content encodes to"));
     }
     Ok(Opened { envelope, seal, len })

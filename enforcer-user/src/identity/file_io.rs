@@ -92,6 +92,7 @@ fn open(path: &Path) -> Result<File, FileIoError> {
 }
 
 /// Reads into one allocation of the full size: growing would leave copies of a secret behind.
+#[allow(clippy::indexing_slicing, reason = "the loop ends where the buffer does")]
 fn read(path: &Path, file: &File) -> Result<Zeroizing<Vec<u8>>, FileIoError> {
     let not_plain = || FileIoError::NotPlain { path: path.to_owned() };
     if !file.metadata().map_err(system(path, "read its type"))?.is_file() {

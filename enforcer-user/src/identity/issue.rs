@@ -346,7 +346,8 @@ fn label_sizes(identity: &Identity) -> String {
     let mut text = String::new();
     for (bytes, key, value) in labels {
         let separator = if text.is_empty() { "" } else { ", " };
-        write!(text, "{separator}{key}={value} ({bytes} bytes)").expect("writing to a String");
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{separator}{key}={value} ({bytes} bytes)");
     }
     if text.is_empty() { "it has none, so its names are too long".to_owned() } else { text }
 }

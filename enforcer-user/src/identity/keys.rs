@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use thiserror::Error;
 use x25519_dalek::{PublicKey as X25519Public, StaticSecret};
-use zeroize::Zeroizing;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::contexts;
 
@@ -28,6 +28,9 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
 
 /// The Ed25519 key of a node or an authority (RFC 8032).
 pub struct SigningKey(Ed25519);
+
+// The key inside erases itself.
+impl ZeroizeOnDrop for SigningKey where Ed25519: ZeroizeOnDrop {}
 
 impl SigningKey {
     /// A fresh key from the system's randomness.
@@ -52,6 +55,7 @@ impl SigningKey {
     /// # Panics
     /// Never: an Ed25519 key has a fixed size, so it always has this form.
     #[must_use]
+    #[allow(clippy::expect_used, reason = "a key of fixed size always has this form")]
     pub fn to_pem(&self) -> Zeroizing<String> {
         self.0.to_pkcs8_pem(LineEnding::LF).expect("an Ed25519 key always has a PKCS#8 form")
     }
@@ -75,6 +79,9 @@ impl fmt::Debug for SigningKey {
 
 /// The X25519 secret of one credential (RFC 7748); it lives as long as that credential.
 pub struct AgreementKey(StaticSecret);
+
+// The secret inside erases itself.
+impl ZeroizeOnDrop for AgreementKey where StaticSecret: ZeroizeOnDrop {}
 
 impl AgreementKey {
     /// A fresh key from the system's randomness.
@@ -126,6 +133,9 @@ pub enum PskError {
 #[derive(Clone)]
 pub struct PresharedKey(Zeroizing<[u8; 32]>);
 
+// The bytes inside erase themselves.
+impl ZeroizeOnDrop for PresharedKey where Zeroizing<[u8; 32]>: ZeroizeOnDrop {}
+
 impl PresharedKey {
     /// A fresh key from the system's randomness.
     pub fn generate() -> Result<Self, NoRandomness> {
@@ -144,14 +154,15 @@ impl PresharedKey {
             return Err(PskError::Form);
         }
         let mut bytes = Zeroizing::new([0; 32]);
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        for (byte, [high, low]) in bytes.iter_mut().zip(digits.as_chunks().0) {
+            *byte = nibble(*high)? << 4 | nibble(*low)?;
         }
         Self::from_bytes(&bytes)
     }
 
     /// 64 hexadecimal digits and a newline.
     #[must_use]
+    #[allow(clippy::indexing_slicing, reason = "a nibble is below 16")]
     pub fn to_hex(&self) -> Zeroizing<String> {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         // The full size at once: growing would leave copies of the key behind.
@@ -179,6 +190,7 @@ impl PresharedKey {
         self.hmac(message).verify_slice(tag).is_ok()
     }
 
+    #[allow(clippy::expect_used, reason = "HMAC takes a key of any length")]
     fn hmac(&self, message: &[u8]) -> Hmac<Sha256> {
         let key = Zeroizing::new(blake3::derive_key(contexts::CREDENTIAL_KEY_PSK, &*self.0));
         let mut mac =
@@ -203,11 +215,13 @@ fn nibble(digit: u8) -> Result<u8, PskError> {
 fn is_patterned(bytes: &[u8; 32]) -> bool {
     let mut seen = [false; 256];
     for byte in bytes {
-        seen[usize::from(*byte)] = true;
+        if let Some(seen) = seen.get_mut(usize::from(*byte)) {
+            *seen = true;
+        }
     }
     let distinct = seen.iter().filter(|seen| **seen).count();
     let step = bytes[1].wrapping_sub(bytes[0]);
-    let counts = bytes.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == step);
+    let counts = bytes.array_windows().all(|[a, b]| b.wrapping_sub(*a) == step);
     distinct < 16 || counts || bytes[..16] == bytes[16..]
 }
 

@@ -76,9 +76,7 @@ pub fn pair_keys(
 }
 
 fn derive(context: &str, secret: &[u8; 32], initiator: &[u8; 32], responder: &[u8; 32]) -> PairKey {
-    let mut material = Zeroizing::new([0; 96]);
-    material[..32].copy_from_slice(secret);
-    material[32..64].copy_from_slice(initiator);
-    material[64..].copy_from_slice(responder);
-    PairKey(blake3::derive_key(context, &*material))
+    let mut material = Zeroizing::new([[0; 32]; 3]);
+    *material = [*secret, *initiator, *responder];
+    PairKey(blake3::derive_key(context, material.as_flattened()))
 }

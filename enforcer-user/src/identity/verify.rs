@@ -122,7 +122,7 @@ impl Verifier {
         let Binding::Agreement(x25519) = credential.binding else {
             return Err(malformed("no X25519 key"));
         };
-        let candidate = self.node_certificate(&bytes[opened.len..], now)?;
+        let candidate = self.node_certificate(bytes.get(opened.len..).unwrap_or_default(), now)?;
         let node = &candidate.certificate;
         let hash = hash(bytes);
         check_under_node(&credential, node)?;

@@ -143,8 +143,10 @@ fn walk_has(operand: &Value, found: &mut Dependencies) {
         Value::String(attribute) => walk_named(left, attribute, found),
         Value::Array(path) => {
             let path: Vec<&str> = path.iter().filter_map(Value::as_str).collect();
-            for pair in path.windows(2).filter(|pair| pair[0] == "labels") {
-                found.labels.insert(pair[1].to_owned());
+            for [first, second] in path.array_windows() {
+                if *first == "labels" {
+                    found.labels.insert((*second).to_owned());
+                }
             }
             walk_named(left, path.first().copied().unwrap_or_default(), found);
         }
@@ -157,9 +159,9 @@ fn walk_named(left: &Value, attribute: &str, found: &mut Dependencies) {
     if left["Var"] == "context" {
         found.reads.port |= attribute == "port";
         found.reads.time |= attribute == "time";
-    } else if left["."]["attr"] == "labels" {
+    } else if left.pointer("/./attr").is_some_and(|of| of == "labels") {
         found.labels.insert(attribute.to_owned());
-        walk(&left["."]["left"], found);
+        walk(left.pointer("/./left").unwrap_or(&Value::Null), found);
     } else {
         walk(left, found);
     }

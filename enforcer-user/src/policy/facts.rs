@@ -45,7 +45,7 @@ fn fact(access: &Value, asked: &Request<'_>) -> Option<String> {
         return Some(format!("{variable}.{attribute} is {value}"));
     }
     let of = &left["."];
-    let variable = of["left"]["Var"].as_str().filter(|_| of["attr"] == "labels")?;
+    let variable = of.pointer("/left/Var")?.as_str().filter(|_| of["attr"] == "labels")?;
     let identity = workload(variable, asked)?;
     Some(match identity.labels().get(attribute) {
         Some(value) => format!("{variable}.labels.{attribute} is {value:?}"),

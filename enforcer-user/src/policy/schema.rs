@@ -146,6 +146,7 @@ fn uid(of: &EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(of.clone(), EntityId::new(id))
 }
 
+#[allow(clippy::expect_used, reason = "the names are our own constants")]
 fn entity_type(name: &str) -> EntityTypeName {
     EntityTypeName::from_str(name).expect("a plain identifier is an entity type name")
 }

@@ -134,7 +134,8 @@ impl Daemon {
     pub fn start(unready: usize) -> Self {
         let runtime = Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let socket = runtime.block_on(ControlSocket::bind(&dir.path().join("default"))).unwrap();
+        let socket =
+            runtime.block_on(ControlSocket::bind(&dir.path().join("default"), None)).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let fake = Fake { unready, asked: AtomicUsize::new(0), flows_asked: AtomicUsize::new(0) };
         runtime.spawn(async move {

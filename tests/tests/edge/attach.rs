@@ -106,7 +106,7 @@ fn wait_until(datapath: &Datapath, expected: &Health) {
 }
 
 /// Puts a program in front of what leaves by `near`, for as long as the first of what is returned lives; the second
-/// is the program's name.
+/// is what it is called by.
 fn another_program_in_front() -> (Ebpf, String) {
     let name = "reinject";
     let mut loader = EbpfLoader::new();
@@ -118,7 +118,8 @@ fn another_program_in_front() -> (Ebpf, String) {
     program.load().unwrap();
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     program.attach_with_options("near", TcAttachType::Egress, first).unwrap();
-    (other, name.to_owned())
+    let by = format!("number {}", program.info().unwrap().id());
+    (other, by)
 }
 
 #[test]

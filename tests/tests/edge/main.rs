@@ -4,6 +4,7 @@
 
 mod adopt;
 mod attach;
+mod capabilities;
 mod events;
 mod place;
 mod reset;

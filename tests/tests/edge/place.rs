@@ -98,7 +98,17 @@ pub fn start(config: &Config) -> (Datapath, Events) {
 /// The same by one mechanism. Connections older than the attachment are adopted until `adopt_until_ns`.
 pub fn start_by(config: &Config, by: Mechanism, adopt_until_ns: u64) -> (Datapath, Events) {
     let (mut datapath, events) = Datapath::open_by(config, by).unwrap();
-    let value = WorkloadValue {
+    let value = workload_value(adopt_until_ns);
+    datapath.maps.workloads.insert(&WORKLOAD_ID.into(), &value).unwrap();
+    datapath.add_workload(WORKLOAD_ID, &config.workloads[0]).unwrap();
+    datapath.finish_start().unwrap();
+    (datapath, events)
+}
+
+/// The workload, as far as a program must know it. Connections older than the attachment are adopted until
+/// `adopt_until_ns`.
+pub fn workload_value(adopt_until_ns: u64) -> WorkloadValue {
+    WorkloadValue {
         identity: 1,
         credential: [0; 8],
         adopt_until_ns,
@@ -106,11 +116,7 @@ pub fn start_by(config: &Config, by: Mechanism, adopt_until_ns: u64) -> (Datapat
         flags: 0,
         zero: 0,
         name: [0; WORKLOAD_NAME_BYTES],
-    };
-    datapath.maps.workloads.insert(&WORKLOAD_ID.into(), &value).unwrap();
-    datapath.add_workload(WORKLOAD_ID, &config.workloads[0]).unwrap();
-    datapath.finish_start().unwrap();
-    (datapath, events)
+    }
 }
 
 /// What the watchdog says of the workload.

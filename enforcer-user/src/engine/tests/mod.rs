@@ -263,7 +263,6 @@ fn kind(output: &Output) -> &'static str {
         Output::Reinject { .. } => "reinject",
         Output::Remember(_) => "remember",
         Output::Log(_) => "log",
-        Output::LogRefusal(_) => "refusal",
         Output::Problem(_) => "problem",
     }
 }

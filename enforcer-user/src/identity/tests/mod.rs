@@ -5,6 +5,7 @@ mod issue;
 mod pair;
 mod refused;
 mod refused_vectors;
+mod secrets;
 mod vectors;
 mod verify;
 

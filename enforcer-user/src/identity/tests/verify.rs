@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::identity::credential::identity_id;
-use crate::identity::{Proof, Revocations, VerifyError};
+use crate::identity::{CLOCK_SKEW_SECONDS, Proof, Revocations, VerifyError};
 
 fn reason(verifier: &Verifier, bytes: &[u8], now: u64) -> &'static str {
     verifier.verify(bytes, now).expect_err("a credential was accepted").reason()
@@ -155,6 +155,11 @@ fn a_node_may_judge_its_own_certificate_before_it_signs() {
     assert_eq!(pki.verifier.verify_node_certificate(&pki.certificate, NOW), Ok(()));
     let late = pki.verifier.verify_node_certificate(&pki.certificate, NOW + DAY);
     assert!(matches!(late, Err(VerifyError::Expired { .. })));
+    // A clock that runs ahead is allowed for at the start, to the second, and never at the end.
+    let at = |now| pki.verifier.verify_node_certificate(&pki.certificate, now);
+    assert_eq!(at(NOW - CLOCK_SKEW_SECONDS), Ok(()));
+    assert!(matches!(at(NOW - CLOCK_SKEW_SECONDS - 1), Err(VerifyError::NotYetValid { .. })));
+    assert_eq!(at(NOW + DAY - 1), Ok(()));
     let foreign = certificate(&authority(9), &pki.node_seed, "/", DAY);
     let refused = pki.verifier.verify_node_certificate(&foreign, NOW).unwrap_err();
     assert_eq!(refused.reason(), "wrong_authority");
