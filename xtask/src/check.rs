@@ -64,7 +64,8 @@ fn ebpf_lints() -> Result<()> {
 
 fn docs() -> Result<()> {
     let mut doc = process::cargo();
-    doc.args(["doc", "--no-deps", "--workspace", "--exclude", "enforcer-ebpf"]);
+    doc.args(["doc", "--no-deps", "--workspace"]);
+    doc.args(["--exclude", "enforcer-ebpf", "--exclude", "enforcer-fuzz"]);
     process::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
 }
 

@@ -6,6 +6,7 @@ mod budget;
 mod build;
 mod check;
 mod demo;
+mod fuzz;
 mod mutate;
 mod process;
 mod project;
@@ -40,6 +41,8 @@ enum Task {
     Run(run::Options),
     /// Run the tests and print `N passed, N failed` in a last plain line
     Test(test::Options),
+    /// Search for inputs that break a parser, or part the programs from the pure datapath
+    Fuzz(fuzz::Options),
     /// Show the enforcer at work between three hosts
     Demo(demo::Options),
     /// Measure the enforcer against the native stack
@@ -64,6 +67,7 @@ fn run(task: Task) -> Result<()> {
         Task::Build(options) => build::run(&options),
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Check(options) => check::run(&options),

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::build::{self, Variant};
 use crate::tally::Tally;
 use crate::tools::Group;
-use crate::{mutate, process, project, setup, vm};
+use crate::{fuzz, mutate, process, project, setup, vm};
 
 const TESTS: &str = "enforcer-tests";
 /// Test files that run single packets through programs are named so.
@@ -32,7 +32,7 @@ const THREADS: &str = "2";
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
 pub struct Options {
-    /// The layer to run; without it unit, prog and e2e
+    /// The layer to run; without it unit, prog, fuzz and e2e
     #[arg(value_enum)]
     layer: Option<Layer>,
     /// The kernels to boot, for vm; without it all
@@ -51,6 +51,8 @@ pub enum Layer {
     /// Programs in this kernel: packet in, packet out, verdict and counter; the daemon's edge to
     /// the kernel (root)
     Prog,
+    /// Every fuzz target: its committed inputs, and a short search behind them (root)
+    Fuzz,
     /// Two enforcers and real sockets in network namespaces (root)
     E2e,
     /// The load gate and the program tests in other kernels, under qemu
@@ -63,7 +65,7 @@ pub enum Layer {
 pub fn run(options: &Options) -> Result<()> {
     let layers = match options.layer {
         Some(layer) => vec![layer],
-        None => vec![Layer::Unit, Layer::Prog, Layer::E2e],
+        None => vec![Layer::Unit, Layer::Prog, Layer::Fuzz, Layer::E2e],
     };
     let mut sum = Tally::default();
     for layer in layers {
@@ -81,6 +83,7 @@ fn run_layer(layer: Layer, options: &Options) -> Result<Tally> {
     match layer {
         Layer::Unit => unit(arguments),
         Layer::Prog => prog(arguments),
+        Layer::Fuzz => fuzz::layer(),
         Layer::E2e => e2e(arguments),
         Layer::Vm if options.kernel.is_empty() => vm::run(&vm::Version::ALL),
         Layer::Vm => vm::run(&options.kernel),
@@ -197,12 +200,22 @@ pub fn test_programs(variant: &Variant) -> Result<Vec<TestProgram>> {
     build.args(["test", "--no-run", "--package", TESTS, "--lib", "--tests"]);
     build.arg("--message-format=json-render-diagnostics");
     variant.apply(&mut build);
-    let (output, success) = process::captured(&mut build)?;
+    Ok(messages(&mut build)?.into_iter().filter_map(test_program).collect())
+}
+
+/// Builds programs with a cargo command; name and path of each.
+pub fn built(build: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+    build.arg("--message-format=json-render-diagnostics");
+    let named = |message: Message| Some((message.target?.name, message.executable?));
+    Ok(messages(build)?.into_iter().filter_map(named).collect())
+}
+
+fn messages(build: &mut Command) -> Result<Vec<Message>> {
+    let (output, success) = process::captured(build)?;
     if !success {
-        bail!("failed: {}", process::shown(&build));
+        bail!("failed: {}", process::shown(build));
     }
-    let messages = output.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
-    Ok(messages.filter_map(test_program).collect())
+    Ok(output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 fn test_program(message: Message) -> Option<TestProgram> {

@@ -17,6 +17,8 @@ pub enum Group {
     Bench,
     /// Formatting, lints and dependency checks
     Check,
+    /// Fuzzing
+    Fuzz,
     /// Booting other kernels
     Vm,
 }
@@ -32,9 +34,9 @@ pub struct Tool {
     pub why: &'static str,
 }
 
-use Group::{Bench, Check, E2e, Vm};
+use Group::{Bench, Check, E2e, Fuzz, Vm};
 
-const TOOLS: [Tool; 17] = [
+const TOOLS: [Tool; 19] = [
     tool(&[E2e, Bench], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
     tool(&[E2e, Bench], "tc", "iproute2", "loss and delay on links; what is attached where"),
     tool(&[E2e, Bench], "nft", "nftables", "NAT between hosts; the firewall baseline"),
@@ -47,6 +49,8 @@ const TOOLS: [Tool; 17] = [
     tool(&[E2e], "curl", "curl", "HTTP clients that are not ours"),
     tool(&[E2e], "systemd-analyze", "systemd", "the unit is well-formed and closed"),
     tool(&[E2e], "ping", "iputils-ping", "ICMP through the datapath"),
+    tool(&[Fuzz], "c++", "g++", "compiles libFuzzer"),
+    tool(&[Fuzz], "ip", "iproute2", "a network namespace for the programs"),
     tool(&[Vm], "qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
     tool(&[Vm], "/usr/share/doc/busybox-static", "busybox-static", "the guest's userland"),
     tool(&[Vm], "cpio", "cpio", "packs the guest's root file system"),

@@ -19,7 +19,7 @@ mod tests;
 pub use backend::{Answer, Backend, BackendError};
 pub use client::{Client, ClientError};
 pub use http::{MAX_BODY_BYTES, MAX_CONNECTIONS};
-pub use server::{serve, serve_metrics};
+pub use server::{serve, serve_metrics, serve_stream};
 pub use socket::{ControlSocket, SocketError, find_group};
 
 /// The control socket's file name inside the instance's run folder.

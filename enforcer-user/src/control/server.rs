@@ -9,7 +9,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::backend::Backend;
@@ -44,6 +44,16 @@ pub async fn serve_metrics<B: Backend>(
     let handler =
         move |(), request: Request<Incoming>| routes::metrics_only(backend.clone(), request);
     accept_loop(listener, Arc::new(handler), shutdown).await;
+}
+
+/// Serves one connection of the control socket, whatever it comes from, until it closes.
+pub async fn serve_stream<B: Backend>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    permit: OwnedSemaphorePermit,
+    backend: Arc<B>,
+) {
+    let handler = move |request: Request<Incoming>| routes::control(backend.clone(), request);
+    serve_connection(stream, permit, Arc::new(handler)).await;
 }
 
 /// What connections come from.

@@ -19,7 +19,8 @@ use crate::identity::MAX_CREDENTIAL_BYTES;
 
 /// The file's name inside the instance's run folder.
 const NAME: &str = "credentials.memory";
-const HEAD: &[u8] = b"enforcer memory 1\n";
+/// What every memory file begins with.
+pub const HEAD: &[u8] = b"enforcer memory 1\n";
 /// The most bytes that are read; more is what no daemon writes.
 const MAX_BYTES: u64 = 1 << 30;
 /// Records appended beyond twice what is of use before the file is written anew.
@@ -51,7 +52,7 @@ impl Memory {
 
     /// Appends a credential.
     pub(super) fn append(&mut self, bytes: &[u8]) {
-        let written = record(bytes).and_then(|record| self.file.write_all(&record));
+        let written = encode(bytes).and_then(|record| self.file.write_all(&record));
         match written {
             Ok(()) => self.records += 1,
             Err(error) => {
@@ -85,7 +86,7 @@ fn rewrite<'a>(path: &Path, credentials: impl Iterator<Item = &'a [u8]>) -> anyh
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         let mut all = HEAD.to_vec();
         for bytes in credentials {
-            all.extend(record(bytes)?);
+            all.extend(encode(bytes)?);
         }
         file.write_all(&all)?;
         std::fs::rename(&beside, path)?;
@@ -94,7 +95,11 @@ fn rewrite<'a>(path: &Path, credentials: impl Iterator<Item = &'a [u8]>) -> anyh
     written().with_context(|| format!("memory file {} cannot be written", path.display()))
 }
 
-fn record(bytes: &[u8]) -> io::Result<Vec<u8>> {
+/// The record of one credential.
+///
+/// # Errors
+/// It has more bytes than a length of 16 bits can say.
+pub fn encode(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
     Ok([&length.to_be_bytes(), bytes].concat())
 }
@@ -108,7 +113,14 @@ fn read(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "not a memory file");
-    let mut rest = bytes.strip_prefix(HEAD).ok_or_else(malformed)?;
+    parse(&bytes).ok_or_else(malformed)
+}
+
+/// The credentials of a memory file, of those that are whole and not longer than a credential may
+/// be; `None` if it is not a memory file.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut rest = bytes.strip_prefix(HEAD)?;
     let mut found = Vec::new();
     // A daemon that was killed may have left half a record at the end.
     while let Some((length, behind)) = rest.split_first_chunk::<2>() {
@@ -119,7 +131,7 @@ fn read(path: &Path) -> io::Result<Vec<Vec<u8>>> {
         }
         rest = behind;
     }
-    Ok(found)
+    Some(found)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ mod clock;
 mod core;
 mod files;
 mod log;
-mod memory;
+pub mod memory;
 mod pool;
 mod reload;
 mod report;

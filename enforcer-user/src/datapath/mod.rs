@@ -17,7 +17,7 @@ mod interface;
 mod load;
 mod maps;
 mod netlink;
-mod record;
+pub mod record;
 mod reinject;
 mod reset;
 mod sweep;

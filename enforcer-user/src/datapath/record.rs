@@ -8,7 +8,7 @@ use crate::engine::HeldFrame;
 
 /// Reads a record of a segment that the kernel asks about; `None` if it is not whole.
 #[must_use]
-pub(super) fn parse_held(record: &[u8]) -> Option<HeldFrame> {
+pub fn parse_held(record: &[u8]) -> Option<HeldFrame> {
     let mut fields = Fields(record);
     if fields.u32()? != record_kind::HELD {
         return None;
@@ -44,7 +44,7 @@ pub(super) fn parse_held(record: &[u8]) -> Option<HeldFrame> {
 
 /// Reads a record of a sampled drop; `None` if it is not whole.
 #[must_use]
-pub(super) fn parse_rejected(record: &[u8]) -> Option<RejectedSegment> {
+pub fn parse_rejected(record: &[u8]) -> Option<RejectedSegment> {
     let mut fields = Fields(record);
     let kind = fields.u32()?;
     if kind != record_kind::REJECTED {

@@ -38,7 +38,7 @@ mod networks;
 mod peers;
 mod report;
 mod rotation;
-mod segment;
+pub mod segment;
 mod shares;
 mod step;
 mod upkeep;

@@ -33,10 +33,15 @@ pub const MAC0_TAG: u8 = 0xd1;
 /// What an envelope is for; it decides algorithm and domain separation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// A workload's credential, signed by its node.
     CredentialPki,
+    /// A workload's credential under the pre-shared key.
     CredentialPsk,
+    /// A node's certificate, signed by an authority.
     NodeCertificate,
+    /// An authority's certificate, signed by itself.
     AuthorityCertificate,
+    /// A node's request for a certificate, signed by itself.
     NodeRequest,
 }
 
@@ -67,8 +72,11 @@ impl Kind {
 /// The parts of an envelope: claims without their seal, or with one not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
+    /// What it is for.
     pub kind: Kind,
+    /// The key that sealed it, where the form names one.
     pub key_id: Option<[u8; KEY_ID_BYTES]>,
+    /// The claims.
     pub payload: Payload,
 }
 
@@ -118,7 +126,9 @@ impl Envelope {
 /// An envelope taken from the front of some bytes, in canonical form, its seal not yet checked.
 #[derive(Debug)]
 pub struct Opened {
+    /// What it says.
     pub envelope: Envelope,
+    /// Signature or tag, as many bytes as there were.
     pub seal: Vec<u8>,
     /// Length in bytes of the envelope; what follows was not looked at.
     pub len: usize,

@@ -9,19 +9,19 @@
 
 pub mod armor;
 pub mod authority;
-mod cbor;
+pub mod cbor;
 pub mod certificate;
 pub mod claims;
 mod contexts;
 pub mod credential;
-mod envelope;
+pub mod envelope;
 mod file_io;
 pub mod files;
 pub mod issue;
 pub mod keys;
 mod node_cache;
 pub mod pair;
-mod payload;
+pub mod payload;
 pub mod trust;
 pub mod validity;
 pub mod verify;

@@ -42,13 +42,21 @@ pub enum PublicKey {
 /// The claims that any of our envelopes may hold; which must be present is each kind's business.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Payload {
+    /// Claim `iss`.
     pub issuer: Option<String>,
+    /// Claim `sub`.
     pub subject: Option<String>,
+    /// Claim `exp`, unix seconds.
     pub expires: Option<u64>,
+    /// Claim `nbf`, unix seconds.
     pub not_before: Option<u64>,
+    /// Claim `cti`.
     pub id: Option<[u8; 8]>,
+    /// Claim `cnf`.
     pub key: Option<PublicKey>,
+    /// Labels; an empty map is no claim.
     pub labels: BTreeMap<String, String>,
+    /// Namespaces, ascending; an empty list is no claim.
     pub namespaces: Vec<Namespace>,
 }
 

@@ -1,0 +1,97 @@
+//! Requests of the control socket.
+
+use std::cell::LazyCell;
+use std::sync::Arc;
+
+use enforcer_user::control::protocol::{
+    CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
+    MAX_FLOW_LIMIT, ReloadReport, StatusReport, WorkloadReport,
+};
+use enforcer_user::control::{Answer, Backend, BackendError, serve_stream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+
+/// More than an answer to any request that fits into the input, several of which may be in one.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// What a server of HTTP/1 answers here.
+const STATUSES: [&[u8]; 9] =
+    [b"200", b"400", b"404", b"405", b"408", b"413", b"414", b"431", b"503"];
+
+thread_local! {
+    static RUNTIME: LazyCell<Runtime> = LazyCell::new(|| {
+        Builder::new_current_thread().enable_time().build().expect("a runtime of one thread")
+    });
+}
+
+/// `data` is everything that one connection sends, and the body of a question.
+pub fn run(data: &[u8]) {
+    if let Ok(question) = serde_json::from_slice::<ExplainRequest>(data) {
+        let bytes = serde_json::to_vec(&question).expect("it came from JSON");
+        assert_eq!(serde_json::from_slice::<ExplainRequest>(&bytes).ok(), Some(question));
+    }
+    let answer = RUNTIME.with(|runtime| runtime.block_on(exchange(data)));
+    if answer.is_empty() {
+        return;
+    }
+    let status = answer.strip_prefix(b"HTTP/1.1 ").or_else(|| answer.strip_prefix(b"HTTP/1.0 "));
+    let status = status.and_then(|rest| rest.first_chunk::<3>()).map(|status| &status[..]);
+    assert!(
+        status.is_some_and(|status| STATUSES.contains(&status)),
+        "{}",
+        String::from_utf8_lossy(&answer[..answer.len().min(80)])
+    );
+}
+
+/// Sends all and hangs up; what came back. The connection must end by itself and free its slot.
+async fn exchange(data: &[u8]) -> Vec<u8> {
+    let slots = Arc::new(Semaphore::new(1));
+    let permit = slots.clone().try_acquire_owned().expect("the only slot");
+    let (mut client, server) = tokio::io::duplex(PIPE_BYTES);
+    let client = async move {
+        // It may have been refused, and hung up on, before it was through.
+        let _ = client.write_all(data).await;
+        let _ = client.shutdown().await;
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.expect("a pipe in memory");
+        answer
+    };
+    let ((), answer) = tokio::join!(serve_stream(server, permit, Arc::new(Fake)), client);
+    assert_eq!(slots.available_permits(), 1, "a connection ended and kept its slot");
+    answer
+}
+
+/// A daemon that is asked only what may be asked.
+struct Fake;
+
+impl Backend for Fake {
+    async fn status(&self) -> Answer<StatusReport> {
+        Ok(StatusReport::default())
+    }
+
+    async fn workloads(&self) -> Answer<Vec<WorkloadReport>> {
+        Ok(vec![WorkloadReport::default()])
+    }
+
+    async fn flows(&self, query: FlowQuery) -> Answer<FlowsReport> {
+        assert!((1..=MAX_FLOW_LIMIT).contains(&query.limit), "{query:?}");
+        Ok(FlowsReport::default())
+    }
+
+    async fn identities(&self) -> Answer<Vec<IdentityReport>> {
+        Err(BackendError::Unavailable("still starting".to_owned()))
+    }
+
+    async fn counters(&self) -> Answer<CountersReport> {
+        Ok(CountersReport::default())
+    }
+
+    async fn explain(&self, request: ExplainRequest) -> Answer<ExplainReport> {
+        Ok(ExplainReport { from: request.from, to: request.to, ..ExplainReport::default() })
+    }
+
+    async fn reload(&self) -> Answer<ReloadReport> {
+        Ok(ReloadReport::default())
+    }
+}
