@@ -27,6 +27,7 @@ pub enum Step {
 
 impl Step {
     /// Direction of the connection, from the workload's side.
+    #[must_use]
     pub fn direction(self) -> u8 {
         match self {
             Self::Answer => direction::EGRESS,

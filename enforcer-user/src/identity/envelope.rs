@@ -82,6 +82,7 @@ pub struct Envelope {
 
 impl Envelope {
     /// The bytes that signature or tag cover: Sig_structure or MAC_structure.
+    #[must_use]
     pub fn to_be_sealed(&self) -> Vec<u8> {
         let (protected, aad) = (self.protected(), self.kind.aad());
         let payload = self.payload.encode();
@@ -93,6 +94,10 @@ impl Envelope {
     }
 
     /// The one byte form of these parts under `seal`.
+    ///
+    /// # Panics
+    /// Never: integers, text and bytes can always be written.
+    #[must_use]
     #[allow(
         clippy::expect_used,
         reason = "the parts have a form of their own making, and memory takes them"
@@ -110,6 +115,7 @@ impl Envelope {
     }
 
     /// The byte form under a signature of `key`.
+    #[must_use]
     pub fn sign(&self, key: &SigningKey) -> Vec<u8> {
         self.encode(&key.sign(&self.to_be_sealed()))
     }
@@ -137,6 +143,7 @@ pub struct Opened {
 impl Opened {
     /// Whether the seal is the Ed25519 signature of `key`, by the strict rules of RFC 8032 5.1.7: no small-order
     /// points, no second form of a valid signature.
+    #[must_use]
     pub fn signed_by(&self, key: &VerifyingKey) -> bool {
         let message = self.envelope.to_be_sealed();
         Signature::from_slice(&self.seal)

@@ -122,14 +122,14 @@ impl Payload {
 
 /// CBOR bytes of a value whose maps are already in order.
 #[allow(clippy::expect_used, reason = "a value has a form, and memory takes it")]
-pub fn encode(value: &Value) -> Vec<u8> {
+pub(super) fn encode(value: &Value) -> Vec<u8> {
     let mut bytes = Vec::new();
     ciborium::into_writer(value, &mut bytes).expect("writing into memory does not fail");
     bytes
 }
 
 /// Labels as a CBOR map in deterministic key order, which puts shorter keys first.
-pub fn labels_value(labels: &BTreeMap<String, String>) -> Value {
+pub(super) fn labels_value(labels: &BTreeMap<String, String>) -> Value {
     let mut entries: Vec<(&String, &String)> = labels.iter().collect();
     entries.sort_by_key(|(key, _)| (key.len(), *key));
     let entry = |(key, value): (&String, &String)| (key.as_str().into(), value.as_str().into());

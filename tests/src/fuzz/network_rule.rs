@@ -57,7 +57,7 @@ fn same_answers(rules: &[NetworkRule], workload: &Identity, table: &NetworkTable
     let addresses: Vec<IpAddr> = cidrs
         .flat_map(|cidr| [cidr.network(), cidr.broadcast(), neighbour(cidr.broadcast())])
         .collect();
-    for rule in rules.iter() {
+    for rule in rules {
         for direction in [Direction::Egress, Direction::Ingress] {
             for protocol in [rule.protocol().max(1), 17].map(Protocol::from_number) {
                 for (low, high) in rule.ports().iter().take(4) {

@@ -152,12 +152,10 @@ fn segment(mut feed: Feed<'_>, world: &World, hook: Hook, flow: FlowValue) -> Se
         let handle = if ours & 2 == 2 { world.theirs.handle } else { feed.array() };
         segment = segment.hello(handle, PEER_NONCE);
     }
-    if ours & 12 == 12 {
-        segment.payload(&world.theirs.bytes)
-    } else if ours & 4 == 4 {
-        segment.payload(feed.bytes(1024))
-    } else {
-        segment
+    match ours & 0b1100 {
+        0b1100 => segment.payload(&world.theirs.bytes),
+        0b0100 => segment.payload(feed.bytes(1024)),
+        _ => segment,
     }
 }
 
