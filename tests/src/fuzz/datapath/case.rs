@@ -8,6 +8,9 @@ use crate::program::packet::ip;
 use crate::program::segment::Segment;
 use crate::program::world::{EPOCH, Family, PEER_NONCE, Side, World};
 
+/// The largest window (RFC 7323 2.3): what lies this far off is of no connection.
+const WINDOW: i32 = 1 << 30;
+
 /// A network rule for the peer's address.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
@@ -134,7 +137,7 @@ fn segment(mut feed: Feed<'_>, world: &World, hook: Hook, flow: FlowValue) -> Se
     };
     let bounds = [flow.local_next, flow.local_ack, flow.remote_next, flow.remote_ack];
     let number = |feed: &mut Feed<'_>| {
-        let offset = i32::from(feed.byte().cast_signed());
+        let offset = feed.choose(&[0, 0, 1, -1, 100, WINDOW, -WINDOW, 1 - WINDOW]);
         let base = if feed.flag() { feed.choose(&bounds) } else { feed.u32() };
         base.wrapping_add_signed(offset)
     };
