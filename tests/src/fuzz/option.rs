@@ -3,6 +3,7 @@
 use enforcer_common::wire::option::{
     HandshakeOption, OPTION_BYTES, OPTIONS_MAX, Options, ScanState, scan,
 };
+use enforcer_common::wire::room::{RoomState, make};
 
 use super::feed::Feed;
 
@@ -18,6 +19,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(found, scan_plainly(options), "{options:02x?}");
     reads_back(body);
     stamped_behind(options, found, body);
+    room_made(options, found);
 }
 
 fn scanned(options: &[u8]) -> Option<Options> {
@@ -72,5 +74,24 @@ fn stamped_behind(options: &[u8], found: Option<Options>, body: [u8; 16]) {
     if let Some(stamped) = stamped {
         assert_eq!(stamped.join, before.join);
         assert!(!(before.ours || before.wrong) || !stamped.ours, "two of ours count as one");
+    }
+}
+
+/// What is left when room was made parses, is not longer, holds of ours and of joins what there was,
+/// and has nothing more to give.
+fn room_made(options: &[u8], found: Option<Options>) {
+    let length = options.len() & !3;
+    let mut padded = [0; OPTIONS_MAX];
+    padded[..length].copy_from_slice(&options[..length]);
+    let Some(kept) = make(&mut padded, length, &mut RoomState::default()) else { return };
+    assert!(kept <= length && kept.is_multiple_of(4));
+    let mut again = padded;
+    assert_eq!(make(&mut again, kept, &mut RoomState::default()), Some(kept));
+    assert_eq!(again[..kept], padded[..kept]);
+    if let (Some(before), Some(after)) = (found, scanned(&padded[..kept]))
+        && length == options.len()
+    {
+        assert_eq!(after.join, before.join, "{options:02x?}");
+        assert_eq!(after.ours || after.wrong, before.ours || before.wrong, "{options:02x?}");
     }
 }

@@ -8,11 +8,13 @@ use enforcer_common::datapath::flow::{confirms, on_segment, record};
 use enforcer_common::datapath::network::allowing_rule;
 use enforcer_common::datapath::opaque::Opaque;
 use enforcer_common::wire::frame::{
-    ETHERNET_BYTES, Frame, IPV4_OPTIONS_MAX, Packet, check_ipv4_options, parse, protocol, tcp_flags,
+    ETHERNET_BYTES, Frame, IPV4_OPTIONS_MAX, Packet, TCP_BYTES, check_ipv4_options, parse,
+    protocol, tcp_flags,
 };
 use enforcer_common::wire::option::{OPTION_BYTES, OPTIONS_MAX, Options, ScanState, scan};
+use enforcer_common::wire::room::{self, RoomState};
 
-use super::bytes::Rewritten;
+use super::bytes::{Rewritten, residues};
 use super::case::Case;
 use crate::program::kernel::Hook;
 use crate::program::world::{EPOCH, WORKLOAD, World};
@@ -201,9 +203,7 @@ impl Model<'_> {
     }
 
     fn scan(&self) -> Result<Options, DropReason> {
-        let (length, at) = (self.packet.options(), usize::from(self.packet.transport) + 20);
-        let mut options = [0; OPTIONS_MAX];
-        options[..length].copy_from_slice(&self.case.frame[at..at + length]);
+        let (options, length, _) = self.options();
         scan(&options, length, &mut ScanState::default()).ok_or(DropReason::MalformedOption)
     }
 
@@ -277,18 +277,40 @@ impl Model<'_> {
             let denied = Expected::Refused(DropReason::NetworkDenied);
             return Ok(if self.is_allowed() { self.pass(None) } else { denied });
         }
-        let (header, own) = (usize::from(self.packet.tcp_header), &self.world.own);
-        if self.packet.options() + OPTION_BYTES > OPTIONS_MAX {
-            return Err(DropReason::NoOptionRoom);
-        }
+        let (frame, header) = self.with_room()?;
+        let own = &self.world.own;
         // The nonce is the programs' own; the rest of the frame is known to the byte.
         let nonce = [0; 8];
         let added = [&[253, 20, 0x45, 0x4e][..], &own.handle, &nonce, &own.bytes].concat();
-        let stamped =
-            Rewritten::resized(&self.case.frame, &self.packet, header, OPTION_BYTES, &added);
+        let stamped = Rewritten::resized(&frame, &self.packet, header, OPTION_BYTES, &added);
         let nonce_at = usize::from(self.packet.transport) + header + 12;
-        let stamped = Rewritten { nonce_at: Some(nonce_at), ..stamped };
+        let residues = Some(residues(&self.case.frame));
+        let stamped = Rewritten { nonce_at: Some(nonce_at), residues, ..stamped };
         Ok(Expected::Pass(stamped, Some(Event::S1Sent)))
+    }
+
+    /// The frame with room for our option in its header, and the bytes of that header.
+    fn with_room(&self) -> Result<(Vec<u8>, usize), DropReason> {
+        let (mut options, length, at) = self.options();
+        let mut state = ScanState::default();
+        let whole = scan(&options, length, &mut state).is_some() && state.end() >= length;
+        if whole && length + OPTION_BYTES <= OPTIONS_MAX {
+            return Ok((self.case.frame.clone(), TCP_BYTES + length));
+        }
+        let kept = room::make(&mut options, length, &mut RoomState::default());
+        let kept = kept.filter(|kept| kept + OPTION_BYTES <= OPTIONS_MAX);
+        let kept = kept.ok_or(DropReason::NoOptionRoom)?;
+        let mut frame = self.case.frame.clone();
+        frame[at..at + kept].copy_from_slice(&options[..kept]);
+        Ok((frame, TCP_BYTES + kept))
+    }
+
+    /// The options, their bytes, and where they stand in the frame.
+    fn options(&self) -> ([u8; OPTIONS_MAX], usize, usize) {
+        let (length, at) = (self.packet.options(), usize::from(self.packet.transport) + TCP_BYTES);
+        let mut options = [0; OPTIONS_MAX];
+        options[..length].copy_from_slice(&self.case.frame[at..at + length]);
+        (options, length, at)
     }
 
     /// A SYN towards the workload.
