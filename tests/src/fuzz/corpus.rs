@@ -18,6 +18,9 @@ const VECTORS: [(&str, &str); 3] = [
 ];
 const CONFIG: &str = include_str!("../../../docs/examples/enforcer.toml");
 
+/// What is offered in a SYN and may be taken out: MPTCP, a Fast Open cookie.
+const OFFERS: [u8; 16] = [30, 4, 1, 0, 34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1];
+
 /// One target's inputs, each with its name.
 type Seeds = Vec<(String, Vec<u8>)>;
 /// A target.
@@ -97,6 +100,7 @@ fn frames_between([from, to]: [End; 2]) -> Vec<(&'static str, Vec<u8>)> {
     let later = segment(ACK, 8, 9).options(&LATER_OPTIONS);
     vec![
         ("syn", syn.frame()),
+        ("syn_offers", syn.clone().options(&[&SYN_OPTIONS[..], &OFFERS].concat()).frame()),
         ("s1", syn.clone().hello([1; 8], [2; 8]).payload(credential).frame()),
         ("s2", syn.clone().flags(SYN | ACK).hello([1; 8], [2; 8]).payload(&prefix).frame()),
         ("s3", later.clone().proof([3; 16]).frame()),
@@ -138,7 +142,7 @@ fn cases() -> Seeds {
 fn options() -> Seeds {
     let join = [30, 12, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let ours = [&[253, 20, 0x45, 0x4e][..], &[6; 16]].concat();
-    let lists: [(&str, Vec<u8>); 9] = [
+    let lists: [(&str, Vec<u8>); 10] = [
         ("none", Vec::new()),
         ("syn", SYN_OPTIONS.to_vec()),
         ("later", LATER_OPTIONS.to_vec()),
@@ -146,6 +150,7 @@ fn options() -> Seeds {
         ("ours_first", [&ours[..], &SYN_OPTIONS].concat()),
         ("twice", ours.repeat(2)),
         ("join", join.to_vec()),
+        ("offers", [&SYN_OPTIONS[..], &OFFERS].concat()),
         ("short", vec![253, 4, 0x45, 0x4e]),
         ("sack", vec![1, 1, 5, 18, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4]),
     ];
