@@ -46,14 +46,19 @@ pub async fn serve_metrics<B: Backend>(
     accept_loop(listener, Arc::new(handler), shutdown).await;
 }
 
-/// Serves one connection of the control socket, whatever it comes from, until it closes.
+/// Serves one connection of the control socket until it closes, however it was made.
+///
+/// # Errors
+/// The kernel does not say who is at the other end.
 pub async fn serve_stream<B: Backend>(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    stream: UnixStream,
     permit: OwnedSemaphorePermit,
     backend: Arc<B>,
-) {
-    let handler = move |request: Request<Incoming>| routes::control(backend.clone(), request);
+) -> io::Result<()> {
+    let peer = Peer::of(&stream)?;
+    let handler = move |request: Request<Incoming>| routes::control(backend.clone(), peer, request);
     serve_connection(stream, permit, Arc::new(handler)).await;
+    Ok(())
 }
 
 /// What connections come from.

@@ -9,11 +9,9 @@ use enforcer_user::control::protocol::{
 };
 use enforcer_user::control::{Answer, Backend, BackendError, serve_stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
-
-/// More than an answer to any request that fits into the input, several of which may be in one.
-const PIPE_BYTES: usize = 1 << 20;
 
 /// What a server of HTTP/1 answers here.
 const STATUSES: [&[u8]; 9] =
@@ -21,7 +19,7 @@ const STATUSES: [&[u8]; 9] =
 
 thread_local! {
     static RUNTIME: LazyCell<Runtime> = LazyCell::new(|| {
-        Builder::new_current_thread().enable_time().build().expect("a runtime of one thread")
+        Builder::new_current_thread().enable_all().build().expect("a runtime of one thread")
     });
 }
 
@@ -48,16 +46,21 @@ pub fn run(data: &[u8]) {
 async fn exchange(data: &[u8]) -> Vec<u8> {
     let slots = Arc::new(Semaphore::new(1));
     let permit = slots.clone().try_acquire_owned().expect("the only slot");
-    let (mut client, server) = tokio::io::duplex(PIPE_BYTES);
-    let client = async move {
-        // It may have been refused, and hung up on, before it was through.
-        let _ = client.write_all(data).await;
-        let _ = client.shutdown().await;
+    let (client, server) = UnixStream::pair().expect("a pair of sockets");
+    let (mut incoming, mut outgoing) = client.into_split();
+    // It may be refused, and hung up on, before it is through.
+    let asks = async move {
+        let _ = outgoing.write_all(data).await;
+        let _ = outgoing.shutdown().await;
+    };
+    let hears = async move {
         let mut answer = Vec::new();
-        client.read_to_end(&mut answer).await.expect("a pipe in memory");
+        let _ = incoming.read_to_end(&mut answer).await;
         answer
     };
-    let ((), answer) = tokio::join!(serve_stream(server, permit, Arc::new(Fake)), client);
+    let (served, (), answer) =
+        tokio::join!(serve_stream(server, permit, Arc::new(Fake)), asks, hears);
+    served.expect("the kernel knows this process");
     assert_eq!(slots.available_permits(), 1, "a connection ended and kept its slot");
     answer
 }
