@@ -73,6 +73,9 @@ impl Core {
         }
         core.attach_missing();
         crate::heap::trim();
+        if let Some(job) = core.engine.rehearse(now()) {
+            core.pool.run(job);
+        }
         core.tell_readiness();
         Ok(core)
     }

@@ -182,6 +182,12 @@ impl Jobs {
         (!known).then(|| self.begin(about, local, None, Vec::new(), now))
     }
 
+    /// A number for a job that is not listed: its result is dropped.
+    pub fn unlisted(&mut self) -> JobId {
+        self.next += 1;
+        JobId(self.next - 1)
+    }
+
     /// Takes a job off the list; none if it was given up.
     pub fn finish(&mut self, id: JobId) -> Option<Pending> {
         let pending = self.pending.remove(&id)?;
@@ -222,8 +228,7 @@ impl Jobs {
         waiters: Vec<HeldFrame>,
         now: Now,
     ) -> JobId {
-        let id = JobId(self.next);
-        self.next += 1;
+        let id = self.unlisted();
         self.by_subject.insert(about, id);
         self.pending.insert(id, Pending { about, local, waiters, source, started_ns: now.boot_ns });
         id

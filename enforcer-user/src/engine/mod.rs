@@ -36,6 +36,7 @@ mod judge;
 mod negative;
 mod networks;
 mod peers;
+mod rehearsal;
 mod report;
 mod rotation;
 pub mod segment;

@@ -293,3 +293,15 @@ proptest! {
         prop_assert!(!outputs.iter().any(install), "{:?}", kinds(&outputs));
     }
 }
+
+#[test]
+fn a_rehearsal_is_a_verification_that_nothing_follows_from() {
+    let mut bench = Bench::new(&permit("cli"));
+    let job = bench.engine.rehearse(at(1)).expect("a workload with a credential");
+    let result = job.run();
+    assert!(format!("{result:?}").contains("Verified"), "{result:?}");
+    assert!(bench.engine.handle(Input::Verified(result), at(1)).is_empty());
+    assert_eq!(bench.done(Done::Verified), 0);
+    // The next job has a number of its own.
+    bench.meet("cli", at(1));
+}
