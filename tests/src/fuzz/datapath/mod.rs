@@ -1,7 +1,7 @@
 //! The pure functions of the datapath against the loaded programs: the same frame, with the same
 //! flow and network rule at hand, must come to the same action, reason, bytes and flow.
 //!
-//! [`model`] joins the pure functions (parsing, options, the life of a flow, network rules, checksums)
+//! `model` joins the pure functions (parsing, options, the life of a flow, network rules, checksums)
 //! as `enforcer-ebpf` does, but over a byte slice. Where the way of a segment depends on more than
 //! it knows, it says so, and what must hold of every frame is checked alone: a drop is counted and a
 //! pass is not, and a frame that passes is whole, of the same connection, and as right as it came.
@@ -27,7 +27,7 @@ use crate::program::world::{WORKLOAD, World};
 /// More does not fit into a test run's page.
 const FRAME_MAX: usize = 2048;
 
-/// `data` is made into a case: see [`case`].
+/// `data` is made into a case: see `case`.
 pub fn run(data: &[u8]) {
     let (case, mut world) = Case::new(Feed::new(data));
     if case.frame.len() < shortest(&case.frame) || case.frame.len() > FRAME_MAX {
