@@ -20,6 +20,7 @@ pub mod host;
 pub mod interactive;
 pub mod keys;
 pub mod load;
+pub mod model;
 pub mod need;
 pub mod pins;
 pub mod policy;
