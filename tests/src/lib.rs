@@ -20,7 +20,6 @@ pub mod host;
 pub mod interactive;
 pub mod keys;
 pub mod load;
-pub mod model;
 pub mod need;
 pub mod pins;
 pub mod policy;

@@ -93,9 +93,10 @@ fn run_layer(layer: Layer, options: &Options) -> Result<Tally> {
 
 fn unit(arguments: &[OsString]) -> Result<Tally> {
     build::ebpf()?;
-    let packages: [&[&str]; 3] = [
+    let packages: [&[&str]; 4] = [
         &["--package", "enforcer-common"],
         &["--package", "enforcer-common", "--features", "user"],
+        &["--package", "enforcer-model"],
         &["--package", "enforcer-user", "--package", "xtask"],
     ];
     let mut sum = Tally::default();

@@ -28,6 +28,9 @@ impl Node {
             Some(a) if crosses(&a, now_ns) => Some(a.local_handle),
             _ => None,
         };
+        if known.is_none() && self.deadline_ns <= now_ns {
+            return Err(DropReason::NoCredential);
+        }
         let local = known.unwrap_or(self.credential);
         let Some(peer) = self.find_peer(local, option.handle()) else {
             return Err(DropReason::Held);

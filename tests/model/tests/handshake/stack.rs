@@ -1,7 +1,7 @@
 //! A host's TCP stack and application, as far as a handshake goes.
 
 use enforcer_common::wire::frame::tcp_flags::{ACK, RST, SYN};
-use enforcer_tests::model::{Segment, Tuple};
+use enforcer_model::{Segment, Tuple};
 
 const PSH: u8 = 8;
 
@@ -18,17 +18,15 @@ pub struct Tcp {
     pub stage: Stage,
     pub local_isn: u32,
     pub remote_isn: u32,
-    /// Whether the application has got the far side's data.
-    pub heard: bool,
 }
 
 impl Tcp {
     pub fn calling(local_isn: u32) -> Self {
-        Self { stage: Stage::SynSent, local_isn, remote_isn: 0, heard: false }
+        Self { stage: Stage::SynSent, local_isn, remote_isn: 0 }
     }
 
     pub fn called(local_isn: u32, remote_isn: u32) -> Self {
-        Self { stage: Stage::SynReceived, local_isn, remote_isn, heard: false }
+        Self { stage: Stage::SynReceived, local_isn, remote_isn }
     }
 
     /// What the stack sends, and sends again while it gets no answer.
@@ -73,18 +71,9 @@ impl Tcp {
                 if next == self.remote_isn.wrapping_add(1) {
                     self.stage = Stage::Established;
                 }
-                self.hear(segment);
             }
-            Stage::Established => self.hear(segment),
             _ => {}
         }
         true
-    }
-
-    fn hear(&mut self, segment: &Segment) {
-        let expected = segment.sequence == self.remote_isn.wrapping_add(1);
-        if self.stage == Stage::Established && segment.data > 0 && expected {
-            self.heard = true;
-        }
     }
 }

@@ -26,12 +26,15 @@ impl Node {
                 (a.local_handle, a.local_nonce)
             }
             _ => {
+                if self.deadline_ns <= self.now_ns {
+                    return Err(DropReason::NoCredential);
+                }
                 let (handle, nonce) = (self.credential, self.draw());
                 self.attempts.insert(
                     tuple,
                     AttemptValue {
                         created_ns: self.now_ns,
-                        deadline_ns: u64::MAX,
+                        deadline_ns: self.deadline_ns,
                         local_handle: handle,
                         local_nonce: nonce,
                         local_isn: segment.sequence,

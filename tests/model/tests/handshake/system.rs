@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use enforcer_common::abi::{Handle, Mac, Nonce, direction, mapped, role, verdict_action};
+use enforcer_common::abi::{
+    Handle, Mac, Nonce, direction, flow_state, mapped, role, verdict_action,
+};
 use enforcer_common::wire::frame::tcp_flags::{ACK, SYN};
 use enforcer_common::wire::option::HandshakeOption;
-use enforcer_tests::model::{End, Node, Outcome, Peer, Segment, Tuple, Weakening};
+use enforcer_model::{End, Node, Outcome, Peer, Segment, Tuple, Weakening};
 use stateright::{Model, Property};
 
 use crate::attacker;
@@ -75,6 +77,10 @@ pub struct System {
     /// Whether peers are known from the start.
     pub warm: bool,
     pub plain: bool,
+    /// Whether the attacker's S1 also have a sequence number of its own.
+    pub renumbers: bool,
+    /// Whether the attacker calls the caller, too.
+    pub reverses: bool,
     /// Whether a connection can succeed at all.
     pub connects: bool,
 }
@@ -99,10 +105,17 @@ pub struct State {
 }
 
 impl State {
-    /// Whether both applications of one connection have heard each other.
-    pub fn talked(&self) -> bool {
-        let heard = |host: usize| self.stacks[host].iter().any(|(_, tcp)| tcp.heard);
-        heard(CALLER) && heard(CALLEE)
+    /// Whether a connection is open at both stacks and both enforcers, under the identities of both hosts.
+    pub fn is_established(&self) -> bool {
+        HOSTS.iter().all(|host| {
+            self.stacks[*host].iter().any(|(tuple, tcp)| {
+                let flow = self.nodes[*host].flows.get(tuple);
+                let proven = flow.is_some_and(|flow| {
+                    flow.state == flow_state::ESTABLISHED && flow.peer == identity(1 - host)
+                });
+                proven && tcp.stage == Stage::Established
+            })
+        })
     }
 }
 
@@ -183,7 +196,9 @@ impl Model for System {
                 state.ticks += 1;
             }
         }
-        state.nodes.iter_mut().for_each(settle);
+        for host in HOSTS {
+            settle(&mut state.nodes[host], &state.stacks[host]);
+        }
         (state != *last).then_some(state)
     }
 
@@ -196,11 +211,17 @@ impl Model for System {
     }
 }
 
-/// What only counts and tells no state apart.
-fn settle(node: &mut Node) {
-    for flow in node.flows.values_mut() {
+/// Forgets what tells no state apart: counters, and the numbers of the data, of which there is one octet that is sent
+/// again and again.
+fn settle(node: &mut Node, stack: &[(Tuple, Tcp)]) {
+    for (tuple, flow) in &mut node.flows {
         flow.seen_ns = 0;
         (flow.packets_in, flow.packets_out, flow.bytes_in, flow.bytes_out) = (0, 0, 0, 0);
+        if let Some((_, tcp)) = stack.iter().find(|(t, _)| t == tuple) {
+            let (ours, theirs) = (tcp.local_isn.wrapping_add(1), tcp.remote_isn.wrapping_add(1));
+            (flow.local_next, flow.remote_ack) = (ours, ours);
+            (flow.remote_next, flow.local_ack) = (theirs, theirs);
+        }
     }
     for attempt in node.attempts.values_mut() {
         attempt.proof_ns = 0;
@@ -321,7 +342,10 @@ impl System {
                 }
             }
             Outcome::Dropped(enforcer_common::abi::DropReason::Held) => {
-                state.held[host].get_or_insert(segment);
+                // Who knows everybody learns nothing from a segment that is held, but a verdict.
+                if !self.warm || !segment.has(SYN) {
+                    state.held[host].get_or_insert(segment);
+                }
             }
             Outcome::Refused(_) | Outcome::BothReset(_) => {
                 state.stacks[host].retain(|(t, _)| *t != tuple);
@@ -334,7 +358,10 @@ impl System {
     fn note_passed(&self, state: &mut State, host: usize, segment: &Segment) {
         let node = &state.nodes[host];
         let tuple = Tuple { local: segment.to, remote: segment.from };
-        let heard = if segment.has(SYN) {
+        let is_plain = node.attempts.get(&tuple).is_some_and(|a| a.role == role::PLAIN);
+        let heard = if segment.has(SYN) && is_plain {
+            0
+        } else if segment.has(SYN) {
             segment.option.map_or(0, |body| {
                 let named = HandshakeOption::proof(body).handle();
                 node.peers.get(&(node.credential, named)).map_or(0, |peer| peer.identity)
@@ -344,14 +371,14 @@ impl System {
         } else {
             return;
         };
-        let plain = self.plain && heard == 0;
+        let plain = self.plain && heard == 0 && node.plain_in;
         if !plain && !may(self, node, heard) {
             state.history.wrong.insert(Wrong::HeardUnauthorised);
         }
     }
 
     /// The nonce that the generator would give now.
-    fn prepare(&self, state: &mut State, host: usize) {
+    pub fn prepare(&self, state: &mut State, host: usize) {
         let number = state.nodes[host].drawn + 1;
         state.nodes[host].nonce =
             [host as u8 + 1, state.generation[host], number, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a];
@@ -456,12 +483,18 @@ fn note_opened(
     let Some(body) = segment.option else { return };
     let isn = before.local_isn;
     if segment.has(SYN | ACK) {
+        // A plain attempt is answered without a flow.
+        let node = &state.nodes[host];
+        if node.attempts.get(&tuple).is_none_or(|a| a.role != role::CLIENT) {
+            return;
+        }
         let option = HandshakeOption::proof(body);
         let mut a = *before;
         (a.remote_handle, a.remote_nonce) = (option.handle(), option.nonce());
         let event = Event { host, agreed: as_initiator(&a), server: tuple.remote, isn };
         state.history.client.insert(event);
-    } else if !segment.has(SYN) && (before.role == role::SERVER || before.role == role::BOTH) {
+    } else if !segment.has(SYN)
+        && before.answered != 0 && (before.role == role::SERVER || before.role == role::BOTH) {
         let event = Event { host, agreed: as_responder(before), server: tuple.local, isn };
         state.history.server.push(event);
     }

@@ -65,6 +65,8 @@ pub struct Node {
     pub epoch: u32,
     /// Handle of the workload's current credential.
     pub credential: Handle,
+    /// Boot-time nanoseconds at which it expires.
+    pub deadline_ns: u64,
     /// The nonce that is drawn next.
     pub nonce: Nonce,
     /// How many were drawn.
@@ -95,6 +97,7 @@ impl Node {
             now_ns,
             epoch: 1,
             credential,
+            deadline_ns: u64::MAX,
             nonce: [0; 8],
             drawn: 0,
             is_virtual: false,

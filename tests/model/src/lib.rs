@@ -1,5 +1,5 @@
 //! One enforcer's handshake as a function: tables, a segment in; tables, an outcome out. What the model checker explores
-//! (`tests/tests/model`), and what the loaded programs are compared with, step by step (`tests/tests/prog_model.rs`).
+//! (`tests/handshake`), and what the loaded programs are compared with, step by step (`tests/tests/prog_model.rs`).
 //!
 //! **Real** is what is pure: the map values, the option, the inputs of all MACs and their hash, the comparison of MACs,
 //! and the life of a flow are those of `enforcer-common`. **By hand** is the wiring that exists only as eBPF, function by

@@ -8,7 +8,7 @@ use enforcer_common::abi::{AttemptValue, Handle, Mac, Nonce, role};
 use enforcer_common::crypto::Transcript;
 use enforcer_common::wire::frame::tcp_flags::{ACK, RST, SYN};
 use enforcer_common::wire::option::HandshakeOption;
-use enforcer_tests::model::{End, Prefix, Segment, Tuple, mac};
+use enforcer_model::{End, Prefix, Segment, Tuple, mac};
 
 use crate::system::{
     Action, CALLEE, CALLER, MALLORY, MALLORYS, OTHER_SERVICE, SERVICE, State, System, handle,
@@ -25,7 +25,9 @@ pub fn actions(system: &System, state: &State, host: usize, actions: &mut Vec<Ac
     let mut found = Vec::new();
     for tuple in &system.tuples[host] {
         let attempt = state.nodes[host].attempts.get(tuple);
-        s1(state, *tuple, &mut found);
+        if system.reverses || host == CALLEE {
+            s1(system, state, handle(identity(host)), *tuple, &mut found);
+        }
         if let Some(attempt) = attempt {
             s2(system, state, host, *tuple, attempt, &mut found);
             s3(system, state, host, *tuple, attempt, &mut found);
@@ -46,12 +48,14 @@ fn nonces(state: &State) -> impl Iterator<Item = Nonce> {
 }
 
 /// Initial sequence numbers that a host behind `tuple` may have, and the attacker's own.
-fn remote_isns(state: &State, tuple: Tuple) -> Vec<u32> {
+fn remote_isns(state: &State, tuple: Tuple, renumbers: bool) -> Vec<u32> {
     let back = Tuple { local: tuple.remote, remote: tuple.local };
     let stacks = state.stacks.iter().flatten();
     let mut isns: Vec<u32> =
         stacks.filter(|(t, _)| *t == back).map(|(_, tcp)| tcp.local_isn).collect();
-    isns.push(OWN_ISN);
+    if isns.is_empty() || renumbers {
+        isns.push(OWN_ISN);
+    }
     isns
 }
 
@@ -60,12 +64,14 @@ fn hello(segment: Segment, named: Handle, nonce: Nonce, credential: Handle) -> S
     Segment { option, credential: Some(credential), ..segment }
 }
 
-fn s1(state: &State, tuple: Tuple, found: &mut Vec<Segment>) {
-    for isn in remote_isns(state, tuple) {
+fn s1(system: &System, state: &State, own: Handle, tuple: Tuple, found: &mut Vec<Segment>) {
+    for isn in remote_isns(state, tuple, system.renumbers) {
         let syn = Segment::new(ends(tuple), SYN, isn, 0);
         found.push(syn);
         for nonce in nonces(state) {
-            for peer in IDENTITIES {
+            // Whoever knows all peers holds nobody's S1, and its own handle is no peer's.
+            let peers = IDENTITIES.into_iter();
+            for peer in peers.filter(|p| !system.warm || handle(*p) != own) {
                 found.push(hello(syn, handle(peer), nonce, handle(peer)));
             }
         }
@@ -87,7 +93,7 @@ fn s2(
         return;
     }
     let own = pair_key(system.weakening, identity(host), MALLORY);
-    for isn in remote_isns(state, tuple) {
+    for isn in remote_isns(state, tuple, false) {
         let ack = attempt.local_isn.wrapping_add(1);
         let syn_ack = Segment::new(ends(tuple), SYN | ACK, isn, ack);
         found.push(syn_ack);
@@ -103,11 +109,18 @@ fn s2(
                 for end in [SERVICE, OTHER_SERVICE, MALLORYS, tuple.remote] {
                     let right = mac::answer(system.weakening, &key, &transcript, end);
                     let made = mac::answer(system.weakening, &own, &transcript, end);
-                    let has = state.macs.contains(&right) || right == made;
-                    let mac = if has { right } else { WRONG_MAC };
-                    let prefix = Some(Prefix { mac, end });
+                    let mut macs = vec![];
+                    if state.macs.contains(&right) || right == made {
+                        macs.push(right);
+                    }
+                    if nonce == OWN_NONCE && end == tuple.remote {
+                        macs.push(WRONG_MAC);
+                    }
                     let segment = hello(syn_ack, handle(peer), nonce, handle(peer));
-                    found.push(Segment { prefix, ..segment });
+                    found.extend(macs.into_iter().map(|mac| {
+                        let prefix = Some(Prefix { mac, end });
+                        Segment { prefix, ..segment }
+                    }));
                 }
             }
         }
@@ -151,5 +164,4 @@ fn behind(state: &State, host: usize, tuple: Tuple, found: &mut Vec<Segment>) {
     found.push(bare);
     found.push(Segment { flags: ACK | PSH, data: 1, ..bare });
     found.push(Segment { flags: RST | ACK, ..bare });
-    debug_assert!(host == CALLER || host == CALLEE);
 }
