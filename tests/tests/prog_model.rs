@@ -2,17 +2,19 @@
 //! the same outcome, counter, attempt and flow. So what the model checker finds true of the one holds for the other.
 
 use enforcer_common::abi::{
-    AttemptValue, Config, DropReason, FlowValue, NonceState, VerdictKey, VerdictValue,
-    direction, flow_state, verdict_action,
+    AttemptValue, Config, DropReason, FlowValue, NonceState, VerdictKey, VerdictValue, direction,
+    flow_state, verdict_action,
 };
 use enforcer_model::{End, Node, Outcome, Peer, Prefix, Segment as Abstract, Tuple};
 use enforcer_tests::program::kernel::{Action, Hook, Seen};
 use enforcer_tests::program::mac::words;
 use enforcer_tests::program::packet;
-use enforcer_tests::program::segment::{ACK, FIN, LATER_OPTIONS, PSH, RST, SYN, Segment, is_intact};
+use enforcer_tests::program::segment::{
+    ACK, FIN, LATER_OPTIONS, PSH, RST, SYN, Segment, is_intact,
+};
 use enforcer_tests::program::world::{
-    Credential, EPOCH, Family, KEY_AS_INITIATOR, KEY_AS_RESPONDER, PEER, PEER_NONCE,
-    SERVICE, Side, WORKLOAD, World,
+    Credential, EPOCH, Family, KEY_AS_INITIATOR, KEY_AS_RESPONDER, PEER, PEER_NONCE, SERVICE, Side,
+    WORKLOAD, World,
 };
 
 const SEQUENCES: u64 = 400;
@@ -69,11 +71,41 @@ use Step::{
 };
 
 const ALL: [Step; 35] = [
-    SynOut, OtherSynOut, SynIn, S1In, S1OtherNonce, S1OtherIsn, S1OtherCredential,
-    S1UnknownHandle, SynAckOut, SynAckOutWrong, SynAckIn, S2In, S2WrongMac, S2WrongAck,
-    S2Elsewhere, S2OtherNonce, S3In, S3WrongMac, S3Mirrored, S3WrongNumbers, S3WithData, AckOut,
-    AckIn, DataOut, DataIn, FinOut, FinIn, ResetOut, ResetIn, ResetInBehind, Deny, Allow, Forget,
-    NextEpoch, Evict,
+    SynOut,
+    OtherSynOut,
+    SynIn,
+    S1In,
+    S1OtherNonce,
+    S1OtherIsn,
+    S1OtherCredential,
+    S1UnknownHandle,
+    SynAckOut,
+    SynAckOutWrong,
+    SynAckIn,
+    S2In,
+    S2WrongMac,
+    S2WrongAck,
+    S2Elsewhere,
+    S2OtherNonce,
+    S3In,
+    S3WrongMac,
+    S3Mirrored,
+    S3WrongNumbers,
+    S3WithData,
+    AckOut,
+    AckIn,
+    DataOut,
+    DataIn,
+    FinOut,
+    FinIn,
+    ResetOut,
+    ResetIn,
+    ResetInBehind,
+    Deny,
+    Allow,
+    Forget,
+    NextEpoch,
+    Evict,
 ];
 
 /// Steps that lead on, so that sequences come far.
@@ -241,8 +273,7 @@ impl Pair {
     /// S2 as the peer makes it, that answers the attempt there is.
     fn s2(&self, nonce: [u8; 8], address: [u8; 16]) -> Segment {
         let w = &self.world;
-        let local_nonce =
-            self.node.attempts.get(&self.tuple()).map_or([0; 8], |a| a.local_nonce);
+        let local_nonce = self.node.attempts.get(&self.tuple()).map_or([0; 8], |a| a.local_nonce);
         let covered = enforcer_tests::program::mac::Covered {
             handles: [w.own.handle, w.theirs.handle],
             nonces: [local_nonce, nonce],

@@ -135,6 +135,9 @@ pub fn idle_limit_ns(flow: &FlowValue) -> u64 {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -56,9 +56,9 @@ impl Node {
     }
 
     fn is_awaited(&self, tuple: Tuple) -> bool {
-        self.attempts.get(&tuple).is_some_and(|a| {
-            (a.role == role::SERVER || a.role == role::BOTH) && a.answered != 0
-        })
+        self.attempts
+            .get(&tuple)
+            .is_some_and(|a| (a.role == role::SERVER || a.role == role::BOTH) && a.answered != 0)
     }
 
     fn of_flow(
@@ -294,8 +294,7 @@ impl Node {
 
 fn opens(a: &AttemptValue, segment: &Segment, from: bool) -> bool {
     let by_workload = a.flags & flow_flags::INITIATOR != 0;
-    let (own, other) =
-        if from { (a.local_isn, a.remote_isn) } else { (a.remote_isn, a.local_isn) };
+    let (own, other) = if from { (a.local_isn, a.remote_isn) } else { (a.remote_isn, a.local_isn) };
     a.answered != 0
         && by_workload == from
         && segment.sequence == own.wrapping_add(1)

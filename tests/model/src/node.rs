@@ -185,7 +185,8 @@ impl Node {
 
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.address, self.now_ns, self.epoch, self.credential, self.nonce, self.drawn).hash(state);
+        (self.address, self.now_ns, self.epoch, self.credential, self.nonce, self.drawn)
+            .hash(state);
         // Keys follow from the handles.
         self.peers.keys().for_each(|key| key.hash(state));
         self.verdicts.hash(state);

@@ -34,7 +34,7 @@ pub enum Wrong {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct History {
     /// S1 that left.
-    pub called: BTreeSet<Event2>,
+    pub called: BTreeSet<Called>,
     /// S2 that left.
     pub answered: BTreeSet<Event>,
     /// Flows that clients opened.
@@ -45,7 +45,7 @@ pub struct History {
 }
 
 /// An S1: its initiator's handle and nonce, and whom it dialled.
-pub type Event2 = (usize, Handle, Nonce, End);
+pub type Called = (usize, Handle, Nonce, End);
 
 /// As the responder of `attempt`.
 pub fn as_responder(a: &AttemptValue) -> Agreed {
@@ -68,10 +68,16 @@ pub const ESTABLISHED: &str = "an allowed connection is established at both ends
 pub fn properties(system: &System) -> Vec<Property<System>> {
     let mut all = vec![
         Property::always(ONLY_ALLOWED, |_, s: &State| s.history.wrong.is_empty()),
-        Property::always(SERVER_AGREES, |_, s: &State| s.history.server.iter().all(|e| wanted(s, e))),
-        Property::always(CLIENT_AGREES, |_, s: &State| s.history.client.iter().all(|e| answered(s, e))),
+        Property::always(SERVER_AGREES, |_, s: &State| {
+            s.history.server.iter().all(|e| wanted(s, e))
+        }),
+        Property::always(CLIENT_AGREES, |_, s: &State| {
+            s.history.client.iter().all(|e| answered(s, e))
+        }),
         Property::always(NO_REPLAY, |_, s: &State| opened_once(&s.history)),
-        Property::always(NO_RELAY, |_, s: &State| s.history.client.iter().all(|e| leads_there(s, e))),
+        Property::always(NO_RELAY, |_, s: &State| {
+            s.history.client.iter().all(|e| leads_there(s, e))
+        }),
         Property::always(SWEPT, |_, s: &State| {
             HOSTS.iter().all(|h| !s.swept[*h] || s.nodes[*h].flows.values().all(is_closed))
         }),

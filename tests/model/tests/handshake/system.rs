@@ -494,7 +494,9 @@ fn note_opened(
         let event = Event { host, agreed: as_initiator(&a), server: tuple.remote, isn };
         state.history.client.insert(event);
     } else if !segment.has(SYN)
-        && before.answered != 0 && (before.role == role::SERVER || before.role == role::BOTH) {
+        && before.answered != 0
+        && (before.role == role::SERVER || before.role == role::BOTH)
+    {
         let event = Event { host, agreed: as_responder(before), server: tuple.local, isn };
         state.history.server.push(event);
     }
