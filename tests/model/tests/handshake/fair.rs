@@ -4,7 +4,7 @@
 use enforcer_model::{Outcome, Segment, Weakening};
 use stateright::Model;
 
-use crate::scenario::stranger;
+use crate::scenario::{cold, stranger};
 use crate::stack::Stage;
 use crate::system::{Action, CALLEE, CALLER, State, System};
 
@@ -15,14 +15,17 @@ const ROUNDS: u32 = FATES + 3;
 
 #[test]
 fn whatever_is_lost_at_first_the_connection_is_established() {
-    let system = stranger(Weakening::None);
-    for lost in 0..1u32 << FATES {
-        let mut run = Run { system: &system, state: system.init_states().remove(0), lost, sent: 0 };
-        run.call();
-        for _ in 0..ROUNDS {
-            run.round();
+    for make in [stranger, cold] {
+        let system = make(Weakening::None);
+        for lost in 0..1u32 << FATES {
+            let state = system.init_states().remove(0);
+            let mut run = Run { system: &system, state, lost, sent: 0 };
+            run.step(Action::Call(CALLER, system.calls[CALLER][0]));
+            for _ in 0..ROUNDS {
+                run.round();
+            }
+            assert!(run.state.is_established(), "lost: {lost:#012b}: {:?}", run.state);
         }
-        assert!(run.state.is_established(), "lost: {lost:#012b}: {:?}", run.state);
     }
 }
 
@@ -35,10 +38,9 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn call(&mut self) {
-        let tuple = self.system.calls[CALLER][0];
-        let action = Action::Call(CALLER, tuple);
-        self.state = self.system.next_state(&self.state, action).expect("a call");
+    fn step(&mut self, action: Action) {
+        self.state =
+            self.system.next_state(&self.state, action).expect("a step that does something");
     }
 
     /// Each stack sends, once, what its connection is at; an established client has data, too.
@@ -54,21 +56,24 @@ impl Run<'_> {
     }
 
     fn send(&mut self, host: usize, segment: Segment) {
-        self.system.prepare(&mut self.state, host);
+        System::prepare(&mut self.state, host);
         let outcome = self.state.nodes[host].from_workload(segment);
-        self.carry(1 - host, outcome);
+        self.carry(1 - host, &outcome);
     }
 
-    fn carry(&mut self, to: usize, outcome: Outcome) {
+    fn carry(&mut self, to: usize, outcome: &Outcome) {
         let segments = match outcome {
-            Outcome::Passes(segment) => vec![segment],
-            Outcome::Led(proof, segment) => vec![proof, segment],
+            Outcome::Passes(segment) => vec![*segment],
+            Outcome::Led(proof, segment) => vec![*proof, *segment],
             Outcome::Dropped(_) | Outcome::Refused(_) | Outcome::BothReset(_) => vec![],
         };
         for segment in segments {
             self.sent += 1;
             if self.sent > FATES || self.lost & 1 << (self.sent - 1) == 0 {
                 self.system.deliver(&mut self.state, to, segment);
+                if self.state.held[to].is_some() {
+                    self.step(Action::Release(to));
+                }
             }
         }
     }

@@ -77,7 +77,7 @@ pub fn crossing(weakening: Weakening) -> System {
 /// The policy of one host changes to a denial, at any moment. Wide: of both.
 pub fn change(weakening: Weakening) -> System {
     let (flips, draws_max) = if is_wide() { (2, 2) } else { (1, 1) };
-    System { flips, draws_max, ..stranger(weakening) }
+    System { draws_max, flips, ..stranger(weakening) }
 }
 
 /// Nobody knows anybody. Wide: and a daemon restarts, and an attempt is evicted.
@@ -88,6 +88,8 @@ pub fn cold(weakening: Weakening) -> System {
         restarts: wide,
         evictions: wide,
         draws_max: 1 + wide,
+        // Takes more events than the ordinary run has.
+        connects: is_wide(),
         ..stranger(weakening)
     }
 }

@@ -54,11 +54,9 @@ impl Tcp {
             return !(acknowledges || segment.sequence == self.remote_isn.wrapping_add(1));
         }
         match self.stage {
-            Stage::SynSent if synchronises && segment.has(ACK) => {
-                if acknowledges {
-                    self.remote_isn = segment.sequence;
-                    self.stage = Stage::Established;
-                }
+            Stage::SynSent if synchronises && segment.has(ACK) && acknowledges => {
+                self.remote_isn = segment.sequence;
+                self.stage = Stage::Established;
             }
             // Simultaneous open (RFC 9293 3.5); or a caller that starts anew.
             Stage::SynSent | Stage::SynReceived if synchronises && !segment.has(ACK) => {

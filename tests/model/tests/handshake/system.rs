@@ -58,6 +58,8 @@ pub fn pair_key(weakening: Weakening, initiator: u64, responder: u64) -> [u32; 8
 
 /// What may happen how often, and who may do what.
 #[derive(Debug, Clone)]
+// Each switch is an axis of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct System {
     pub weakening: Weakening,
     /// Whom both hosts allow, until their policy denies everybody.
@@ -304,7 +306,7 @@ impl System {
     fn send(&self, state: &mut State, host: usize, tuple: Tuple, data: bool) {
         let Some((_, tcp)) = state.stacks[host].iter().find(|(t, _)| *t == tuple) else { return };
         let segment = if data { tcp.data(tuple) } else { tcp.segment(tuple) };
-        self.prepare(state, host);
+        Self::prepare(state, host);
         let node = &mut state.nodes[host];
         let outcome = node.from_workload(segment);
         let peer = node.flows.get(&tuple).map_or(0, |flow| flow.peer);
@@ -328,7 +330,7 @@ impl System {
     /// A segment comes to the hook, and behind it to the stack.
     pub fn deliver(&self, state: &mut State, host: usize, segment: Segment) {
         let tuple = Tuple { local: segment.to, remote: segment.from };
-        self.prepare(state, host);
+        Self::prepare(state, host);
         let node = &mut state.nodes[host];
         let before = node.attempts.get(&tuple).copied();
         match node.to_workload(segment) {
@@ -378,7 +380,7 @@ impl System {
     }
 
     /// The nonce that the generator would give now.
-    pub fn prepare(&self, state: &mut State, host: usize) {
+    pub fn prepare(state: &mut State, host: usize) {
         let number = state.nodes[host].drawn + 1;
         state.nodes[host].nonce =
             [host as u8 + 1, state.generation[host], number, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a];
