@@ -198,8 +198,12 @@ fn carry_towards(
     Ok(std::thread::spawn(move || {
         let mut buffer = vec![0; LONGEST];
         while !direction.shared.stop.load(Ordering::Acquire) {
-            if let Some(length) = from.take(&mut buffer).context("the wire hears nothing")? {
-                direction.carry(buffer[..length].to_vec())?;
+            match from.take(&mut buffer) {
+                Ok(Some(length)) => direction.carry(buffer[..length].to_vec())?,
+                Ok(None) => {}
+                // A host is gone, and its interface with it.
+                Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => return Ok(()),
+                Err(error) => return Err(error).context("the wire hears nothing"),
             }
             direction.release_late()?;
         }
@@ -271,8 +275,15 @@ impl Carrier {
 
     fn put(&self, frame: &[u8]) -> Result<()> {
         match self.to.put(frame) {
-            // A full queue loses frames, as queues do.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+            // A full queue loses frames, as queues do, and so does an interface whose host is gone.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOBUFS | libc::ENETDOWN | libc::ENXIO)
+                ) =>
+            {
+                Ok(())
+            }
             sent => sent.context("the wire cannot send"),
         }
     }
