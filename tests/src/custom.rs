@@ -54,6 +54,49 @@ impl Custom {
         Ok(self)
     }
 
+    /// Signs every segment to and from a peer with a key (TCP-MD5, RFC 2385).
+    pub fn signed(self, peer: SocketAddr, key: &[u8]) -> Result<Self> {
+        // struct tcp_md5sig of linux/tcp.h: address(128), flags, prefix, key length(2), interface, key(80).
+        const ADDRESS: usize = 128;
+        const KEY: usize = ADDRESS + 8;
+        const SIGNATURE: usize = KEY + 80;
+        anyhow::ensure!(key.len() <= SIGNATURE - KEY, "a key of {} bytes is too long", key.len());
+        let mut option = [0u8; SIGNATURE];
+        let bytes = socket_address(peer)?;
+        option[..bytes.len()].copy_from_slice(&bytes);
+        option[ADDRESS + 2..][..2].copy_from_slice(&u16::try_from(key.len())?.to_ne_bytes());
+        option[KEY..][..key.len()].copy_from_slice(key);
+        self.option(libc::IPPROTO_TCP, libc::TCP_MD5SIG, &option).context("TCP-MD5")
+    }
+
+    /// Puts these options into the header of every IPv4 packet (ip(7), IP_OPTIONS).
+    pub fn ipv4_options(self, options: &[u8]) -> Result<Self> {
+        self.option(libc::IPPROTO_IP, libc::IP_OPTIONS, options).context("IPv4 options")
+    }
+
+    /// Puts a header of destination options into every IPv6 packet (ipv6(7), IPV6_DSTOPTS).
+    pub fn destination_options(self, header: &[u8]) -> Result<Self> {
+        self.option(libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, header).context("destination options")
+    }
+
+    fn option(self, level: i32, name: i32, value: &[u8]) -> Result<Self> {
+        // SAFETY: the pointer and the length describe `value`, which outlives the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                level,
+                name,
+                value.as_ptr().cast(),
+                libc::socklen_t::try_from(value.len())?,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error())
+                .with_context(|| format!("socket option {level}/{name}"));
+        }
+        Ok(self)
+    }
+
     /// Connects, within ten seconds.
     pub fn connect(self, to: SocketAddr) -> Result<TcpStream> {
         let address = SockaddrStorage::from(to);
@@ -91,6 +134,17 @@ impl AsFd for Custom {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A `sockaddr_in` (ip(7)) or `sockaddr_in6` (ipv6(7)).
+fn socket_address(of: SocketAddr) -> Result<Vec<u8>> {
+    let (family, address) = match of {
+        SocketAddr::V4(v4) => (libc::AF_INET, v4.ip().octets().to_vec()),
+        // Behind the flow label.
+        SocketAddr::V6(v6) => (libc::AF_INET6, [&[0; 4][..], &v6.ip().octets(), &[0; 4]].concat()),
+    };
+    let family = libc::sa_family_t::try_from(family)?.to_ne_bytes();
+    Ok([&family[..], &of.port().to_be_bytes(), &address].concat())
 }
 
 fn open(family: Family, protocol: Protocol) -> Result<OwnedFd> {

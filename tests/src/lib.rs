@@ -1,10 +1,11 @@
 //! The end-to-end harness: network namespaces as hosts, real sockets, captures, and the real enforcer.
 //!
 //! Read in the order in which a test uses it: [`topology`] makes [`host`]s, [`enforcer`] starts the daemon on
-//! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`udp`] and [`load`] send traffic,
-//! [`capture`] and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with
-//! the drop counters. [`scenario`] has the arrangements most tests share, and [`mod@twin`]
-//! makes the pair of tests that every enforcement claim needs. [`mod@bench`] measures instead of testing.
+//! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`udp`] and
+//! [`load`] send traffic, [`wire`] loses and disorders it on the way, [`raw`] and [`mod@frame`] forge it, [`capture`]
+//! and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with the drop counters.
+//! [`scenario`] has the arrangements most tests share, and [`mod@twin`] makes the pair of tests that every
+//! enforcement claim needs. [`mod@bench`] measures instead of testing.
 //!
 //! Everything here needs root. Missing privilege or a missing tool is an error that names it, never a skip.
 
@@ -15,6 +16,7 @@ pub mod capture;
 pub mod config;
 pub mod custom;
 pub mod enforcer;
+pub mod frame;
 pub mod fuzz;
 pub mod host;
 pub mod interactive;
@@ -32,3 +34,4 @@ pub mod tcp;
 pub mod topology;
 pub mod twin;
 pub mod udp;
+pub mod wire;

@@ -133,7 +133,8 @@ impl Forged {
         Ok(packet)
     }
 
-    fn tcp(&self) -> Result<Vec<u8>> {
+    /// The TCP segment alone, its checksum computed for its addresses.
+    pub(crate) fn tcp(&self) -> Result<Vec<u8>> {
         let mut options = self.options.clone();
         options.resize(options.len().next_multiple_of(4), 0);
         ensure!(options.len() <= 40, "{} bytes of options, at most 40 fit", options.len());

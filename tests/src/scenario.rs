@@ -100,7 +100,11 @@ impl Setup {
 
     /// Starts the daemons on two new hosts and opens the books of both.
     pub fn start_pair(self, enforcement: Enforcement) -> Result<Pair> {
-        let net = TwoHosts::new()?;
+        self.start_on(TwoHosts::new()?, enforcement)
+    }
+
+    /// The same on hosts that are there.
+    pub fn start_on(self, net: TwoHosts, enforcement: Enforcement) -> Result<Pair> {
         let daemons = self.start(&net.client, &net.server, enforcement)?;
         let mut pair = Pair::new(daemons, net);
         pair.books = Some(pair.open_books()?);

@@ -218,7 +218,7 @@ fn attached(switch: &Host, label: &str, addresses: Addresses) -> Result<Host> {
 
 /// Waits until a connection to a closed port is answered, in both families: links, bridge ports and neighbour
 /// entries are then all up.
-fn reachable(from: &Host, to: &Host) -> Result<()> {
+pub(crate) fn reachable(from: &Host, to: &Host) -> Result<()> {
     use crate::tcp::{Outcome, dial};
     const CLOSED_PORT: u16 = 9;
     for family in Family::BOTH {

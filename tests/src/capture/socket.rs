@@ -7,9 +7,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::socket::MsgFlags;
 
 /// 32 MB of frames may wait in the kernel while the thread is not scheduled.
 const RECEIVE_BUFFER: libc::c_int = 32 << 20;
+/// Bytes of a `virtio_net_hdr` (linux/virtio_net.h).
+pub const OFFLOADS: usize = 10;
 
 /// One frame as the interface saw it.
 #[derive(Debug, Clone)]
@@ -35,14 +39,7 @@ pub struct PacketSocket(OwnedFd);
 impl PacketSocket {
     /// Opens a socket on an interface of the calling thread's namespace.
     pub fn open(interface: &str, timeout: Duration) -> Result<Self> {
-        let name = CString::new(interface)?;
-        // SAFETY: the name is a NUL-terminated string that outlives the call.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        if index == 0 {
-            return Err(io::Error::last_os_error()).with_context(|| {
-                format!("interface {interface} not found in this namespace; `ip -br link` lists those that are")
-            });
-        }
+        let index = index_of(interface)?;
         let socket = Self::unbound()?;
         // No frame arrives before bind: the protocol is given there and not to socket().
         socket.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
@@ -50,6 +47,35 @@ impl PacketSocket {
         socket.option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeval(timeout))?;
         socket.bind(index)?;
         Ok(socket)
+    }
+
+    /// Opens a socket that takes frames off an interface and puts frames on it: it hears only what arrives, and
+    /// every frame, heard or sent, stands behind a `virtio_net_hdr` of [`OFFLOADS`] bytes (packet(7),
+    /// PACKET_VNET_HDR), which says what hardware would still do to it.
+    pub fn open_forwarding(interface: &str, timeout: Duration) -> Result<Self> {
+        let index = index_of(interface)?;
+        let socket = Self::unbound()?;
+        socket.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
+        socket.option(libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1i32)?;
+        socket.option(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
+        socket.option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeval(timeout))?;
+        socket.bind(index)?;
+        Ok(socket)
+    }
+
+    /// Waits for one frame of a forwarding socket, its `virtio_net_hdr` first; none when the timeout passed first.
+    pub fn take(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match nix::sys::socket::recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Ok(length) => Ok(Some(length)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends one frame, behind its `virtio_net_hdr` on a forwarding socket.
+    pub fn put(&self, frame: &[u8]) -> io::Result<()> {
+        nix::sys::socket::send(self.0.as_raw_fd(), frame, MsgFlags::empty())?;
+        Ok(())
     }
 
     fn unbound() -> Result<Self> {
@@ -140,6 +166,18 @@ impl PacketSocket {
         };
         if result == 0 { u64::from(stats.tp_drops) } else { 0 }
     }
+}
+
+fn index_of(interface: &str) -> Result<u32> {
+    let name = CString::new(interface)?;
+    // SAFETY: the name is a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error()).with_context(|| {
+            format!("interface {interface} not found in this namespace; `ip -br link` lists those that are")
+        });
+    }
+    Ok(index)
 }
 
 fn status(message: &libc::msghdr) -> u32 {
