@@ -25,6 +25,9 @@ use crate::{
     verdict::{self, Verdict},
 };
 
+/// Within this, the daemon has reset both ends of a flow that was cut.
+const CUT_LASTS_NS: u64 = 2_000_000_000;
+
 /// Reads the packet and, if it is a plain segment of an established flow under the current epoch,
 /// decides it with one look-up. Everything else is left in the scratch for the slow path.
 #[inline(never)]
@@ -280,8 +283,9 @@ pub fn refresh(s: &mut Scratch, flow: &mut FlowValue) -> Result<(), DropReason> 
         Verdict::Unknown => Err(DropReason::Unjudged),
         Verdict::Deny => {
             flow.state = flow_state::CUT;
-            // A cut flow's resets must still pass; the daemon sweeps it.
-            flow.deadline_ns = u64::MAX;
+            // Resets of a cut flow must still pass for a moment, in which the daemon sweeps it. No longer: a
+            // segment judged at the same time on another CPU may write another state over this one.
+            flow.deadline_ns = s.now_ns + CUT_LASTS_NS;
             Err(DropReason::FlowCut)
         }
     }

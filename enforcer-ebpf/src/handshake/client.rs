@@ -120,7 +120,10 @@ fn try_find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropRe
         return Err(DropReason::NoAttempt);
     }
     match a.role {
-        role::PLAIN => return Ok(network::note_answer(s, a)),
+        // Not of an attempt that the far side opened: its answer leaves here.
+        role::PLAIN if a.flags & flow_flags::INITIATOR != 0 => {
+            return Ok(network::note_answer(s, a));
+        }
         role::CLIENT | role::BOTH => {}
         role::REFUSED => return Err(DropReason::Refused),
         _ => return Err(DropReason::NoAttempt),

@@ -63,6 +63,7 @@ impl Core {
             }
             Some(Output::Remember(vetted)) => self.memory.append(&vetted.bytes),
             Some(Output::Log(denial)) => self.log.denial(&denial),
+            Some(Output::LogRefusal(refusal)) => self.log.refusal(&self.engine, &refusal),
             Some(Output::Problem(problem)) => {
                 self.log.problem(&problem);
                 self.problems.insert("engine", problem);

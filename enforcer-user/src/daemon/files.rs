@@ -62,7 +62,7 @@ fn folders(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
         }
     }
     let identity: Vec<&PathBuf> = match &config.identity.trust {
-        TrustConfig::Psk { .. } => Vec::new(),
+        TrustConfig::Psk { file } => vec![file],
         TrustConfig::Pki { authorities, node_certificate, .. } => {
             authorities.iter().chain([node_certificate]).collect()
         }

@@ -3,7 +3,7 @@
 use enforcer_common::abi::{DropReason, RejectedSegment, direction};
 
 use crate::datapath::DatapathError;
-use crate::engine::{Denial, Engine, Now, Question, SECOND_NS, ip_address};
+use crate::engine::{Denial, Engine, Now, Question, Refusal, SECOND_NS, ip_address};
 
 /// Failures logged a second; a full map fails for every segment.
 const FAILURES_PER_SECOND: u32 = 10;
@@ -62,6 +62,21 @@ impl Log {
             because = denial.because,
             suppressed,
             "connection {verb}"
+        );
+    }
+
+    /// A credential that does not verify. What is quoted of it was not proven by anybody.
+    pub(super) fn refusal(&mut self, engine: &Engine, refusal: &Refusal) {
+        let Some(suppressed) = self.denials.admit(crate::datapath::boot_ns()) else { return };
+        let key = &refusal.key;
+        let workload = engine.workload_identity(key.workload);
+        tracing::info!(
+            workload = workload.map_or_else(String::new, crate::identity::Identity::spiffe_id),
+            local = %format_args!("{}:{}", ip_address(&key.local), key.local_port),
+            remote = %format_args!("{}:{}", ip_address(&key.remote), key.remote_port),
+            because = refusal.because,
+            suppressed,
+            "credential refused"
         );
     }
 

@@ -12,16 +12,23 @@ use super::netlink::{self, LinkFacts};
 /// device, netkit has programs of its own in front.
 const UNFIT: [&str; 5] = ["ipvlan", "ipvtap", "macvlan", "macvtap", "netkit"];
 
+/// The index of every namespace's loopback device. Its two ends are one, so there is no side on which
+/// a workload is.
+const LOOPBACK: u32 = 1;
+
 /// Addresses that one interface may have here.
 const MAX_ADDRESSES: usize = 256;
 
 /// Reads an interface and refuses one that cannot be enforced.
 pub(super) fn inspect(name: &str) -> Result<LinkFacts, DatapathError> {
     let facts = netlink::link(name)?.ok_or_else(|| DatapathError::NoInterface(name.to_owned()))?;
+    let unfit =
+        |kind: &str| DatapathError::UnfitInterface { name: name.to_owned(), kind: kind.to_owned() };
+    if facts.ifindex == LOOPBACK {
+        return Err(unfit("loopback"));
+    }
     match &facts.kind {
-        Some(kind) if UNFIT.contains(&kind.as_str()) => {
-            Err(DatapathError::UnfitInterface { name: name.to_owned(), kind: kind.clone() })
-        }
+        Some(kind) if UNFIT.contains(&kind.as_str()) => Err(unfit(kind)),
         _ => Ok(facts),
     }
 }
@@ -62,7 +69,8 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_has_its_address() {
-        assert!(inspect("lo").unwrap().kind.is_none());
+        let refused = inspect("lo").unwrap_err();
+        assert!(matches!(refused, DatapathError::UnfitInterface { .. }), "{refused}");
         let found = addresses("lo").unwrap();
         assert!(found.iter().all(|a| *a == mapped([127, 0, 0, 1]) || a[15] == 1), "{found:?}");
     }

@@ -179,6 +179,7 @@ impl Datapath {
             other @ (Output::Verify(_)
             | Output::Remember(_)
             | Output::Log(_)
+            | Output::LogRefusal(_)
             | Output::Problem(_)) => {
                 return Ok(Some(other));
             }

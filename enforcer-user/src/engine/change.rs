@@ -4,7 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use enforcer_common::abi::{FlowKey, NetworkKey, VerdictKey, WorkloadValue, flow_flags};
+use enforcer_common::abi::{
+    FlowKey, NetworkKey, VerdictKey, WorkloadValue, flow_flags, workload_flags,
+};
 
 use super::Engine;
 use super::clock::Now;
@@ -124,7 +126,10 @@ impl Engine {
                 true
             } else if flow.peer == 0 {
                 let rule_set = rule_sets.get(&flow.key.workload).copied();
-                networks.allow(rule_set.unwrap_or(NO_RULES), flow)
+                let workload = self.workloads.get(flow.key.workload);
+                let observed =
+                    workload.is_some_and(|w| w.value.flags & workload_flags::OBSERVE != 0);
+                observed || networks.allow(rule_set.unwrap_or(NO_RULES), flow)
             } else {
                 let asked = flow.question();
                 let judged = answers

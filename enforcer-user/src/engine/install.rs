@@ -8,7 +8,7 @@ use enforcer_common::wire::checksum::sum_bytes;
 use super::Engine;
 use super::clock::Now;
 use super::counters::{Done, Refused};
-use super::io::{HeldFrame, Output, PeerSecrets, Question};
+use super::io::{HeldFrame, Output, PeerSecrets, Question, Refusal};
 use super::jobs::{About, Job, JobResult, Outcome, Pending, Work};
 use super::peers::{Peer, Vetted};
 use super::verdicts::Verdict;
@@ -18,13 +18,19 @@ impl Engine {
     pub(super) fn on_result(&mut self, result: JobResult, now: Now, out: &mut Vec<Output>) {
         let Some(pending) = self.jobs.finish(result.id) else { return };
         match result.outcome {
-            Outcome::Refused(error) => self.on_refused(&pending, &error, now),
+            Outcome::Refused(error) => self.on_refused(&pending, &error, now, out),
             Outcome::Verified(peer, keys) => self.on_verified(pending, &peer, keys, now, out),
             Outcome::Paired(pairs) => self.on_paired(pending, pairs, now, out),
         }
     }
 
-    fn on_refused(&mut self, pending: &Pending, error: &VerifyError, now: Now) {
+    fn on_refused(
+        &mut self,
+        pending: &Pending,
+        error: &VerifyError,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) {
         if let About::Credential(hash) = pending.about {
             self.negative.insert(hash, now);
         }
@@ -32,6 +38,14 @@ impl Engine {
         for _ in &pending.waiters {
             self.counters.refuse(Refused::Credential);
         }
+        // One line a credential, however many segments carried it.
+        let because = error.to_string();
+        out.extend(
+            pending
+                .waiters
+                .first()
+                .map(|held| Output::LogRefusal(Refusal { key: held.key, because })),
+        );
     }
 
     fn on_verified(

@@ -259,6 +259,15 @@ pub struct Denial {
     pub because: String,
 }
 
+/// A peer's credential that does not verify, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The flow of the segment that carried it.
+    pub key: FlowKey,
+    /// What is wrong with it; quotes what the credential claims.
+    pub because: String,
+}
+
 /// Flows to be reset at both ends and deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sweep {
@@ -340,6 +349,8 @@ pub enum Output {
     Remember(Arc<Vetted>),
     /// A line for the log, to be sampled.
     Log(Denial),
+    /// As [`Output::Log`], of a credential that does not verify.
+    LogRefusal(Refusal),
     /// Something did not work; for the log and the status.
     Problem(String),
 }

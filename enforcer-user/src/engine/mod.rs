@@ -58,7 +58,7 @@ pub use clock::{Now, SECOND_NS};
 pub use counters::{Counters, Done, Refused};
 pub use io::{
     Adopted, AdoptedPeer, Denial, HeldFrame, Input, LiveFlow, Network, Output, OwnCredential,
-    PeerSecrets, Question, Sweep, WorkloadSpec,
+    PeerSecrets, Question, Refusal, Sweep, WorkloadSpec,
 };
 pub use jobs::{Job, JobId, JobResult, MAX_JOBS, MAX_JOBS_A_SOURCE, MAX_WAITERS};
 pub use networks::{Mesh, ip_address};

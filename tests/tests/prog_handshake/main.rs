@@ -278,3 +278,22 @@ fn a_network_rule_opens_a_plain_connection() {
         assert_eq!(w.flow().unwrap().flags, flow_flags::PLAIN);
     }
 }
+
+/// Two spoofed segments must not end, and three not open, a connection that the far side opened.
+#[test]
+fn who_opened_a_plain_connection_does_not_answer_it() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Server);
+        let far = w.remote;
+        w.allow_network(&far, direction::INGRESS, 6, (SERVICE, SERVICE));
+        w.pass(Hook::To, &w.syn_in().frame());
+        let mut spoofed = w.syn_ack_in();
+        spoofed.acknowledgement = 1;
+        let frame = spoofed.frame();
+        compare(&w.run(Hook::To, &frame), Action::Drop, None, &["no_attempt"]).unwrap();
+        let mut ack = w.ack_in();
+        (ack.sequence, ack.acknowledgement) = (spoofed.sequence.wrapping_add(1), 1);
+        w.run(Hook::To, &ack.frame());
+        assert!(w.flow().is_none());
+    }
+}

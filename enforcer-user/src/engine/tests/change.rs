@@ -138,6 +138,19 @@ fn flows_of_network_rules_are_judged_and_adopted_ones_left_alone() {
 }
 
 #[test]
+fn a_change_leaves_alone_what_only_observe_mode_lets_pass() {
+    let mut bench = Bench::new(&permit("cli"));
+    let flags = enforcer_common::abi::workload_flags::OBSERVE;
+    let spec = WorkloadSpec { identity: identity("seen"), flags, adopt_until_ns: 0 };
+    let _ = bench.engine.handle(Input::AddWorkload(spec), at(0));
+    let ids = ["seen", "web"].map(|name| bench.engine.workload_id(name).unwrap());
+    let live = ids.map(|id| flow(0, 80, id)).to_vec();
+    let outputs = bench.set_policy(&permit("other"), live.clone(), at(2));
+    let Output::SweepFlows(sweep) = &outputs[last(&outputs, "sweep")] else { panic!() };
+    assert_eq!(sweep.flows, [live[1].key]);
+}
+
+#[test]
 fn a_failed_change_goes_back_to_the_old_epoch_whole() {
     let mut bench = Bench::new(&permit("cli"));
     let (cli, _) = bench.meet("cli", at(1));

@@ -136,7 +136,7 @@ fn garbage_is_verified_once_and_then_remembered_for_a_while() {
     let sent = Sent::call(&[0xd2; 300]);
     let jobs = bench.give(&sent, at(1));
     assert_eq!(kinds(&jobs), ["verify"]);
-    assert!(bench.run(jobs, at(1)).is_empty());
+    assert_eq!(kinds(&bench.run(jobs, at(1))), ["refusal"]);
     assert!(bench.give(&sent, at(2)).is_empty());
     assert_eq!(bench.refused(Refused::Negative), 1);
     assert_eq!(kinds(&bench.give(&sent, at(1 + REFUSED_SECONDS))), ["verify"]);
@@ -157,7 +157,9 @@ fn a_credential_of_another_authority_never_yields_an_install() {
     let stranger = trusted(DAY).theirs;
     let credential = stranger.issue(&identity("cli"), UNIX, LIMITS).unwrap();
     let jobs = bench.give(&Sent::call(credential.bytes()), at(1));
-    assert!(bench.run(jobs, at(1)).is_empty());
+    let outputs = bench.run(jobs, at(1));
+    let [Output::LogRefusal(refusal)] = &outputs[..] else { panic!("{:?}", kinds(&outputs)) };
+    assert!(refusal.because.contains("authority that is not trusted"), "{}", refusal.because);
     assert_eq!(bench.refused(Refused::Credential), 1);
     let names: Vec<String> = bench.engine.counters().all().map(|(name, _)| name).collect();
     assert!(names.contains(&"credential_refused_wrong_authority".to_owned()), "{names:?}");

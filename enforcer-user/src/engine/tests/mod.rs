@@ -263,6 +263,7 @@ fn kind(output: &Output) -> &'static str {
         Output::Reinject { .. } => "reinject",
         Output::Remember(_) => "remember",
         Output::Log(_) => "log",
+        Output::LogRefusal(_) => "refusal",
         Output::Problem(_) => "problem",
     }
 }
