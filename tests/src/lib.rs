@@ -15,6 +15,7 @@ pub mod capture;
 pub mod config;
 pub mod custom;
 pub mod enforcer;
+pub mod flood;
 pub mod fuzz;
 pub mod host;
 pub mod interactive;

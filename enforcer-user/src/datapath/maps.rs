@@ -45,6 +45,8 @@ pub struct Maps {
     pub verdicts: Table<VerdictKey, VerdictValue>,
     /// Half-open connections.
     pub attempts: Table<FlowKey, AttemptValue>,
+    /// Those of them that have no place of their own.
+    pub crowd: Table<FlowKey, AttemptValue>,
     /// Datagram flows ever opened, by [`enforcer_common::datapath::share::key`].
     pub datagrams_opened: Table<u32, u64>,
     /// Those of them that are gone.
@@ -73,6 +75,7 @@ impl Maps {
             peers: Table::open(folder, "PEERS")?,
             verdicts: Table::open(folder, "VERDICTS")?,
             attempts: Table::open(folder, "ATTEMPTS")?,
+            crowd: Table::open(folder, "CROWD")?,
             datagrams_opened: Table::open(folder, "DATAGRAMS_OPENED")?,
             datagrams_gone: Table::open(folder, "DATAGRAMS_GONE")?,
             flows4: Table::open(folder, "FLOWS4")?,

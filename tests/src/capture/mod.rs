@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 pub use packet::{Direction, EXID, Flags, IDENTITY_KIND, Packet, Segment, TcpOption, tcp_sum};
-pub use socket::Frame;
+pub use socket::{Frame, PacketSocket};
 
 use crate::host::Host;
 use crate::need;
-use socket::PacketSocket;
 
 /// The most bytes of frames that one capture keeps; later frames are counted as lost.
 const MAX_BYTES: usize = 64 << 20;

@@ -35,21 +35,35 @@ pub struct PacketSocket(OwnedFd);
 impl PacketSocket {
     /// Opens a socket on an interface of the calling thread's namespace.
     pub fn open(interface: &str, timeout: Duration) -> Result<Self> {
-        let name = CString::new(interface)?;
-        // SAFETY: the name is a NUL-terminated string that outlives the call.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        if index == 0 {
-            return Err(io::Error::last_os_error()).with_context(|| {
-                format!("interface {interface} not found in this namespace; `ip -br link` lists those that are")
-            });
-        }
+        let index = interface_index(interface)?;
         let socket = Self::unbound()?;
         // No frame arrives before bind: the protocol is given there and not to socket().
         socket.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
         socket.option(libc::SOL_PACKET, libc::PACKET_AUXDATA, &1i32)?;
         socket.option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeval(timeout))?;
-        socket.bind(index)?;
+        socket.bind(index, libc::ETH_P_ALL)?;
         Ok(socket)
+    }
+
+    /// Opens a socket that only sends, and past the interface's queueing discipline.
+    pub fn sender(interface: &str) -> Result<Self> {
+        let index = interface_index(interface)?;
+        let socket = Self::unbound()?;
+        socket.option(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1i32)?;
+        socket.bind(index, 0)?;
+        Ok(socket)
+    }
+
+    /// Sends a frame as it is. `false` if the interface has no room for it.
+    pub fn send(&self, frame: &[u8]) -> io::Result<bool> {
+        // SAFETY: pointer and length describe `frame`, which outlives the call.
+        let result =
+            unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        match os_result(result as i64) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn unbound() -> Result<Self> {
@@ -64,11 +78,11 @@ impl PacketSocket {
         Ok(Self(fd))
     }
 
-    fn bind(&self, index: u32) -> Result<()> {
+    fn bind(&self, index: u32, protocol: libc::c_int) -> Result<()> {
         // SAFETY: sockaddr_ll is plain data for which all zeroes is a value.
         let mut address: libc::sockaddr_ll = unsafe { zeroed() };
         address.sll_family = u16::try_from(libc::AF_PACKET)?;
-        address.sll_protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
+        address.sll_protocol = u16::try_from(protocol)?.to_be();
         address.sll_ifindex = i32::try_from(index)?;
         // SAFETY: the pointer and the length describe `address`, which outlives the call.
         let result =
@@ -140,6 +154,18 @@ impl PacketSocket {
         };
         if result == 0 { u64::from(stats.tp_drops) } else { 0 }
     }
+}
+
+fn interface_index(interface: &str) -> Result<u32> {
+    let name = CString::new(interface)?;
+    // SAFETY: the name is a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error()).with_context(|| {
+            format!("interface {interface} not found in this namespace; `ip -br link` lists those that are")
+        });
+    }
+    Ok(index)
 }
 
 fn status(message: &libc::msghdr) -> u32 {
