@@ -62,7 +62,7 @@ impl Flood {
 #[must_use]
 pub fn spoofed(n: u32) -> SocketAddr {
     let last = u8::try_from(1 + n % 250).unwrap_or(1);
-    let address = if n % 2 == 0 {
+    let address = if n.is_multiple_of(2) {
         Ipv4Addr::new(203, 0, 113, last)
     } else {
         Ipv4Addr::new(198, 51, 100, last)

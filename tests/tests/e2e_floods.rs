@@ -196,7 +196,8 @@ fn the_credential_of_a_known_identity_replayed_from_everywhere() {
     let scene = Scene::new();
     let s1 = scene.s1_of(&scene.net.client);
     let frames = scene.frames(|n| {
-        let source = if n % 2 == 0 { spoofed(n) } else { scene.net.other.at(Family::V4, port(n)) };
+        let source =
+            if n.is_multiple_of(2) { spoofed(n) } else { scene.net.other.at(Family::V4, port(n)) };
         Forged { source, sequence: n, ..Forged::replay(&s1) }
     });
     scene.survives(frames, "attempt_rate_limited");
@@ -209,7 +210,7 @@ fn half_open_proofs_that_are_wrong() {
     let frames = scene.frames(|n| {
         let source = spoofed(n / 2 % 500);
         let call = Forged { source, sequence: 7, ..Forged::replay(&s1) };
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             return call;
         }
         Forged { sequence: 8, acknowledgement: n, ..Forged::new(source, scene.to(), Flags::ACK) }
