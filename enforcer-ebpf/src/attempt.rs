@@ -8,8 +8,8 @@ use enforcer_common::{
 
 use crate::{
     counter, flow,
-    maps::{ATTEMPTS, WORKLOADS},
-    network, proof, reset,
+    maps::{ATTEMPTS, CROWD, WORKLOADS},
+    network, proof, quota, reset,
     scratch::Scratch,
     verdict::Verdict,
 };
@@ -20,13 +20,8 @@ pub fn find(s: &Scratch) -> Option<&'static mut AttemptValue> {
     // SAFETY: LRU entries are preallocated, so the memory stays. The entry may be evicted and given
     // to another attempt while it is read; what grants something reads a copy of it and then looks
     // the entry up again (`proof::accept`).
-    ATTEMPTS.get_ptr_mut(&s.key).map(|value| unsafe { &mut *value })
-}
-
-/// Inserts `s.attempt`.
-#[inline(always)]
-pub fn insert(s: &Scratch) -> Result<(), DropReason> {
-    ATTEMPTS.insert(&s.key, &s.attempt, 0).map_err(|_| DropReason::AttemptTableFull)
+    let found = ATTEMPTS.get_ptr_mut(&s.key).or_else(|| CROWD.get_ptr_mut(&s.key));
+    found.map(|value| unsafe { &mut *value })
 }
 
 /// Forgets the attempt of the packet's tuple.
@@ -34,6 +29,7 @@ pub fn insert(s: &Scratch) -> Result<(), DropReason> {
 pub fn remove(s: &Scratch) {
     // Absence is what is wanted; an error can only mean that.
     let _ = ATTEMPTS.remove(&s.key);
+    let _ = CROWD.remove(&s.key);
 }
 
 /// A segment other than SYN and SYN-ACK of a tuple that has no flow.
@@ -57,6 +53,7 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         role::CLIENT | role::BOTH | role::PLAIN if !FROM && is_reset => {
             if s.packet.acknowledgement == attempt.local_isn.wrapping_add(1) {
                 remove(s);
+                quota::call_answered(s);
                 0
             } else {
                 DropReason::SpoofedReset as u32
@@ -132,6 +129,11 @@ fn insert_plain<const FROM: bool>(
         return reason as u32;
     }
     remove(s);
+    if FROM {
+        quota::call_answered(s);
+    } else {
+        quota::stranger_opened(s);
+    }
     counter::count(s, Event::PlainOpened);
     0
 }

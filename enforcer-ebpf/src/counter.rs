@@ -20,6 +20,8 @@ pub enum Limit {
     Cold = 1,
     /// Sampled drops.
     Samples = 2,
+    /// Half-open connections without a place of their own.
+    Attempts = 3,
 }
 
 /// Counts an event of the packet's workload.
@@ -82,4 +84,14 @@ pub fn take(workload: u16, source: [u8; 8], kind: Limit, now_ns: u64, per_second
     let mut fresh = BucketValue::default();
     let granted = bucket::take(&mut fresh, now_ns, per_second);
     BUCKETS.insert(&key, &fresh, BPF_ANY).is_ok() && granted
+}
+
+/// Gives a token back; a bucket that is gone was as good as full.
+#[inline(always)]
+pub fn give_back(workload: u16, source: [u8; 8], kind: Limit, per_second: u32) {
+    let key = BucketKey { source, workload, kind: kind as u16, zero: [0; 4] };
+    if let Some(value) = BUCKETS.get_ptr_mut(&key) {
+        // SAFETY: as in `take`.
+        bucket::give_back(unsafe { &mut *value }, per_second);
+    }
 }

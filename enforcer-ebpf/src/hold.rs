@@ -55,6 +55,7 @@ fn try_segment(
     s.held.time_ns = s.now_ns;
     s.held.key = s.key;
     s.held.local_handle = *local_handle;
+    s.held.peer = s.peer;
     s.held.port = port;
     s.held.direction = asked;
     s.held.host_side = u8::from(host_side);

@@ -35,6 +35,7 @@ mod maps;
 mod network;
 mod outcome;
 mod proof;
+mod quota;
 mod reset;
 mod scratch;
 mod segment;

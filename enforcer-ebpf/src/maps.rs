@@ -13,6 +13,8 @@ use enforcer_common::abi::{
 
 use crate::scratch::Scratch;
 
+/// Two directions of every workload.
+const SHARES: usize = 8192;
 const HELD_RING_BYTES: usize = 1 << 18;
 const REJECTED_RING_BYTES: usize = 1 << 18;
 
@@ -49,9 +51,23 @@ pub static FLOWS4: HashMap<FlowKey4, FlowValue, 131_072> = HashMap::new();
 /// IPv6 flows.
 #[btf_map]
 pub static FLOWS6: HashMap<FlowKey6, FlowValue, 131_072> = HashMap::new();
-/// Half-open connections.
+/// Half-open connections that have a place of their own: calls of workloads, and those of sources
+/// that have proven themselves before, within their rates.
 #[btf_map]
 pub static ATTEMPTS: LruHashMap<FlowKey, AttemptValue, 16384> = LruHashMap::new();
+/// All other half-open connections: a flood of them displaces its like.
+#[btf_map]
+pub static CROWD: LruHashMap<FlowKey, AttemptValue, 16384> = LruHashMap::new();
+/// The rates of places in [`ATTEMPTS`]: by source for those that a proof came from, by the zero
+/// address for a workload itself.
+#[btf_map]
+pub static STANDING: LruHashMap<AddressKey, BucketValue, 16384> = LruHashMap::new();
+/// Datagram flows ever opened, by `datapath::share`'s key; only programs write it.
+#[btf_map]
+pub static DATAGRAMS_OPENED: HashMap<u32, u64, SHARES> = HashMap::new();
+/// Those of [`DATAGRAMS_OPENED`] that are gone; only the daemon writes it.
+#[btf_map]
+pub static DATAGRAMS_GONE: HashMap<u32, u64, SHARES> = HashMap::new();
 /// Token buckets.
 #[btf_map]
 pub static BUCKETS: LruHashMap<BucketKey, BucketValue, 16384> = LruHashMap::new();

@@ -13,6 +13,7 @@ use enforcer_common::{
 use crate::{
     address, attempt, counter, flow,
     maps::{NETWORKS, WORKLOADS},
+    quota::{self, Asker},
     reset,
     scratch::Scratch,
     skb::load,
@@ -95,10 +96,8 @@ pub fn open_plain<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32
         flags: if FROM { flow_flags::INITIATOR } else { 0 },
         ..AttemptValue::default()
     };
-    match attempt::insert(s) {
-        Ok(()) => 0,
-        Err(reason) => reason as u32,
-    }
+    let asker = if FROM { Asker::Workload } else { Asker::Stranger };
+    quota::insert_attempt(s, asker)
 }
 
 /// The workload's own call is not replaced by a SYN of the far side before this.
@@ -189,6 +188,7 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
     if ask(s, asked, port) == Verdict::Deny {
         return Err(DropReason::NetworkDenied);
     }
+    quota::take_datagram::<FROM>(s)?;
     s.flow = FlowValue {
         deadline_ns: u64::MAX,
         seen_ns: now_ns,

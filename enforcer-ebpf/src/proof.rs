@@ -20,6 +20,7 @@ use crate::{
     handshake::check,
     hold,
     maps::CLONING,
+    quota,
     scratch::Scratch,
     segment,
     skb::load,
@@ -163,6 +164,7 @@ fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     }
     check(open_flow(skb, s))?;
     attempt::remove(s);
+    quota::peer_proved(s);
     check(segment::strip(skb, s, 0, 0))?;
     counter::count(s, Event::ProofAccepted);
     Ok(0)

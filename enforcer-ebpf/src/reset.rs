@@ -15,6 +15,7 @@ use crate::{
     attempt, counter,
     handshake::check,
     outcome::Outcome,
+    quota::{self, Asker},
     scratch::Scratch,
     segment,
     skb::{load, store},
@@ -107,7 +108,7 @@ fn try_both<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Result<()
 fn admit_reset(s: &mut Scratch) -> Result<(), DropReason> {
     s.attempt =
         AttemptValue { created_ns: s.now_ns, role: role::REFUSED, ..AttemptValue::default() };
-    attempt::insert(s)
+    check(quota::insert_attempt(s, Asker::Refused))
 }
 
 /// Makes the segment the reset that answers it (RFC 9293 3.5.2).

@@ -16,6 +16,7 @@ pub mod capture;
 pub mod config;
 pub mod custom;
 pub mod enforcer;
+pub mod flood;
 pub mod frame;
 pub mod fuzz;
 pub mod host;

@@ -14,6 +14,9 @@ use crate::host::Host;
 const TCP: u8 = 6;
 const HOP_LIMIT: u8 = 64;
 const TCP_HEADER: usize = 20;
+const IPV4_HEADER: usize = 20;
+/// A link address that no interface of a test has.
+const NOBODY: [u8; 6] = [2, 0xEE, 0, 0, 0, 0xEE];
 
 /// A TCP segment to be sent as it is; only the checksum is computed.
 #[derive(Debug, Clone)]
@@ -105,6 +108,18 @@ impl Forged {
         host.run(|| send_packet(self.destination.ip(), &packet))
     }
 
+    /// The frame for a link address, as an AF_PACKET socket sends it; it comes from a link address of nobody.
+    pub fn frame(&self, to: [u8; 6]) -> Result<Vec<u8>> {
+        let mut packet = self.packet()?;
+        let kind = if self.source.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xDD] };
+        if self.source.is_ipv4() {
+            let header = packet.first_chunk().context("an IPv4 packet without header")?;
+            let sum = ipv4_sum(header);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        Ok([&to[..], &NOBODY, &kind, &packet].concat())
+    }
+
     fn packet(&self) -> Result<Vec<u8>> {
         let tcp = self.tcp()?;
         let length = |extra: usize| u16::try_from(tcp.len() + extra).context("segment too long");
@@ -151,6 +166,16 @@ impl Forged {
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
         Ok(tcp)
     }
+}
+
+/// The checksum of an IPv4 header without options (RFC 791 3.1), its own field taken as zero.
+#[must_use]
+pub fn ipv4_sum(header: &[u8; IPV4_HEADER]) -> u16 {
+    let words = header.as_chunks::<2>().0.iter().enumerate();
+    let sum: u32 =
+        words.filter(|(n, _)| *n != 5).map(|(_, w)| u32::from(u16::from_be_bytes(*w))).sum();
+    let folded = (sum & 0xFFFF) + (sum >> 16);
+    !u16::try_from((folded & 0xFFFF) + (folded >> 16)).unwrap_or_default()
 }
 
 fn send_packet(to: IpAddr, packet: &[u8]) -> Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use enforcer_tests::capture::{Capture, Direction, Flags, Segment};
+use enforcer_tests::capture::{Capture, Direction, EXID, Flags, IDENTITY_KIND, Segment};
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::host::{Family, Host};
 use enforcer_tests::interactive::Interactive;
@@ -196,4 +196,63 @@ fn flood(
         }
         sent
     })
+}
+
+#[test]
+fn a_cut_or_spliced_hello_and_one_of_another_version_get_no_answer() {
+    let (mut daemons, net) = enforced();
+    let server = Server::start(&net.server, PORT, &Service::Echo).unwrap();
+    let at_server = Capture::start(&net.server, INTERFACE).unwrap();
+    let to = net.server.at(Family::V4, PORT);
+    assert_eq!(contact(&net.client, to, &server).unwrap(), Contact::MADE);
+    let s1 = at_server.wait_for("S1", PATIENCE, is_s1).unwrap();
+    let from = |port| Forged { source: net.other.at(Family::V4, port), ..Forged::replay(&s1) };
+    let whole = s1.payload.len();
+    Forged { payload: s1.payload[..whole - 1].to_vec(), ..from(5002) }.send(&net.other).unwrap();
+    let mut spliced = s1.payload.clone();
+    spliced[whole / 2] ^= 1;
+    Forged { payload: spliced, ..from(5003) }.send(&net.other).unwrap();
+    let longer = [&EXID[..], s1.identity().unwrap(), &[0; 2]].concat();
+    Forged { options: Vec::new(), ..from(5004) }
+        .option(IDENTITY_KIND, &longer)
+        .send(&net.other)
+        .unwrap();
+    std::thread::sleep(SILENCE);
+    at_server.assert_silent_towards(net.other.address(Family::V4)).unwrap();
+    assert_eq!(server.accepted(), 1);
+    let counters = daemons.server().unwrap().counters().unwrap();
+    for reason in ["credential_length", "wrong_version"] {
+        assert!(counters.drop(reason) > 0, "no {reason}: {counters:?}");
+    }
+}
+
+#[test]
+fn a_hello_replayed_on_the_tuple_of_an_open_connection_does_not_take_it_over() {
+    let (_daemons, net) = enforced();
+    let server = Server::start(&net.server, PORT, &Service::Echo).unwrap();
+    let at_server = Capture::start(&net.server, INTERFACE).unwrap();
+    let mut stream = Interactive::open(&net.client, net.server.at(Family::V4, PORT)).unwrap();
+    let s1 = at_server.wait_for("S1", PATIENCE, is_s1).unwrap();
+    let proof = at_server.wait_for("proof", PATIENCE, is_proof).unwrap();
+    let sequence = s1.sequence.wrapping_add(0x1000_0000);
+    Forged { sequence, ..Forged::replay(&s1) }.send(&net.other).unwrap();
+    let taken = Forged { sequence: sequence.wrapping_add(1), ..Forged::replay(&proof) };
+    taken.send(&net.other).unwrap();
+    Forged { options: Vec::new(), ..taken }.payload(b"taken").send(&net.other).unwrap();
+    for _ in 0..20 {
+        stream.exchange().unwrap();
+    }
+    assert_eq!(server.accepted(), 1, "the replayed handshake made a connection");
+}
+
+#[test]
+fn a_pre_shared_key_is_no_way_into_a_node_that_asks_for_certificates() {
+    let net = TwoHosts::new().unwrap();
+    let (psk, pki) = (Setup::psk().unwrap(), Setup::pki().unwrap());
+    let _client = Enforcer::start(&net.client, &psk.client).unwrap();
+    let server_side = Enforcer::start(&net.server, &pki.server).unwrap();
+    let server = Server::start(&net.server, PORT, &Service::Echo).unwrap();
+    let to = net.server.at(Family::V4, PORT);
+    assert_eq!(contact(&net.client, to, &server).unwrap(), Contact::SILENT);
+    assert!(server_side.counters().unwrap().drop("held") > 0, "the daemon was never asked");
 }

@@ -18,6 +18,11 @@ pub struct Config {
     pub cold_per_source: u32,
     /// Denied segments reported to the daemon for its log, a second.
     pub samples_per_second: u32,
+    /// Half-open connections that one source may begin and not finish a second; a workload's own
+    /// calls have four times as many.
+    pub attempts_per_source: u32,
+    /// Flows of other protocols than TCP that one workload may have open in one direction.
+    pub datagram_flows: u32,
 }
 
 /// Flags of the configuration.
@@ -37,4 +42,4 @@ pub struct NonceState {
     pub counter: u64,
 }
 
-pod!(Config = 24, NonceState = 40);
+pod!(Config = 32, NonceState = 40);

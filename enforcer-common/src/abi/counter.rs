@@ -129,6 +129,10 @@ numbered! {
         Oversized = 42, "oversized";
         /// The policy changed, and nobody has judged the flow under the new one yet.
         Unjudged = 43, "unjudged";
+        /// Too many half-open connections of the source, or refusals of the workload's own calls.
+        AttemptRateLimited = 44, "attempt_rate_limited";
+        /// The workload has its share of flows without connections.
+        DatagramShare = 45, "datagram_share_full";
     }
 }
 

@@ -28,6 +28,8 @@ pub struct HeldSegment {
     pub key: FlowKey,
     /// Handle of the local credential that the attempt uses.
     pub local_handle: [u8; 8],
+    /// Identity id of the peer; 0 while unknown.
+    pub peer: u64,
     /// Port the verdict is asked for.
     pub port: u16,
     /// One of [`super::direction`].
@@ -86,4 +88,4 @@ pub struct ReinjectTrailer {
     pub ingress: u32,
 }
 
-pod!(HeldSegment = 1616, RejectedSegment = 72, ReinjectTrailer = 8);
+pod!(HeldSegment = 1624, RejectedSegment = 72, ReinjectTrailer = 8);

@@ -28,7 +28,7 @@ pub use workload::{
 };
 
 /// Version of everything in this module. A daemon adopts pinned maps only of its own version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// A handle: the first 8 bytes of BLAKE3 over a credential.
 pub type Handle = [u8; 8];

@@ -33,6 +33,14 @@ pub fn take(bucket: &mut BucketValue, now_ns: u64, per_second: u32) -> bool {
     true
 }
 
+/// Gives back a token that was taken for something that turned out well.
+#[inline(always)]
+pub fn give_back(bucket: &mut BucketValue, per_second: u32) {
+    let full = u64::from(per_second) * MILLI;
+    let filled = bucket.millitokens + MILLI;
+    bucket.millitokens = if filled > full { full } else { filled };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +64,17 @@ mod tests {
         let mut b = BucketValue::default();
         assert!(!take(&mut b, 5, 0));
         assert!(!take(&mut b, 5_000_000_000, 0));
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again_and_no_more() {
+        let mut b = BucketValue::default();
+        let now = 5_000_000_000;
+        assert!(take(&mut b, now, 2) && take(&mut b, now, 2) && !take(&mut b, now, 2));
+        give_back(&mut b, 2);
+        assert!(take(&mut b, now, 2) && !take(&mut b, now, 2));
+        (0..10).for_each(|_| give_back(&mut b, 2));
+        assert!(take(&mut b, now, 2) && take(&mut b, now, 2) && !take(&mut b, now, 2));
     }
 
     #[test]

@@ -5,3 +5,4 @@ pub mod flow;
 pub mod network;
 pub mod opaque;
 pub mod sequence;
+pub mod share;

@@ -18,7 +18,9 @@ use super::{
     room,
 };
 use crate::{
-    address, attempt, counter, flow, hold, mac, network, reset,
+    address, attempt, counter, flow, hold, mac, network,
+    quota::{self, Asker},
+    reset,
     scratch::Scratch,
     segment,
     skb::load,
@@ -85,7 +87,7 @@ fn insert_client(s: &mut Scratch, handle: &Handle, deadline_ns: u64) -> u32 {
         flags: flow_flags::INITIATOR,
         ..AttemptValue::default()
     };
-    number(attempt::insert(s))
+    quota::insert_attempt(s, Asker::Workload)
 }
 
 /// S2 arrives: a SYN-ACK towards the workload. In steps for the same reason as [`answer`].
@@ -177,6 +179,9 @@ fn judge_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 #[inline(never)]
 fn open_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
+    if a.answered == 0 {
+        quota::call_answered(s);
+    }
     a.proof = mac_bytes(s.tag);
     a.remote_handle = s.transcript.handle_b;
     a.remote_nonce = s.transcript.nonce_b;

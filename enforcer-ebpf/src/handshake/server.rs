@@ -19,6 +19,7 @@ use crate::{
     attempt, counter, flow, hold, mac,
     maps::CREDENTIALS,
     network,
+    quota::{self, Asker},
     scratch::Scratch,
     segment,
     skb::load,
@@ -143,7 +144,7 @@ fn begin_answer(s: &mut Scratch, local: &Handle, peer: &PeerValue) -> u32 {
         role: role::SERVER,
         ..AttemptValue::default()
     };
-    number(attempt::insert(s))
+    quota::insert_attempt(s, Asker::Peer)
 }
 
 /// S2 leaves: a SYN-ACK of the workload. Its steps are subprograms, so that the MAC, whose frame is

@@ -78,7 +78,10 @@ impl Core {
         let mut flows = 0;
         self.datapath.maps.for_each_flow(|_, _| flows += 1).map_err(|error| internal(&error))?;
         let mut attempts = 0;
-        let counted = self.datapath.maps.attempts.for_each(|_, _| attempts += 1);
+        let maps = &self.datapath.maps;
+        let counted = [&maps.attempts, &maps.crowd]
+            .into_iter()
+            .try_for_each(|table| table.for_each(|_, _| attempts += 1));
         counted.map_err(|error| internal(&error))?;
         let reasons_not_ready = self.reasons_not_ready();
         let pki = matches!(self.config.identity.trust, TrustConfig::Pki { .. });

@@ -56,15 +56,20 @@ pub struct Settings {
     pub cold_per_source: u32,
     /// Denied segments reported a second.
     pub samples_per_second: u32,
+    /// Half-open connections of one source a second.
+    pub attempts_per_source: u32,
+    /// Datagram flows of one workload in one direction.
+    pub datagram_flows: u32,
 }
 
 impl Settings {
-    fn capacities(&self) -> [(&'static str, u32); 5] {
+    fn capacities(&self) -> [(&'static str, u32); 6] {
         [
             ("FLOWS4", self.flows),
             ("FLOWS6", self.flows),
             ("PEERS", self.peers),
             ("ATTEMPTS", self.attempts),
+            ("CROWD", self.attempts),
             ("VERDICTS", self.verdicts),
         ]
     }
@@ -282,6 +287,8 @@ fn write_state(
         cold_per_second: settings.cold_per_second,
         cold_per_source: settings.cold_per_source,
         samples_per_second: settings.samples_per_second,
+        attempts_per_source: settings.attempts_per_source,
+        datagram_flows: settings.datagram_flows,
     };
     write_single(folder, "CONFIG", config)
 }

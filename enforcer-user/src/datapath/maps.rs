@@ -45,6 +45,12 @@ pub struct Maps {
     pub verdicts: Table<VerdictKey, VerdictValue>,
     /// Half-open connections.
     pub attempts: Table<FlowKey, AttemptValue>,
+    /// Those of them that have no place of their own.
+    pub crowd: Table<FlowKey, AttemptValue>,
+    /// Datagram flows ever opened, by [`enforcer_common::datapath::share::key`].
+    pub datagrams_opened: Table<u32, u64>,
+    /// Those of them that are gone.
+    pub datagrams_gone: Table<u32, u64>,
     flows4: Table<FlowKey4, FlowValue>,
     flows6: Table<FlowKey6, FlowValue>,
 }
@@ -69,6 +75,9 @@ impl Maps {
             peers: Table::open(folder, "PEERS")?,
             verdicts: Table::open(folder, "VERDICTS")?,
             attempts: Table::open(folder, "ATTEMPTS")?,
+            crowd: Table::open(folder, "CROWD")?,
+            datagrams_opened: Table::open(folder, "DATAGRAMS_OPENED")?,
+            datagrams_gone: Table::open(folder, "DATAGRAMS_GONE")?,
             flows4: Table::open(folder, "FLOWS4")?,
             flows6: Table::open(folder, "FLOWS6")?,
         })
@@ -208,6 +217,13 @@ impl Maps {
 pub(super) struct FlowPosition {
     at: Position,
     in_v6: bool,
+}
+
+impl FlowPosition {
+    /// Whether the next visit begins anew.
+    pub(super) fn is_start(&self) -> bool {
+        !self.in_v6 && self.at.is_start()
+    }
 }
 
 /// IPv4 flows have mapped addresses on both sides.

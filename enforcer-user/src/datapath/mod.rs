@@ -79,6 +79,9 @@ impl From<&Config> for Settings {
             cold_per_second: limits.cold_per_second,
             cold_per_source: limits.cold_per_second / 10,
             samples_per_second: config.log.denials_per_second,
+            // A source's burst of a second is a sixteenth of the table.
+            attempts_per_source: limits.attempts / 16,
+            datagram_flows: limits.flows / 4,
         }
     }
 }

@@ -17,6 +17,7 @@ pub fn parse_held(record: &[u8]) -> Option<HeldFrame> {
     let time_ns = fields.u64()?;
     let key = fields.key()?;
     let local_handle = fields.take()?;
+    let peer = fields.u64()?;
     let port = fields.u16()?;
     let [direction, host_side] = fields.take()?;
     let tcp_offset = fields.u16()?;
@@ -35,6 +36,7 @@ pub fn parse_held(record: &[u8]) -> Option<HeldFrame> {
         time_ns,
         key,
         local_handle,
+        peer,
         port,
         direction,
         tcp_offset,
@@ -136,6 +138,7 @@ mod tests {
             time_ns: 5,
             key: key(),
             local_handle: [4; 8],
+            peer: 6,
             port: 80,
             direction: 2,
             host_side: 1,
@@ -155,6 +158,7 @@ mod tests {
             time_ns: 5,
             key: key(),
             local_handle: [4; 8],
+            peer: 6,
             port: 80,
             direction: 2,
             tcp_offset: 34,

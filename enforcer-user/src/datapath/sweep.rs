@@ -1,12 +1,13 @@
 //! Ends flows: those that nothing can come of any more, and those that a policy change denied,
 //! idle ones too. A denied flow is reset at both ends first.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use enforcer_common::abi::{
     FlowKey, FlowValue, VerdictKey, direction, flow_flags, flow_state, verdict_action,
 };
 use enforcer_common::datapath::flow::idle_limit_ns;
+use enforcer_common::datapath::share;
 
 use super::error::DatapathError;
 use super::maps::{FlowPosition, Maps};
@@ -64,6 +65,8 @@ pub(super) struct Sweeper {
     position: FlowPosition,
     denied: VecDeque<FlowKey>,
     leaving: VecDeque<(u64, FlowKey)>,
+    /// The datagram flows that this walk over the tables has found.
+    datagrams: Datagrams,
     /// Everything in both queues, so that no flow is cut twice.
     queued: HashSet<FlowKey>,
 }
@@ -162,17 +165,25 @@ impl Sweeper {
         now_ns: u64,
         swept: &mut Swept,
     ) -> Result<(), DatapathError> {
+        if self.position.is_start() {
+            self.datagrams = Datagrams::begin(maps)?;
+        }
         let mut idle = Vec::new();
         let mut doubtful = Vec::new();
+        let mut walked = false;
         for _ in 0..BATCHES {
             let done = maps.visit_some_flows(&mut self.position, |key, flow| {
                 if is_idle(flow, now_ns) {
                     idle.push(*key);
-                } else if flow.state == flow_state::CUT || has_expired(flow, now_ns) {
+                    return;
+                }
+                self.datagrams.note(key, flow);
+                if flow.state == flow_state::CUT || has_expired(flow, now_ns) {
                     doubtful.push(*key);
                 }
             })?;
             if done {
+                walked = true;
                 break;
             }
         }
@@ -182,12 +193,46 @@ impl Sweeper {
                 swept.garbage += u64::from(maps.remove_flow(&key)?);
             }
         }
+        if walked {
+            self.datagrams.settle(maps)?;
+        }
         let epoch = maps.config()?.epoch;
         for key in doubtful {
             let Some(flow) = maps.flow(&key)? else { continue };
             if is_over(maps, &key, &flow, epoch, now_ns)? {
                 self.enqueue(key);
             }
+        }
+        Ok(())
+    }
+}
+
+/// What a walk over the flow tables finds of each share of datagram flows.
+#[derive(Debug, Default)]
+struct Datagrams {
+    /// By share: those opened before the walk, and those found.
+    shares: HashMap<u32, (u64, u64)>,
+}
+
+impl Datagrams {
+    fn begin(maps: &Maps) -> Result<Self, DatapathError> {
+        let opened = maps.datagrams_opened.entries()?;
+        Ok(Self { shares: opened.into_iter().map(|(key, opened)| (key, (opened, 0))).collect() })
+    }
+
+    fn note(&mut self, key: &FlowKey, flow: &FlowValue) {
+        if flow.state != flow_state::DATAGRAM {
+            return;
+        }
+        let share = share::key(key.workload, flow.flags & flow_flags::INITIATOR != 0);
+        if let Some((_, present)) = self.shares.get_mut(&share) {
+            *present += 1;
+        }
+    }
+
+    fn settle(&mut self, maps: &mut Maps) -> Result<(), DatapathError> {
+        for (key, (opened, present)) in self.shares.drain() {
+            maps.datagrams_gone.insert(&key, &share::gone(opened, present))?;
         }
         Ok(())
     }

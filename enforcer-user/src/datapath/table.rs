@@ -27,6 +27,13 @@ const MAX_BATCH: usize = 16_384;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Position(Option<u32>);
 
+impl Position {
+    /// Whether the next visit begins anew.
+    pub(super) fn is_start(self) -> bool {
+        self.0.is_none()
+    }
+}
+
 /// A typed hash map.
 pub struct Table<K: Pod, V: Pod> {
     name: &'static str,

@@ -14,9 +14,6 @@ use super::judge::Term;
 use super::segment::{self, Segment, Step};
 use crate::identity::LocalCredential;
 
-/// The most verdicts that one proof asks for.
-const MAX_ANSWERS_A_PROOF: usize = 64;
-
 /// A held segment that was read and whose credential is what its handle says.
 struct Claim {
     key: PeerKey,
@@ -42,7 +39,9 @@ impl Engine {
         check_consistent(&held, &segment)?;
         self.check_workload(&held)?;
         if segment.step == Step::Proof {
-            return self.on_proof(held, now, out);
+            // A proof names nobody, but its attempt passed S1: the kernel knows whose it is.
+            let peer = held.peer;
+            return self.answer(held, peer, now, out);
         }
         if segment.step == Step::Call {
             self.replace_adopted(&mut held, now, out);
@@ -74,31 +73,6 @@ impl Engine {
         if let Some(workload) = self.workloads.get(id) {
             held.local_handle = workload.value.credential;
         }
-    }
-
-    /// A proof names nobody, but its attempt passed S1: the peer is one of those that the local
-    /// credential is paired with. Those without an answer under this epoch are answered for; the
-    /// kernel knows which of them it is.
-    fn on_proof(
-        &mut self,
-        held: HeldFrame,
-        now: Now,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Refused> {
-        let paired = self.peers.paired_with(held.local_handle, now);
-        let unanswered = paired.into_iter().filter(|peer| !self.is_answered(&held, *peer, now));
-        let asked: Vec<u64> = unanswered.take(MAX_ANSWERS_A_PROOF).collect();
-        if asked.is_empty() {
-            return Err(Refused::UnknownPeer);
-        }
-        for peer in asked {
-            self.decide(&held, peer, now, out)?;
-        }
-        self.reinject(held, now, out)
-    }
-
-    fn is_answered(&self, held: &HeldFrame, peer: u64, now: Now) -> bool {
-        self.has_answer(&question(held, peer), now)
     }
 
     /// Whether the kernel has an answer under the current epoch.

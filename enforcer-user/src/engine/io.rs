@@ -29,6 +29,8 @@ pub struct HeldFrame {
     pub key: FlowKey,
     /// Handle of the local credential that the attempt uses.
     pub local_handle: Handle,
+    /// Identity id of the peer; 0 while the kernel does not know it.
+    pub peer: u64,
     /// Port the verdict is asked for, host byte order.
     pub port: u16,
     /// One of [`enforcer_common::abi::direction`].

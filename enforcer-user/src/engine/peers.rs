@@ -191,20 +191,6 @@ impl Peers {
         self.table.keys_where(wanted)
     }
 
-    /// Identities that a local credential is paired with, each once, those used last first.
-    pub fn paired_with(&self, local: Handle, now: Now) -> Vec<u64> {
-        let mut found = Vec::new();
-        for key in self.table.recent() {
-            let peer = self.table.peek(&key).filter(|peer| peer.deadline_ns > now.boot_ns);
-            if let Some(peer) = peer.filter(|_| key.local == local)
-                && !found.contains(&peer.identity)
-            {
-                found.push(peer.identity);
-            }
-        }
-        found
-    }
-
     /// Up to `most` credentials of live peers of the local credentials `among` that `local` is not
     /// paired with, those used last first.
     pub fn unpaired(

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 pub use packet::{Direction, EXID, Flags, IDENTITY_KIND, Packet, Segment, TcpOption, tcp_sum};
-pub use socket::Frame;
-pub(crate) use socket::{OFFLOADS, PacketSocket};
+pub(crate) use socket::OFFLOADS;
+pub use socket::{Frame, PacketSocket};
 
 use crate::host::Host;
 use crate::need;

@@ -45,7 +45,7 @@ impl PacketSocket {
         socket.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
         socket.option(libc::SOL_PACKET, libc::PACKET_AUXDATA, &1i32)?;
         socket.option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeval(timeout))?;
-        socket.bind(index)?;
+        socket.bind(index, libc::ETH_P_ALL)?;
         Ok(socket)
     }
 
@@ -59,7 +59,7 @@ impl PacketSocket {
         socket.option(libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1i32)?;
         socket.option(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
         socket.option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeval(timeout))?;
-        socket.bind(index)?;
+        socket.bind(index, libc::ETH_P_ALL)?;
         Ok(socket)
     }
 
@@ -78,6 +78,27 @@ impl PacketSocket {
         Ok(())
     }
 
+    /// Opens a socket that only sends, and past the interface's queueing discipline.
+    pub fn sender(interface: &str) -> Result<Self> {
+        let index = index_of(interface)?;
+        let socket = Self::unbound()?;
+        socket.option(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1i32)?;
+        socket.bind(index, 0)?;
+        Ok(socket)
+    }
+
+    /// Sends a frame as it is. `false` if the interface has no room for it.
+    pub fn send(&self, frame: &[u8]) -> io::Result<bool> {
+        // SAFETY: pointer and length describe `frame`, which outlives the call.
+        let result =
+            unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        match os_result(result as i64) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn unbound() -> Result<Self> {
         // SAFETY: takes three integers; the descriptor returned is owned by nobody else.
         let fd = unsafe {
@@ -90,11 +111,11 @@ impl PacketSocket {
         Ok(Self(fd))
     }
 
-    fn bind(&self, index: u32) -> Result<()> {
+    fn bind(&self, index: u32, protocol: libc::c_int) -> Result<()> {
         // SAFETY: sockaddr_ll is plain data for which all zeroes is a value.
         let mut address: libc::sockaddr_ll = unsafe { zeroed() };
         address.sll_family = u16::try_from(libc::AF_PACKET)?;
-        address.sll_protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
+        address.sll_protocol = u16::try_from(protocol)?.to_be();
         address.sll_ifindex = i32::try_from(index)?;
         // SAFETY: the pointer and the length describe `address`, which outlives the call.
         let result =

@@ -34,6 +34,7 @@ fn held_reads_back(mut feed: Feed<'_>) {
         time_ns: feed.u64(),
         key: key(&mut feed),
         local_handle: feed.array(),
+        peer: feed.u64(),
         port: feed.u16(),
         direction: feed.byte(),
         tcp_offset: feed.u16(),
@@ -93,6 +94,7 @@ fn held_bytes(held: &HeldFrame, unread: &[u8], host_side: u8) -> Vec<u8> {
     bytes.extend(held.time_ns.to_ne_bytes());
     bytes.extend(key_bytes(&held.key));
     bytes.extend(held.local_handle);
+    bytes.extend(held.peer.to_ne_bytes());
     bytes.extend(held.port.to_ne_bytes());
     bytes.extend([held.direction, host_side]);
     bytes.extend(held.tcp_offset.to_ne_bytes());

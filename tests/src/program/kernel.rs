@@ -261,6 +261,10 @@ impl Kernel {
         self.empty::<FlowKey4, FlowValue>("FLOWS4");
         self.empty::<FlowKey6, FlowValue>("FLOWS6");
         self.empty::<FlowKey, AttemptValue>("ATTEMPTS");
+        self.empty::<FlowKey, AttemptValue>("CROWD");
+        self.empty::<AddressKey, BucketValue>("STANDING");
+        self.empty::<u32, u64>("DATAGRAMS_OPENED");
+        self.empty::<u32, u64>("DATAGRAMS_GONE");
         self.empty::<BucketKey, BucketValue>("BUCKETS");
         let mut trie: LpmTrie<_, NetworkKey, NetworkValue> =
             self.map("NETWORKS").try_into().expect("a trie");

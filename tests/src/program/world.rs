@@ -45,6 +45,7 @@ const RULE_SETS: [u32; 2] = [10, 11];
 /// Bits of a mesh network's key: rule set, and /24 of a mapped IPv4 or /48 of an IPv6 address.
 const MESH_BITS: [u32; 2] = [32 + 96 + 24, 32 + 48];
 const WHOLE_BITS: u32 = 32 + 128;
+const ATTEMPT_TABLES: [&str; 2] = ["ATTEMPTS", "CROWD"];
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +167,8 @@ impl World {
             cold_per_second: 1000,
             cold_per_source: 1000,
             samples_per_second: 0,
+            attempts_per_source: 1000,
+            datagram_flows: 1000,
         };
         self.kernel.put_single("CONFIG", config);
         self.kernel.put_single("NONCES", NonceState { secret: [3; 8], counter: 0 });
@@ -332,15 +335,21 @@ impl World {
     /// The half-open connection.
     #[must_use]
     pub fn attempt(&self) -> Option<AttemptValue> {
-        self.kernel.read("ATTEMPTS", &self.key())
+        ATTEMPT_TABLES.iter().find_map(|table| self.kernel.read(table, &self.key()))
+    }
+
+    /// Whether the half-open connection stands where only its like can displace it.
+    #[must_use]
+    pub fn is_in_crowd(&self) -> bool {
+        self.kernel.read::<FlowKey, AttemptValue>("CROWD", &self.key()).is_some()
     }
 
     /// Changes the half-open connection, which must be there.
     pub fn change_attempt(&mut self, change: impl Fn(&mut AttemptValue)) {
         let mut value = self.attempt().expect("an attempt");
         change(&mut value);
-        let key = self.key();
-        self.kernel.put("ATTEMPTS", key, value);
+        let (key, table) = (self.key(), ATTEMPT_TABLES[usize::from(self.is_in_crowd())]);
+        self.kernel.put(table, key, value);
     }
 
     /// The flow.

@@ -1,10 +1,11 @@
 //! Other protocols than TCP: network rules, their flows, ICMP errors.
 
 use enforcer_common::abi::{FlowValue, direction, flow_flags, flow_state, workload_flags};
+use enforcer_common::datapath::share;
 use enforcer_tests::program::kernel::{Action, Hook};
 use enforcer_tests::program::packet::{End, ICMP, ICMPV6, UDP, icmp, ip, udp, unreachable};
 use enforcer_tests::program::table::{check, compare, drops, passes};
-use enforcer_tests::program::world::{DATA, Family, Side, World};
+use enforcer_tests::program::world::{DATA, Family, Side, WORKLOAD, World};
 
 use crate::OTHER;
 
@@ -223,4 +224,43 @@ fn an_open_datagram_flow_is_written_as_such() {
     let flow: FlowValue = w.kernel.read("FLOWS4", &key.to_v4()).expect("a flow");
     assert_eq!((flow.state, flow.port), (flow_state::DATAGRAM, DNS));
     assert_eq!(flow.flags, flow_flags::PLAIN | flow_flags::INITIATOR);
+}
+
+#[test]
+fn a_workload_has_a_share_of_datagram_flows_in_each_direction() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.set_config(|config| config.datagram_flows = 3);
+        let far = dns(&w);
+        w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+        let from = |w: &World, port| udp(&End { port, ..w.local }, &dns(w), DATA);
+        for port in [1, 2, 3] {
+            let frame = from(&w, port);
+            w.pass(Hook::From, &frame);
+        }
+        let frame = from(&w, 4);
+        compare(&w.run(Hook::From, &frame), Action::Drop, None, &["datagram_share_full"]).unwrap();
+        let open = from(&w, 1);
+        compare(&w.run(Hook::From, &open), Action::Pass, Some(&open), &[]).unwrap();
+        // The daemon found one of them gone.
+        w.kernel.put("DATAGRAMS_GONE", share::key(WORKLOAD, true), 1u64);
+        compare(&w.run(Hook::From, &frame), Action::Pass, Some(&frame), &["plain_opened"]).unwrap();
+        let frame = from(&w, 5);
+        compare(&w.run(Hook::From, &frame), Action::Drop, None, &["datagram_share_full"]).unwrap();
+    }
+}
+
+#[test]
+fn what_outsiders_send_takes_nothing_of_the_workload_s_own_share() {
+    let mut w = World::new(Family::V4, Side::Client);
+    w.set_config(|config| config.datagram_flows = 1);
+    let far = dns(&w);
+    w.allow_network(&far, direction::INGRESS, UDP, (0, u16::MAX));
+    for (port, counter) in [(1, "plain_opened"), (2, "datagram_share_full")] {
+        let seen = w.run(Hook::To, &udp(&dns(&w), &End { port, ..w.local }, DATA));
+        assert!(seen.counters.contains_key(&format!("{WORKLOAD}:{counter}")), "{seen:?}");
+    }
+    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+    let own = udp(&End { port: 3, ..w.local }, &dns(&w), DATA);
+    compare(&w.run(Hook::From, &own), Action::Pass, Some(&own), &["plain_opened"]).unwrap();
 }

@@ -4,7 +4,7 @@ use enforcer_common::abi::{HeldSegment, direction};
 use enforcer_tests::program::kernel::{Action, Hook, held_segment};
 use enforcer_tests::program::segment::Segment;
 use enforcer_tests::program::table::compare;
-use enforcer_tests::program::world::{EPOCH, Family, SERVICE, Side, WORKLOAD, World};
+use enforcer_tests::program::world::{EPOCH, Family, PEER, SERVICE, Side, WORKLOAD, World};
 
 #[test]
 fn a_held_segment_travels_whole_to_the_ring_of_its_source() {
@@ -29,6 +29,22 @@ fn a_held_segment_travels_whole_to_the_ring_of_its_source() {
         let (held, frame) = only_held(&mut w);
         assert_eq!((frame, held.port, held.direction), (s2, 9090, direction::EGRESS));
     }
+}
+
+#[test]
+fn a_held_proof_names_the_peer_of_its_attempt_and_a_cold_hello_nobody() {
+    let mut w = World::new(Family::V4, Side::Server);
+    w.after_s2_out();
+    w.forget_verdict(direction::INGRESS);
+    let s3 = w.s3_in().frame();
+    compare(&w.run(Hook::To, &s3), Action::Drop, None, &["held", "cold_segments"]).unwrap();
+    assert_eq!(only_held(&mut w).0.peer, PEER);
+    w.forget_peer();
+    let elsewhere = Segment { from: w.outside, ..w.s1_in() }.frame();
+    w.run(Hook::To, &elsewhere);
+    let records = w.kernel.held();
+    assert_eq!(records.len(), 1);
+    assert_eq!(held_segment(&records[0].1).0.peer, 0);
 }
 
 /// The one held segment, in the ring that the source's network chooses.

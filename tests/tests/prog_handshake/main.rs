@@ -4,6 +4,7 @@
 mod client;
 mod cold;
 mod options;
+mod quota;
 mod room;
 mod server;
 mod vectors;

@@ -204,16 +204,19 @@ fn the_mesh_is_written_for_each_parity() {
 }
 
 #[test]
-fn a_lost_proof_is_answered_for_every_peer_of_its_credential() {
+fn a_held_proof_is_answered_for_the_peer_that_the_kernel_names() {
     let mut bench = Bench::new(&permit("cli"));
-    bench.meet("cli", at(1));
+    let (cli, _) = bench.meet("cli", at(1));
+    bench.meet("other", at(1));
     let text = r#"permit (principal, action, resource)
         when { principal.name == "cli" && context.port == 80 };"#;
     bench.set_policy(text, Vec::new(), at(2));
     let proof = Sent { flags: 0x10, payload: Vec::new(), ..Sent::call(&[]) };
-    let outputs = bench.give(&proof, at(2));
+    let peer = verified(&bench, &cli, at(2)).identity_id;
+    let held = HeldFrame { peer, ..bench.held(&proof, at(2)) };
+    let outputs = bench.engine.handle(Input::Held(held), at(2));
     assert_eq!(kinds(&outputs), ["verdict", "reinject"]);
-    assert_eq!(verdicts(&outputs)[0].0.port, 80);
-    assert!(bench.give(&proof, at(3)).is_empty(), "nobody is left to answer for");
+    assert_eq!((verdicts(&outputs)[0].0.port, verdicts(&outputs)[0].0.peer), (80, peer));
+    assert!(bench.give(&proof, at(3)).is_empty(), "the kernel knew no peer");
     assert_eq!(bench.refused(Refused::UnknownPeer), 1);
 }

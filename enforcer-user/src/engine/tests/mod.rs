@@ -232,6 +232,7 @@ impl Sent {
                 remote: mapped(self.source),
             },
             local_handle,
+            peer: 0,
             port: if answer { self.own_port } else { self.local_port },
             direction: if answer { direction::EGRESS } else { direction::INGRESS },
             tcp_offset: 34,
