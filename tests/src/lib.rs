@@ -18,6 +18,7 @@ pub mod enforcer;
 pub mod fuzz;
 pub mod host;
 pub mod interactive;
+pub mod intruder;
 pub mod keys;
 pub mod load;
 pub mod need;
