@@ -72,9 +72,19 @@ impl Enforcer {
 
     /// Writes configuration and policy without starting anything.
     pub fn prepare(host: &Host, config: &Config) -> Result<Self> {
+        Self::prepare_at(host, config, |_| ())
+    }
+
+    /// The same, in a place that differs from the usual.
+    pub fn prepare_at(
+        host: &Host,
+        config: &Config,
+        change: impl FnOnce(&mut Place),
+    ) -> Result<Self> {
         pins::prepare()?;
         let folder = TempDir::with_prefix("enftest-")?;
-        let place = pins::place(folder.path());
+        let mut place = pins::place(folder.path());
+        change(&mut place);
         fs::create_dir(&place.policy)?;
         let enforcer = Self {
             host: host.clone(),
@@ -119,6 +129,33 @@ impl Enforcer {
             .context("the daemon does not start")?;
         self.process = Some(child);
         Ok(())
+    }
+
+    /// Runs a second daemon with the same configuration, which must end by itself. Returns what it said.
+    pub fn run_another(&self) -> Result<String> {
+        let output = self.command(&["run"])?.output().context("the daemon does not start")?;
+        ensure!(!output.status.success(), "a second daemon ran and ended well");
+        let (said, logged) = (output.stderr, output.stdout);
+        Ok(String::from_utf8_lossy(&[said, logged].concat()).into_owned())
+    }
+
+    /// Waits until `status` says that `holds`.
+    pub fn wait_status(&self, holds: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        loop {
+            let status = self.ask(&["status"])?;
+            if holds(&status) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "not within {READY:?}; the last status: {status}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Where it keeps its lock, its socket and its memory.
+    #[must_use]
+    pub fn run_folder(&self) -> PathBuf {
+        self.place.run_dir.join(&self.place.instance)
     }
 
     /// Waits until the daemon is ready.
