@@ -85,6 +85,7 @@ fn a_full_disk_is_told_and_a_daemon_starts_all_the_same() {
     assert_eq!(scene.contact(), Contact::MADE);
     stream = scene.open();
     intruder.hears_nothing().unwrap();
+    scene.server.wait_status(|status| has_problem(status, "memory")).unwrap();
     disk.make_room().unwrap();
     scene.server.wait_status(|status| !has_problem(status, "memory")).unwrap();
     let memory = scene.server.run_folder().join("credentials.memory");
