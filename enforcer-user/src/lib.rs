@@ -25,6 +25,7 @@ pub mod datapath;
 )]
 pub mod engine;
 pub mod explain;
+pub mod fault;
 pub mod heap;
 pub mod identity;
 pub mod logging;

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use caps::{CapSet, Capability};
+use enforcer_user::fault::KillPoint;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -26,6 +28,8 @@ const READY: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(10);
 /// Lines of the log that a failed test prints.
 const LOG_TAIL: usize = 60;
+/// Tells a debug build of the daemon where its faults are ordered (`enforcer_user::fault`).
+const FAULTS: &str = "ENFORCER_FAULTS";
 
 /// The enforcer's binary: `ENFORCER_BIN`, or the one of the build that the test program belongs to.
 pub fn binary() -> Result<PathBuf> {
@@ -68,9 +72,19 @@ impl Enforcer {
 
     /// Writes configuration and policy without starting anything.
     pub fn prepare(host: &Host, config: &Config) -> Result<Self> {
+        Self::prepare_at(host, config, |_| ())
+    }
+
+    /// The same, in a place that differs from the usual.
+    pub fn prepare_at(
+        host: &Host,
+        config: &Config,
+        change: impl FnOnce(&mut Place),
+    ) -> Result<Self> {
         pins::prepare()?;
         let folder = TempDir::with_prefix("enftest-")?;
-        let place = pins::place(folder.path());
+        let mut place = pins::place(folder.path());
+        change(&mut place);
         fs::create_dir(&place.policy)?;
         let enforcer = Self {
             host: host.clone(),
@@ -92,6 +106,12 @@ impl Enforcer {
 
     /// Starts the daemon (again) and waits until it is ready.
     pub fn launch(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_ready()
+    }
+
+    /// Starts the daemon (again) and waits for nothing.
+    pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon of {} runs already", self.host.label());
         let log = File::options().append(true).create(true).open(self.log_file())?;
         let mut command = self.host.command(binary()?);
@@ -102,16 +122,46 @@ impl Enforcer {
             .arg("run")
             .arg("--config")
             .arg(self.config_file())
+            .env(FAULTS, self.fault_folder())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("the daemon does not start")?;
         self.process = Some(child);
-        self.wait_ready()
+        Ok(())
     }
 
+    /// Runs a second daemon with the same configuration, which must end by itself. Returns what it said.
+    pub fn run_another(&self) -> Result<String> {
+        let output = self.command(&["run"])?.output().context("the daemon does not start")?;
+        ensure!(!output.status.success(), "a second daemon ran and ended well");
+        let (said, logged) = (output.stderr, output.stdout);
+        Ok(String::from_utf8_lossy(&[said, logged].concat()).into_owned())
+    }
+
+    /// Waits until `status` says that `holds`.
+    pub fn wait_status(&self, holds: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        loop {
+            let status = self.ask(&["status"])?;
+            if holds(&status) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "not within {READY:?}; the last status: {status}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Where it keeps its lock, its socket and its memory.
+    #[must_use]
+    pub fn run_folder(&self) -> PathBuf {
+        self.place.run_dir.join(&self.place.instance)
+    }
+
+    /// Waits until the daemon is ready.
+    ///
     /// In short waits, so that a daemon that has ended is noticed at once.
-    fn wait_ready(&mut self) -> Result<()> {
+    pub fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY;
         while self.cli(&["status", "--wait-ready", "1"]).is_err() {
             self.check_running()?;
@@ -211,6 +261,58 @@ impl Enforcer {
         Ok(())
     }
 
+    /// Has the daemon read its files again, and does not wait for it.
+    pub fn reload(&self) -> Result<()> {
+        self.signal(Signal::SIGHUP)
+    }
+
+    /// Orders the daemon's death at a point, reached for the nth time from now on.
+    pub fn kill_at(&self, point: KillPoint, nth: u32) -> Result<()> {
+        self.order_fault("kill", &format!("{} {nth}", point.name()))
+    }
+
+    /// Takes back every order to die.
+    pub fn kill_no_more(&self) -> Result<()> {
+        self.order_fault("kill", "")
+    }
+
+    /// Sets the daemon's wall clock off by some seconds.
+    pub fn shift_clock(&self, seconds: i64) -> Result<()> {
+        self.order_fault("clock", &seconds.to_string())
+    }
+
+    /// In one rename: the daemon looks at any time.
+    fn order_fault(&self, name: &str, text: &str) -> Result<()> {
+        let folder = self.fault_folder();
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("new"), text)?;
+        fs::rename(folder.join("new"), folder.join(name)).context("the fault is not ordered")
+    }
+
+    /// Waits until SIGKILL has ended the daemon; any other end is an error.
+    pub fn wait_killed(&mut self) -> Result<()> {
+        let child = self.process.as_mut().context("no daemon runs")?;
+        let deadline = Instant::now() + READY;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the daemon lives on after {READY:?}; its log:\n{}",
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.process = None;
+        ensure!(
+            status.signal() == Some(Signal::SIGKILL as i32),
+            "the daemon ended with {status}; its log:\n{}",
+            self.log_tail()
+        );
+        Ok(())
+    }
+
     /// Kills the daemon; what it pinned stays.
     pub fn kill(&mut self) -> Result<()> {
         self.end(Signal::SIGKILL)
@@ -258,6 +360,10 @@ impl Enforcer {
 
     fn config_file(&self) -> PathBuf {
         self.folder.path().join("enforcer.toml")
+    }
+
+    fn fault_folder(&self) -> PathBuf {
+        self.folder.path().join("faults")
     }
 
     fn log_file(&self) -> PathBuf {

@@ -146,7 +146,10 @@ fn lock(dir: &Path) -> Result<Flock<File>, SocketError> {
     let file = options.open(&path).map_err(io_error("open", &path))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
-            write_pid(&mut lock).map_err(io_error("write", &path))?;
+            // It says to people who holds the lock; where there is no room for it, the lock holds as well.
+            if let Err(error) = write_pid(&mut lock) {
+                tracing::warn!(file = %path.display(), %error, "process id not written");
+            }
             Ok(lock)
         }
         Err((file, nix::errno::Errno::EWOULDBLOCK)) => {

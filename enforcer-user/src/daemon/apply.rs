@@ -6,6 +6,7 @@ use super::clock::now;
 use super::core::Core;
 use crate::datapath::DatapathError;
 use crate::engine::{Input, Output};
+use crate::fault::{self, KillPoint};
 
 impl Core {
     /// Tells the engine what happened and does what it says. An error is that of a policy change
@@ -56,7 +57,13 @@ impl Core {
     }
 
     fn apply_one(&mut self, output: Output) -> Result<(), DatapathError> {
-        match self.datapath.apply(output)? {
+        if matches!(output, Output::FlipEpoch(_)) {
+            fault::reached(KillPoint::BeforeFlip);
+        }
+        let point = point_behind(&output);
+        let rest = self.datapath.apply(output)?;
+        point.into_iter().for_each(fault::reached);
+        match rest {
             Some(Output::Verify(job)) => {
                 let queued = self.pool.run(job);
                 self.log.problem_unless(queued, "the queue of verifications is full");
@@ -72,5 +79,28 @@ impl Core {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// Where a test may end the daemon once this is done.
+fn point_behind(output: &Output) -> Option<KillPoint> {
+    match output {
+        Output::InstallCredential(..) => Some(KillPoint::CredentialInstalled),
+        Output::InstallWorkload(..) => Some(KillPoint::WorkloadInstalled),
+        Output::InstallPeer(..) => Some(KillPoint::PeerInstalled),
+        Output::InstallVerdict(..) => Some(KillPoint::VerdictInstalled),
+        Output::RemoveVerdict(_) => Some(KillPoint::VerdictRemoved),
+        Output::InstallNetworks(_) => Some(KillPoint::NetworksInstalled),
+        Output::RemoveNetworks(_) => Some(KillPoint::NetworksRemoved),
+        Output::FlipEpoch(_) => Some(KillPoint::EpochFlipped),
+        Output::SweepFlows(_) => Some(KillPoint::FlowsListed),
+        Output::RemoveCredential(_)
+        | Output::RemoveWorkload(_)
+        | Output::RemovePeer(_)
+        | Output::Reinject { .. }
+        | Output::Verify(_)
+        | Output::Remember(_)
+        | Output::Log(_)
+        | Output::Problem(_) => None,
     }
 }

@@ -65,8 +65,28 @@ impl Core {
             }
             Err(error) => self.log.failure(&error),
         }
+        self.restore_pins();
         self.attach_missing();
         self.follow_addresses();
+    }
+
+    fn restore_pins(&mut self) {
+        match self.datapath.restore_pins() {
+            Ok(restored) => {
+                self.problems.remove("pins");
+                if !restored.is_empty() {
+                    tracing::warn!(
+                        pins = restored.join(", "),
+                        "somebody removed pins; pinned again"
+                    );
+                }
+            }
+            Err(error) => {
+                let problem = format!("{:#}", anyhow::Error::new(error));
+                self.log.problem(&problem);
+                self.problems.insert("pins", problem);
+            }
+        }
     }
 
     fn note_health(&mut self, id: u16, health: &Health) {

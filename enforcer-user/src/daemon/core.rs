@@ -19,6 +19,7 @@ use super::reload::{Loaded, Reloading};
 use crate::config::Config;
 use crate::datapath::{Datapath, Events};
 use crate::engine::{Engine, HeldFrame, Input, JobResult};
+use crate::fault::{self, KillPoint};
 use crate::service;
 
 /// How often the engine is told that time went on.
@@ -152,12 +153,21 @@ impl Core {
     }
 
     fn compact_memory(&mut self) {
-        if !self.memory.is_bloated(self.engine.memory()) {
+        if !self.memory.is_stale(self.engine.memory()) {
             return;
         }
         let of_use = self.engine.remembered();
-        if let Err(error) = self.memory.compact(of_use.iter().map(|vetted| &*vetted.bytes)) {
-            self.log.problem(&format!("{error:#}"));
+        match self.memory.compact(of_use.iter().map(|vetted| &*vetted.bytes)) {
+            Ok(()) => {
+                if self.problems.remove("memory").is_some() {
+                    tracing::info!(records = of_use.len(), "memory file written again");
+                }
+            }
+            Err(error) => {
+                let problem = format!("{error:#}; a restart would verify peers anew");
+                self.log.problem(&problem);
+                self.problems.insert("memory", problem);
+            }
         }
     }
 
@@ -185,6 +195,7 @@ impl Core {
             let text = format!("{} workloads enforced", self.units.len());
             tracing::info!("ready: {text}");
             service::ready(&text);
+            fault::reached(KillPoint::Ready);
         } else {
             let text = format!("not ready: {}", reasons.join("; "));
             tracing::warn!("{text}");

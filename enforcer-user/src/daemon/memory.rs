@@ -2,7 +2,8 @@
 //!
 //! It holds no secrets and grants nothing: what it says is verified again before it is used.
 //! Records are appended as credentials are accepted, so that a killed daemon leaves them behind;
-//! now and then the file is written anew with what is still of use.
+//! now and then the file is written anew with what is still of use. What cannot be written, for want of
+//! room, is made up for by writing the file anew once there is room.
 //!
 //! ```text
 //! "enforcer memory 1\n", then for each credential: length(2, big endian), bytes(length)
@@ -30,13 +31,16 @@ const SLACK: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Memory {
     path: PathBuf,
-    file: File,
+    /// None once a record could not be written: half of it may lie at the file's end.
+    file: Option<File>,
     records: usize,
 }
 
 impl Memory {
     /// Reads what an earlier daemon left, and opens the file for this one.
-    pub(super) fn open(folder: &Path) -> anyhow::Result<(Self, Vec<Vec<u8>>)> {
+    ///
+    /// A file that cannot be written is no reason not to enforce.
+    pub(super) fn open(folder: &Path) -> (Self, Vec<Vec<u8>>) {
         let path = folder.join(NAME);
         let found = match read(&path) {
             Ok(found) => found,
@@ -45,25 +49,38 @@ impl Memory {
                 Vec::new()
             }
         };
-        let file = rewrite(&path, found.iter().map(Vec::as_slice))?;
         let records = found.len();
-        Ok((Self { path, file, records }, found))
+        let file = match rewrite(&path, found.iter().map(Vec::as_slice)) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                tracing::warn!("{error:#}; tried again every few seconds");
+                None
+            }
+        };
+        (Self { path, file, records }, found)
     }
 
     /// Appends a credential.
     pub(super) fn append(&mut self, bytes: &[u8]) {
-        let written = encode(bytes).and_then(|record| self.file.write_all(&record));
-        match written {
+        let Some(file) = &mut self.file else { return };
+        match encode(bytes).and_then(|record| file.write_all(&record)) {
             Ok(()) => self.records += 1,
             Err(error) => {
-                tracing::warn!(file = %self.path.display(), %error, "credential not remembered");
+                let file = self.path.display();
+                tracing::warn!(%file, %error, "credential not remembered; tried again every few seconds");
+                self.file = None;
             }
         }
     }
 
-    /// Whether so much is outdated that the file should be written anew.
-    pub(super) fn is_bloated(&self, of_use: usize) -> bool {
-        self.records > 2 * of_use + SLACK
+    /// Whether the file should be written anew: so much is outdated, or something is missing.
+    pub(super) fn is_stale(&self, of_use: usize) -> bool {
+        self.lacks() || self.records > 2 * of_use + SLACK
+    }
+
+    /// Whether something is missing in the file that a restart would want.
+    pub(super) fn lacks(&self) -> bool {
+        self.file.is_none()
     }
 
     /// Writes the file anew.
@@ -72,7 +89,7 @@ impl Memory {
         of_use: impl ExactSizeIterator<Item = &'a [u8]>,
     ) -> anyhow::Result<()> {
         let records = of_use.len();
-        self.file = rewrite(&self.path, of_use)?;
+        self.file = Some(rewrite(&self.path, of_use)?);
         self.records = records;
         Ok(())
     }
@@ -92,7 +109,12 @@ fn rewrite<'a>(path: &Path, credentials: impl Iterator<Item = &'a [u8]>) -> anyh
         std::fs::rename(&beside, path)?;
         Ok(file)
     };
-    written().with_context(|| format!("memory file {} cannot be written", path.display()))
+    written()
+        .inspect_err(|_| {
+            // What there is of it may take the very room that is missing. It may not exist.
+            let _ = std::fs::remove_file(&beside);
+        })
+        .with_context(|| format!("memory file {} cannot be written", path.display()))
 }
 
 /// The record of one credential.
@@ -141,17 +163,17 @@ mod tests {
     #[test]
     fn what_was_appended_is_found_again_even_behind_half_a_record() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut memory, found) = Memory::open(folder.path()).unwrap();
+        let (mut memory, found) = Memory::open(folder.path());
         assert!(found.is_empty());
         memory.append(&[1; 300]);
         memory.append(&[2; 5]);
-        memory.file.write_all(&[0, 9, 1]).unwrap();
+        memory.file.as_mut().unwrap().write_all(&[0, 9, 1]).unwrap();
         drop(memory);
-        let (mut memory, found) = Memory::open(folder.path()).unwrap();
+        let (mut memory, found) = Memory::open(folder.path());
         assert_eq!(found, [vec![1; 300], vec![2; 5]]);
         memory.compact([&[2u8; 5][..]].into_iter()).unwrap();
         memory.append(&[3]);
-        let (_, found) = Memory::open(folder.path()).unwrap();
+        let (_, found) = Memory::open(folder.path());
         assert_eq!(found, [vec![2; 5], vec![3]]);
     }
 
@@ -159,15 +181,38 @@ mod tests {
     fn a_file_of_something_else_is_not_believed() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(NAME), "[memory]").unwrap();
-        let (_, found) = Memory::open(folder.path()).unwrap();
+        let (_, found) = Memory::open(folder.path());
         assert!(found.is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_made_up_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut memory, _) = Memory::open(folder.path());
+        memory.append(&[1; 9]);
+        // Every write to this device fails for want of room (full(4)).
+        memory.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        memory.append(&[2; 9]);
+        assert!(memory.lacks() && memory.is_stale(2));
+        memory.append(&[3; 9]);
+        memory.compact([&[1u8; 9][..], &[2; 9], &[3; 9]].into_iter()).unwrap();
+        assert!(!memory.lacks());
+        memory.append(&[4; 9]);
+        let (_, found) = Memory::open(folder.path());
+        assert_eq!(found, [[1; 9], [2; 9], [3; 9], [4; 9]]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_to_is_no_reason_to_fail() {
+        let (memory, found) = Memory::open(Path::new("/proc/self/nothing"));
+        assert!(found.is_empty() && memory.lacks());
     }
 
     #[test]
     fn the_file_is_for_its_owner_only() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
-        let (memory, _) = Memory::open(folder.path()).unwrap();
+        let (memory, _) = Memory::open(folder.path());
         let mode = std::fs::metadata(&memory.path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

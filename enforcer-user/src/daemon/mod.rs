@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::control::{ControlSocket, serve, serve_metrics};
+use crate::fault::{self, KillPoint};
 use crate::service;
 
 use self::backend::Remote;
@@ -52,6 +53,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let socket =
         ControlSocket::bind(&config.instance_run_dir(), config.control.group.as_deref()).await?;
+    fault::reached(KillPoint::SocketBound);
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
     let (sender, requests) = mpsc::channel(REQUEST_QUEUE);

@@ -20,6 +20,7 @@ use super::reload::Reloading;
 use crate::config::{Config, Existing, Mode, WorkloadConfig};
 use crate::datapath::Datapath;
 use crate::engine::{Adopted, Engine, Input, Mesh, Settings, WorkloadSpec};
+use crate::fault::{self, KillPoint};
 use crate::identity::Verifier;
 use crate::{materials, service};
 
@@ -38,7 +39,8 @@ impl Core {
         let reloading = Reloading::start(&config);
         let verifier = Arc::new(Verifier::new(trust));
         let engine = Engine::new(settings(&config), Arc::new(issuer), verifier);
-        let (memory, remembered) = Memory::open(&config.instance_run_dir())?;
+        let (memory, remembered) = Memory::open(&config.instance_run_dir());
+        fault::reached(KillPoint::MemoryOpened);
         let (datapath, events) = Datapath::open(&config)?;
         let mut ticker = interval(TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,6 +84,7 @@ impl Core {
 
     fn adopt(&mut self, remembered: Vec<Vec<u8>>) -> anyhow::Result<()> {
         let Some(pinned) = self.datapath.adopted()? else { return Ok(()) };
+        fault::reached(KillPoint::PinsRead);
         let adopted = Adopted { remembered, ..pinned };
         tracing::info!(
             epoch = adopted.epoch,

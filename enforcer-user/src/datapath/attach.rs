@@ -16,6 +16,7 @@ use super::folder::PinFolder;
 use super::load::{CLSACT_PREFIX, LINK_PREFIX, Loaded, PROGRAM_PREFIX, PROGRAMS, program_error};
 use super::netlink::{self, EGRESS_PARENT, INGRESS_PARENT, LinkFacts};
 use super::sys;
+use crate::fault::{self, KillPoint};
 
 /// Priority of our filters: no other can come before it.
 const PRIORITY: u16 = 1;
@@ -177,17 +178,21 @@ fn attach_tcx(
         && swap(folder, classifier, &pin).is_ok()
         && position(classifier, program, facts, hook)?.is_some();
     if adopted {
+        fault::reached(KillPoint::LinkSwapped);
         return Ok(());
     }
     let next = format!("{pin}{NEXT_SUFFIX}");
     folder.remove(&next)?;
     let link = attach_first(classifier, program, facts, hook)?;
+    fault::reached(KillPoint::LinkMade);
     let pinned = link
         .pin(folder.pin(&next))
         .map_err(|e| DatapathError::file(&folder.pin(&next), "pin", io::Error::other(e)))?;
+    fault::reached(KillPoint::LinkPinned);
     std::fs::rename(folder.pin(&next), folder.pin(&pin))
         .map_err(|e| DatapathError::file(&folder.pin(&pin), "rename", e))?;
     drop(pinned);
+    fault::reached(KillPoint::LinkRenamed);
     Ok(())
 }
 
@@ -341,6 +346,17 @@ pub enum Health {
 }
 
 impl Attachment {
+    /// The names under which its links are pinned; none for filters.
+    pub(super) fn link_pins(&self) -> Vec<String> {
+        match self.mechanism {
+            Mechanism::Tcx => programs(self.host_side)
+                .iter()
+                .map(|(_, suffix, _)| link_pin(self.ifindex, suffix))
+                .collect(),
+            Mechanism::Clsact => Vec::new(),
+        }
+    }
+
     /// Looks whether both programs are still attached, and first in their chains.
     pub fn check_first(&self) -> Result<Health, DatapathError> {
         let Some(facts) = netlink::link(&self.interface)? else {

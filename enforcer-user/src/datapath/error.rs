@@ -58,6 +58,15 @@ pub enum DatapathError {
         /// The map.
         map: &'static str,
     },
+    /// Somebody unmounted the bpf file system under a running daemon.
+    #[error(
+        "{path}: the bpf file system is gone; what is attached is enforced as long as this daemon \
+         runs, and ends with it; mount one again (`mount -t bpf bpf {mount}`), and everything is \
+         pinned there within seconds",
+        path = .0.display(),
+        mount = super::folder::STANDARD_MOUNT
+    )]
+    PinsGone(PathBuf),
     /// The object could not be read or its maps could not be made.
     #[error("eBPF object: {0}")]
     Object(#[from] Box<EbpfError>),

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -12,7 +12,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::error::DatapathError;
 
 /// Where the bpf file system is mounted by convention.
-const STANDARD_MOUNT: &str = "/sys/fs/bpf";
+pub(super) const STANDARD_MOUNT: &str = "/sys/fs/bpf";
 
 /// The pins that one folder may hold; a bound on the loops over it.
 const MAX_PINS: usize = 65_536;
@@ -22,7 +22,7 @@ const MAX_PINS: usize = 65_536;
 pub struct PinFolder {
     path: PathBuf,
     /// Its lock falls with the descriptor.
-    _lock: File,
+    lock: File,
 }
 
 impl PinFolder {
@@ -48,10 +48,32 @@ impl PinFolder {
     fn hold(path: &Path) -> Result<Self, DatapathError> {
         let lock = File::open(path).map_err(|e| DatapathError::file(path, "open", e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
             Err(fs::TryLockError::WouldBlock) => Err(DatapathError::Busy(path.to_owned())),
             Err(fs::TryLockError::Error(e)) => Err(DatapathError::file(path, "lock", e)),
         }
+    }
+
+    /// Makes and takes the folder again where it is not the one that is held any more: somebody
+    /// removed it, or unmounted or mounted a file system there.
+    pub(super) fn reclaim(&mut self) -> Result<(), DatapathError> {
+        let failed = |e| DatapathError::file(&self.path, "look at", e);
+        let held = self.lock.metadata().map_err(failed)?;
+        match fs::metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == (held.dev(), held.ino()) => return Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        // Mounting takes rights that a running daemon has given up.
+        let root = self.path.parent().unwrap_or(&self.path);
+        if !root.ancestors().find(|path| path.exists()).is_some_and(is_bpffs) {
+            return Err(DatapathError::PinsGone(self.path.clone()));
+        }
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+        made.map_err(|e| DatapathError::file(root, "create", e))?;
+        make_private(&self.path)?;
+        *self = Self::hold(&self.path)?;
+        Ok(())
     }
 
     /// Its path.

@@ -11,6 +11,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::error::DatapathError;
 use super::folder::PinFolder;
 use super::maps::map_error;
+use crate::fault::{self, KillPoint};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("ENFORCER_EBPF_OBJECT"));
@@ -33,6 +34,12 @@ pub(super) const CLSACT_PREFIX: &str = "clsact_";
 
 /// The programs, by the names of their functions.
 pub(super) const PROGRAMS: [&str; 3] = ["from_workload", "to_workload", "reinject"];
+
+/// Whether a pin of this name is a map's.
+pub(super) fn is_map_pin(name: &str) -> bool {
+    let others = [LINK_PREFIX, PROGRAM_PREFIX, CLSACT_PREFIX];
+    !others.iter().any(|prefix| name.starts_with(prefix))
+}
 
 /// Nonces that a program running while the secret is replaced may still draw.
 const NONCE_GAP: u64 = 1 << 32;
@@ -90,9 +97,12 @@ impl Loaded {
         let object = Object::parse(OBJECT).map_err(|e| DatapathError::Malformed(e.to_string()))?;
         let adopted = prepare(folder, &object, settings)?;
         let mut ebpf = make_maps(folder, &object, settings)?;
+        fault::reached(KillPoint::MapsPinned);
         write_state(folder, settings, adopted)?;
+        fault::reached(KillPoint::StateWritten);
         for name in PROGRAMS {
             classifier(&mut ebpf, name)?.load().map_err(program_error(name, "load"))?;
+            fault::reached(KillPoint::ProgramLoaded);
         }
         Ok(Self { ebpf, adopted })
     }
@@ -279,6 +289,7 @@ fn write_state(
     adopted: bool,
 ) -> Result<(), DatapathError> {
     renew_nonces(folder)?;
+    fault::reached(KillPoint::NoncesRenewed);
     let epoch = if adopted { read_single::<Config>(folder, "CONFIG")?.epoch } else { 0 };
     let config = Config {
         abi_version: ABI_VERSION,

@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod folder;
 mod interface;
+mod keep;
 mod load;
 mod maps;
 mod netlink;
@@ -32,6 +33,7 @@ use enforcer_common::abi::{
 
 use crate::config::{Config, Side, WorkloadConfig};
 use crate::engine::{Adopted, AdoptedPeer, LiveFlow, Output, Sweep};
+use crate::fault::{self, KillPoint};
 
 pub use attach::{Attachment, Health, Mechanism};
 pub use clock::{Clock, boot_ns};
@@ -48,6 +50,7 @@ pub use sweep::{Port, Swept};
 pub use table::Table;
 
 use folder::PinFolder as Folder;
+use keep::Keeper;
 use sweep::{Sweeper, Tools};
 
 /// Removes everything that an instance attached and pinned; may be repeated.
@@ -97,6 +100,7 @@ pub struct Datapath {
     reinjector: Reinjector,
     sweeper: Sweeper,
     attachments: BTreeMap<u16, Attachment>,
+    keeper: Keeper,
     reset: bool,
     flow_limit: usize,
 }
@@ -112,11 +116,14 @@ impl Datapath {
     pub fn open_by(config: &Config, mechanism: Mechanism) -> Result<(Self, Events), DatapathError> {
         let settings = Settings::from(config);
         let folder = Folder::open(&config.pin_dir())?;
+        fault::reached(KillPoint::FolderTaken);
         let mut loaded = Loaded::load(&folder, &settings)?;
         let events = Events::start(&folder, &mut loaded)?;
+        fault::reached(KillPoint::RingsOpened);
         let reinjector = Reinjector::open(&config.instance, &mut loaded, mechanism)?;
+        fault::reached(KillPoint::HelperMade);
         let maps = Maps::open(folder.path())?;
-        let datapath = Self {
+        let mut datapath = Self {
             maps,
             folder,
             loaded,
@@ -124,10 +131,27 @@ impl Datapath {
             reinjector,
             sweeper: Sweeper::default(),
             attachments: BTreeMap::new(),
+            keeper: Keeper::default(),
             reset: config.policy.deny_reset,
             flow_limit: 2 * settings.flows as usize,
         };
+        datapath.hold_maps()?;
         Ok((datapath, events))
+    }
+
+    fn hold_maps(&mut self) -> Result<(), DatapathError> {
+        for name in self.folder.names()?.iter().filter(|name| load::is_map_pin(name)) {
+            self.keeper.hold(&self.folder, name)?;
+        }
+        Ok(())
+    }
+
+    /// Pins again what somebody unpinned; says what that was. Nothing of it was out of force.
+    ///
+    /// # Errors
+    /// [`DatapathError::PinsGone`] while there is no bpf file system to pin to.
+    pub fn restore_pins(&mut self) -> Result<Vec<String>, DatapathError> {
+        self.keeper.restore(&mut self.folder)
     }
 
     /// What an earlier daemon left in the maps, without secrets; `None` if there was none.
@@ -225,13 +249,22 @@ impl Datapath {
         }
         let facts = interface::inspect(&workload.interface)?;
         self.write_addresses(id, workload)?;
+        fault::reached(KillPoint::AddressesWritten);
         let host_side = workload.side == Side::Host;
         let value = interface_value(id, workload, &facts);
         self.maps.interfaces.insert(&facts.ifindex, &value)?;
+        fault::reached(KillPoint::InterfaceWritten);
         let attachment =
             self.mechanism.attach(&self.folder, &mut self.loaded, &facts, host_side)?;
+        for pin in attachment.link_pins() {
+            self.keeper.hold(&self.folder, &pin)?;
+        }
         let health = attachment.check_first()?;
-        self.attachments.insert(id, attachment);
+        let ifindex = attachment.ifindex;
+        let before = self.attachments.insert(id, attachment);
+        if let Some(before) = before.filter(|before| before.ifindex != ifindex) {
+            self.forget_interface(&before)?;
+        }
         match health {
             Health::Displaced { program, by } => {
                 Err(DatapathError::Displaced { interface: facts.name, program, by })
@@ -239,6 +272,17 @@ impl Datapath {
             // The watchdog tells what happens from here on.
             _ => Ok(()),
         }
+    }
+
+    /// Removes what is left of an interface that is gone, once its workload has another. One that
+    /// lives on under another name stays enforced until the next start.
+    fn forget_interface(&mut self, before: &Attachment) -> Result<(), DatapathError> {
+        if netlink::exists(before.ifindex)? {
+            return Ok(());
+        }
+        self.keeper.forget(before.ifindex);
+        attach::detach(&self.folder, before.ifindex)?;
+        self.maps.interfaces.remove(&before.ifindex).map(drop)
     }
 
     /// Writes the addresses that a workload may use now; those of its own interface may change.
@@ -261,6 +305,7 @@ impl Datapath {
     /// removes what they knew of it. Its entry in the map of workloads stays.
     pub fn remove_workload(&mut self, id: u16) -> Result<(), DatapathError> {
         if let Some(attachment) = self.attachments.remove(&id) {
+            self.keeper.forget(attachment.ifindex);
             attach::detach(&self.folder, attachment.ifindex)?;
             self.maps.interfaces.remove(&attachment.ifindex)?;
         }
@@ -285,10 +330,16 @@ impl Datapath {
         })?;
         let mut removed = Vec::new();
         for ifindex in stale {
+            self.keeper.forget(ifindex);
             removed.extend(attach::detach(&self.folder, ifindex)?);
             self.maps.interfaces.remove(&ifindex)?;
         }
+        fault::reached(KillPoint::StaleTakenOff);
         attach::pin_programs(&self.folder, &mut self.loaded)?;
+        for name in load::PROGRAMS {
+            self.keeper.hold(&self.folder, &format!("{}{name}", load::PROGRAM_PREFIX))?;
+        }
+        fault::reached(KillPoint::ProgramsPinned);
         Ok(removed)
     }
 

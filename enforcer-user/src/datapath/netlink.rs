@@ -75,6 +75,15 @@ pub fn link(name: &str) -> Result<Option<LinkFacts>, DatapathError> {
     }
 }
 
+/// Whether there is an interface of this number in the network namespace of the calling thread.
+pub(super) fn exists(ifindex: u32) -> Result<bool, DatapathError> {
+    match request(libc::RTM_GETLINK, 0, &ifinfo(ifindex, 0, 0)) {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        Err(e) => Err(netlink_error(format!("read interface {ifindex}"), e)),
+    }
+}
+
 /// Brings an interface up, without link-local addresses and ARP.
 pub(super) fn raise_helper(ifindex: u32) -> Result<(), DatapathError> {
     let mut inet6 = Vec::new();

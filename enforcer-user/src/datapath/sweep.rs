@@ -13,6 +13,7 @@ use super::error::DatapathError;
 use super::maps::{FlowPosition, Maps};
 use super::reinject::Reinjector;
 use super::reset::resets;
+use crate::fault::{self, KillPoint};
 
 /// Batches of flows looked at in one step.
 const BATCHES: usize = 16;
@@ -149,8 +150,10 @@ impl Sweeper {
                 continue;
             }
             swept.cut += 1;
+            fault::reached(KillPoint::FlowCut);
             if tools.reset {
                 send_resets(tools, &key, &flow, swept);
+                fault::reached(KillPoint::FlowReset);
             }
             self.queued.insert(key);
             self.leaving.push_back((now_ns.saturating_add(LEAVE_NS), key));

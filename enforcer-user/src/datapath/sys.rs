@@ -1,7 +1,10 @@
 //! The bpf(2) commands that aya does not offer.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
 
@@ -31,7 +34,7 @@ pub(super) unsafe fn lookup_batch(
     // SAFETY: the kernel reads `start` and writes `next`, which outlive the call; the caller
     // answers for `keys` and `values`.
     let at_end = match unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) } {
-        Ok(()) => false,
+        Ok(_) => false,
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
         Err(error) => return Err(error),
     };
@@ -45,7 +48,28 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
     attr.link_detach.link_fd = number(link);
     // SAFETY: the command reads nothing but the descriptor's number.
-    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Opens whatever is pinned at a path (`BPF_OBJ_GET`).
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    // SAFETY: the path is ended by a zero and outlives the call.
+    let fd = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?;
+    // SAFETY: the command returns a new descriptor, which is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a map, program or link (`BPF_OBJ_PIN`).
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = number(object);
+    // SAFETY: the path is ended by a zero and outlives the call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// The numbers of the programs in the TCX chain of a hook, in the order in which they run
@@ -74,11 +98,17 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
+/// What the command returns: a new descriptor, or nothing of use.
+///
 /// # Safety
 /// Pointers in `attr` must be what the command asks for.
-unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
+unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     let (attr, size) = (std::ptr::from_mut(attr), size_of::<bpf_attr>());
     // SAFETY: `attr` is valid for `size` bytes; the caller answers for what it points to.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Descriptors, and the zero of the other commands, are small.
+    i32::try_from(result).map_err(io::Error::other)
 }

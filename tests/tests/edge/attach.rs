@@ -1,7 +1,6 @@
 //! Programs on interfaces: attached first, swapped in place, watched, taken off.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,7 +84,7 @@ fn the_watchdog_tells_what_happened_to_the_programs() {
         assert_eq!(health(&datapath), Health::InPlace);
 
         let link = format!("link_{}_to", ifindex("near"));
-        fs::remove_file(config.pin_dir().join(link)).unwrap();
+        enforcer_tests::stranger::detach_link(&config.pin_dir().join(link)).unwrap();
         wait_until(&datapath, &Health::Detached { program: "to_workload" });
 
         ip("link delete near");

@@ -1,0 +1,184 @@
+//! Faults on demand, in debug builds only: a test says at which step the daemon dies, and how far its
+//! wall clock is off.
+//!
+//! `ENFORCER_FAULTS` names a folder. Its file `kill` holds the name of a [`KillPoint`] and which time
+//! of reaching it, counted from the moment the file was written: `link_made 2`. There the daemon
+//! raises SIGKILL on itself, as abruptly as the kernel's memory killer would. Its file `clock` holds
+//! seconds that are added to the wall clock. Both are looked at whenever they matter, so a test may
+//! write them while the daemon runs.
+//!
+//! In a release build nothing here reads the environment, and [`reached`] is empty.
+
+/// When a daemon passes a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// A start where nothing is pinned.
+    Start,
+    /// A start over a live datapath.
+    Adoption,
+    /// A policy change of a running daemon that also cuts a flow.
+    Change,
+    /// A new credential of a running daemon.
+    Rotation,
+}
+
+macro_rules! kill_points {
+    ($($(#[doc = $doc:literal])+ $point:ident = $name:literal in [$($phase:ident $times:literal),+];)+) => {
+        /// Every step at which a daemon's death is tested, in the order of a start.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum KillPoint {
+            $($(#[doc = $doc])+ $point,)+
+        }
+
+        impl KillPoint {
+            /// All, in the order of a start.
+            pub const ALL: &'static [Self] = &[$(Self::$point,)+];
+
+            /// Its name in the file `kill`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$point => $name,)+
+                }
+            }
+
+            /// How often a daemon with one workload passes it in a phase.
+            #[must_use]
+            pub fn times(self, phase: Phase) -> u32 {
+                let all: &[(Phase, u32)] = match self {
+                    $(Self::$point => &[$((Phase::$phase, $times)),+],)+
+                };
+                all.iter().find(|(one, _)| *one == phase).map_or(0, |(_, times)| *times)
+            }
+        }
+    };
+}
+
+kill_points! {
+    /// The instance's lock is taken and its control socket listens.
+    SocketBound = "socket_bound" in [Start 1, Adoption 1];
+    /// The memory file is read and written anew.
+    MemoryOpened = "memory_opened" in [Start 1, Adoption 1];
+    /// The pin folder is there and locked.
+    FolderTaken = "folder_taken" in [Start 1, Adoption 1];
+    /// The maps are pinned; at a first start they hold nothing yet.
+    MapsPinned = "maps_pinned" in [Start 1, Adoption 1];
+    /// The secret of the nonces is new.
+    NoncesRenewed = "nonces_renewed" in [Start 1, Adoption 1];
+    /// The configuration is written, with the version that says that the maps are whole.
+    StateWritten = "state_written" in [Start 1, Adoption 1];
+    /// A program is loaded.
+    ProgramLoaded = "program_loaded" in [Start 3, Adoption 3];
+    /// The event rings are read.
+    RingsOpened = "rings_opened" in [Start 1, Adoption 1];
+    /// The helper interface is there.
+    HelperMade = "helper_made" in [Start 1, Adoption 1];
+    /// What an earlier daemon left is read from the maps.
+    PinsRead = "pins_read" in [Adoption 1];
+    /// A credential is written.
+    CredentialInstalled = "credential_installed" in [Start 1, Adoption 1, Rotation 1];
+    /// A workload's value is written.
+    WorkloadInstalled = "workload_installed" in [Start 2, Adoption 2, Change 1, Rotation 1];
+    /// A verdict is written.
+    VerdictInstalled = "verdict_installed" in [Adoption 1, Change 2];
+    /// Prefixes that an earlier change left under this parity are removed; then, those of the old epoch.
+    NetworksRemoved = "networks_removed" in [Start 2, Adoption 2, Change 2];
+    /// The new epoch's prefixes are written.
+    NetworksInstalled = "networks_installed" in [Start 1, Adoption 1, Change 1];
+    /// Everything of the new epoch is written, and the old one holds.
+    BeforeFlip = "before_flip" in [Start 1, Adoption 1, Change 1];
+    /// The new epoch holds, and nothing of the old one is removed.
+    EpochFlipped = "epoch_flipped" in [Start 1, Adoption 1, Change 1];
+    /// A verdict of the old epoch is removed.
+    VerdictRemoved = "verdict_removed" in [Adoption 1, Change 1];
+    /// Flows that the new policy denies are noted, and none of them is cut.
+    FlowsListed = "flows_listed" in [Change 1];
+    /// A flow is cut, and neither end is told.
+    FlowCut = "flow_cut" in [Change 1];
+    /// Both ends of a flow that is cut are told.
+    FlowReset = "flow_reset" in [Change 1];
+    /// The addresses of a workload are written.
+    AddressesWritten = "addresses_written" in [Start 1, Adoption 1];
+    /// The entry of a workload's interface is written.
+    InterfaceWritten = "interface_written" in [Start 1, Adoption 1];
+    /// A program took the place of an earlier daemon's.
+    LinkSwapped = "link_swapped" in [Adoption 2];
+    /// A program is attached by a link that only this process holds.
+    LinkMade = "link_made" in [Start 2];
+    /// The link is pinned under the name of one that waits.
+    LinkPinned = "link_pinned" in [Start 2];
+    /// The link has its own name.
+    LinkRenamed = "link_renamed" in [Start 2];
+    /// What nobody has any more is taken off.
+    StaleTakenOff = "stale_taken_off" in [Start 1, Adoption 1];
+    /// The programs are pinned for inspection.
+    ProgramsPinned = "programs_pinned" in [Start 1, Adoption 1];
+    /// The daemon said that it is ready.
+    Ready = "ready" in [Start 1, Adoption 1];
+    /// A pair key is written.
+    PeerInstalled = "peer_installed" in [Adoption 1, Rotation 1];
+}
+
+pub use armed::{clock_offset_seconds, reached};
+
+/// Debug builds.
+#[cfg(debug_assertions)]
+mod armed {
+    use std::path::PathBuf;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    use super::KillPoint;
+
+    static FOLDER: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os("ENFORCER_FAULTS").map(PathBuf::from));
+
+    /// The file as it was read last, and how often its point was reached since.
+    static COUNT: Mutex<(String, u32)> = Mutex::new((String::new(), 0));
+
+    /// Dies here if a test wants it.
+    pub fn reached(point: KillPoint) {
+        let Some(text) = file("kill") else { return };
+        let mut words = text.split_whitespace();
+        if words.next() != Some(point.name()) {
+            return;
+        }
+        let wanted = words.next().and_then(|word| word.parse().ok()).unwrap_or(1);
+        let mut count = COUNT.lock().unwrap_or_else(PoisonError::into_inner);
+        if count.0 != text {
+            *count = (text, 0);
+        }
+        count.1 += 1;
+        if count.1 == wanted {
+            // It does not return; were the signal refused, the daemon must not go on either.
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+            std::process::abort();
+        }
+    }
+
+    /// Seconds to add to the wall clock.
+    #[must_use]
+    pub fn clock_offset_seconds() -> i64 {
+        file("clock").and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
+    fn file(name: &str) -> Option<String> {
+        std::fs::read_to_string(FOLDER.as_ref()?.join(name)).ok()
+    }
+}
+
+/// Release builds.
+#[cfg(not(debug_assertions))]
+mod armed {
+    use super::KillPoint;
+
+    /// Does nothing.
+    #[inline]
+    pub const fn reached(_: KillPoint) {}
+
+    /// None.
+    #[inline]
+    #[must_use]
+    pub const fn clock_offset_seconds() -> i64 {
+        0
+    }
+}
