@@ -29,11 +29,11 @@ struct Scene {
 
 impl Scene {
     fn start() -> Self {
-        Self::start_at(Setup::psk().unwrap(), |_| ())
+        Self::start_at(&Setup::psk().unwrap(), |_| ())
     }
 
     /// With the server's daemon in another place than usual.
-    fn start_at(setup: Setup, change: impl FnOnce(&mut Place)) -> Self {
+    fn start_at(setup: &Setup, change: impl FnOnce(&mut Place)) -> Self {
         let net = ThreeHosts::new().unwrap();
         let mut server = Enforcer::prepare_at(&net.server, &setup.server, change).unwrap();
         server.launch().unwrap();
@@ -72,7 +72,7 @@ fn a_full_disk_is_told_and_a_daemon_starts_all_the_same() {
     let disk = Mounted::small_disk(64).unwrap();
     disk.fill().unwrap();
     let mut scene =
-        Scene::start_at(Setup::psk().unwrap(), |place| disk.path().clone_into(&mut place.run_dir));
+        Scene::start_at(&Setup::psk().unwrap(), |place| disk.path().clone_into(&mut place.run_dir));
     let intruder = scene.intruder();
     // The first contact: its credential cannot be remembered, and is believed all the same.
     let mut stream = scene.open();
@@ -143,7 +143,7 @@ fn with_both_daemons_away_nothing_outlives_its_credentials() {
     let mut setup = Setup::psk().unwrap();
     setup.client.credential_lifetime_seconds = LIFE;
     setup.server.credential_lifetime_seconds = LIFE;
-    let mut scene = Scene::start_at(setup, |_| ());
+    let mut scene = Scene::start_at(&setup, |_| ());
     let mut stream = scene.open();
     scene.client.kill().unwrap();
     scene.server.kill().unwrap();
@@ -269,7 +269,7 @@ fn pins_that_are_removed_under_a_daemon_cost_nothing_and_come_back() {
 fn a_bpf_file_system_that_is_unmounted_is_told_and_pinned_to_again() {
     let bpf = Mounted::bpf().unwrap();
     let mut scene =
-        Scene::start_at(Setup::psk().unwrap(), |place| bpf.path().clone_into(&mut place.bpf_root));
+        Scene::start_at(&Setup::psk().unwrap(), |place| bpf.path().clone_into(&mut place.bpf_root));
     let mut stream = scene.open();
     let intruder = scene.intruder();
     bpf.unmount().unwrap();

@@ -101,6 +101,7 @@ fn point_behind(output: &Output) -> Option<KillPoint> {
         | Output::Verify(_)
         | Output::Remember(_)
         | Output::Log(_)
+        | Output::LogRefusal(_)
         | Output::Problem(_) => None,
     }
 }
