@@ -117,7 +117,7 @@ proptest! {
         client: u32, sent in 1u32..1 << 20, server: u32, any in segment(),
         ack in -4i64..(1 << 20) + 4, sequence in -4i64..(1 << 30) + 4,
     ) {
-        let at = |isn: u32, offset: i64| isn.wrapping_add(offset as u32);
+        let at = |isn: u32, offset: i64| isn.wrapping_add_signed(i32::try_from(offset).unwrap());
         let packet =
             Packet { acknowledgement: at(client, ack), sequence: at(server, sequence), ..any };
         let next = client.wrapping_add(sent);
