@@ -151,6 +151,13 @@ impl Workload {
         }
     }
 
+    /// The same with these addresses, whatever its interface has.
+    #[must_use]
+    pub fn addresses(mut self, addresses: &[String]) -> Self {
+        self.addresses = addresses.to_vec();
+        self
+    }
+
     /// The same with another label.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {

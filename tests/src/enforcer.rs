@@ -23,9 +23,9 @@ use crate::keys::NodeKeys;
 use crate::{need, pins};
 
 /// How long a daemon may take to be ready.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_mins(2);
 /// How long a daemon may take to end after SIGTERM.
-const END: Duration = Duration::from_secs(10);
+const END: Duration = Duration::from_mins(1);
 /// Lines of the log that a failed test prints.
 const LOG_TAIL: usize = 60;
 /// Tells a debug build of the daemon where its faults are ordered (`enforcer_user::fault`).

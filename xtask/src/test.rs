@@ -21,8 +21,7 @@ use crate::{fuzz, mutate, process, project, setup, vm};
 const TESTS: &str = "enforcer-tests";
 /// Test files that run single packets through programs are named so.
 const PROGRAM_TESTS: &str = "prog";
-/// The test file of the daemon's edge to the kernel. It belongs to the program layer, but needs more of its
-/// machine than the guests of `vm` have: TCX, and iproute2. All other files are end to end.
+/// The test file of the daemon's edge to the kernel. It belongs to the program layer; all other files are end to end.
 const EDGE_TESTS: &str = "edge";
 const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 /// Tests of a kernel that run beside each other. More would only wait for each other on a small
@@ -38,6 +37,9 @@ pub struct Options {
     /// The kernels to boot, for vm; without it all
     #[arg(long, value_enum)]
     kernel: Vec<vm::Version>,
+    /// Run all end-to-end tests in the guests of vm; without it the smoke set
+    #[arg(long)]
+    full: bool,
     /// Arguments for the test programs, after `--`: a filter, `--nocapture`
     #[arg(last = true)]
     arguments: Vec<OsString>,
@@ -55,7 +57,7 @@ pub enum Layer {
     Fuzz,
     /// Two enforcers and real sockets in network namespaces (root)
     E2e,
-    /// The load gate and the program tests in other kernels, under qemu
+    /// The load gate, the program layer and end-to-end tests in other kernels, under qemu
     Vm,
     /// Switches each check off in turn and expects a named test to notice (root)
     Mutate,
@@ -85,8 +87,7 @@ fn run_layer(layer: Layer, options: &Options) -> Result<Tally> {
         Layer::Prog => prog(arguments),
         Layer::Fuzz => fuzz::layer(),
         Layer::E2e => e2e(arguments),
-        Layer::Vm if options.kernel.is_empty() => vm::run(&vm::Version::ALL),
-        Layer::Vm => vm::run(&options.kernel),
+        Layer::Vm => vm::run(&options.kernel, vm::Extent::of(options.full)),
         Layer::Mutate => mutate::run(),
     }
 }
@@ -143,21 +144,15 @@ impl TestProgram {
         &self.name
     }
 
-    /// Whether its tests need a kernel but no second host: the program tests, and those of the
-    /// daemon's edge.
+    /// Whether its tests need a kernel but no second host: those that run single packets (the files
+    /// named so, and the library's own tests), and those of the daemon's edge.
     pub fn is_of_program_layer(&self) -> bool {
-        self.is_program_test() || self.name == EDGE_TESTS
-    }
-
-    /// Whether its tests run single packets, which they can on any kernel: the files named so, and
-    /// the harness's own tests.
-    pub fn is_program_test(&self) -> bool {
-        self.is_library || self.name.starts_with(PROGRAM_TESTS)
+        self.is_library || self.name.starts_with(PROGRAM_TESTS) || self.name == EDGE_TESTS
     }
 
     /// Where the program lies.
-    pub fn into_path(self) -> PathBuf {
-        self.executable
+    pub fn path(&self) -> &Path {
+        &self.executable
     }
 
     /// The program as root, as cargo would start it, told where the enforcer is.

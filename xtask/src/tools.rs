@@ -37,13 +37,13 @@ pub struct Tool {
 use Group::{Bench, Check, E2e, Fuzz, Vm};
 
 const TOOLS: [Tool; 19] = [
-    tool(&[E2e, Bench], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
-    tool(&[E2e, Bench], "tc", "iproute2", "loss and delay on links; what is attached where"),
-    tool(&[E2e, Bench], "nft", "nftables", "NAT between hosts; the firewall baseline"),
+    tool(&[E2e, Bench, Vm], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
+    tool(&[E2e, Bench, Vm], "tc", "iproute2", "loss and delay on links; what is attached where"),
+    tool(&[E2e, Bench, Vm], "nft", "nftables", "NAT between hosts; the firewall baseline"),
     tool(&[E2e], "tcpdump", "tcpdump", "captures at the server's side"),
-    tool(&[E2e, Bench], "ethtool", "ethtool", "offloads on and off"),
+    tool(&[E2e, Bench, Vm], "ethtool", "ethtool", "offloads on and off"),
     tool(&[E2e, Bench], "iperf3", "iperf3", "bulk transfer"),
-    tool(&[E2e, Bench, Check], "bpftool", "bpftool", "map dumps and program statistics"),
+    tool(&[E2e, Bench, Check, Vm], "bpftool", "bpftool", "map dumps and program statistics"),
     tool(&[E2e], "openssl", "openssl", "reads our certificates as a second implementation"),
     tool(&[E2e], "socat", "socat", "clients and servers that are not ours, IPv6 and UDP included"),
     tool(&[E2e], "curl", "curl", "HTTP clients that are not ours"),
@@ -54,8 +54,8 @@ const TOOLS: [Tool; 19] = [
     tool(&[Vm], "qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
     tool(&[Vm], "/usr/share/doc/busybox-static", "busybox-static", "the guest's userland"),
     tool(&[Vm], "cpio", "cpio", "packs the guest's root file system"),
-    tool(&[Vm], "depmod", "kmod", "tells which module needs which"),
-    tool(&[Vm], "xz", "xz-utils", "unpacks modules"),
+    tool(&[Vm], "depmod", "kmod", "tells which module needs which, and loads them in the guest"),
+    tool(&[Vm], "strip", "binutils", "takes from programs what only debuggers read"),
 ];
 
 const fn tool(

@@ -8,7 +8,7 @@ use enforcer_common::abi::{
 use enforcer_user::config::Config;
 use enforcer_user::datapath::{Datapath, DatapathError};
 
-use crate::place::{config, isolated, read_single, write_single};
+use crate::place::{config, isolated, read_single, when_free, write_single};
 
 #[test]
 fn a_restart_adopts_maps_and_epoch_and_draws_a_new_nonce_secret() {
@@ -18,7 +18,7 @@ fn a_restart_adopts_maps_and_epoch_and_draws_a_new_nonce_secret() {
         let value = VerdictValue { action: verdict_action::ALLOW, ..VerdictValue::default() };
         let nonces = || read_single::<NonceState>(&config, "NONCES");
 
-        let (mut first, events) = Datapath::open(&config).unwrap();
+        let (mut first, events) = when_free(|| Datapath::open(&config));
         assert!(first.adopted().unwrap().is_none());
         assert_eq!(first.maps.config().unwrap().abi_version, ABI_VERSION);
         first.maps.verdicts.insert(&key, &value).unwrap();
@@ -30,7 +30,7 @@ fn a_restart_adopts_maps_and_epoch_and_draws_a_new_nonce_secret() {
         assert!(matches!(&second, Err(DatapathError::Busy(busy)) if *busy == folder), "{second:?}");
         drop((first, events));
 
-        let (second, _events) = Datapath::open(&config).unwrap();
+        let (second, _events) = when_free(|| Datapath::open(&config));
         let adopted = second.adopted().unwrap().unwrap();
         assert_eq!(adopted.epoch, 5);
         assert_eq!(adopted.verdicts, [(key, value)]);
@@ -44,7 +44,7 @@ fn a_restart_adopts_maps_and_epoch_and_draws_a_new_nonce_secret() {
 fn maps_of_another_version_or_size_are_refused_by_name() {
     isolated(|root, _| {
         let ordinary = config(root, "");
-        drop(Datapath::open(&ordinary).unwrap());
+        drop(when_free(|| Datapath::open(&ordinary)));
         let refusal = |config: &Config| Datapath::open(config).unwrap_err().to_string();
 
         let smaller = refusal(&config(root, "[limits]\nflows = 2048\n"));
@@ -63,9 +63,9 @@ fn maps_of_another_version_or_size_are_refused_by_name() {
 fn what_a_start_left_that_died_is_made_anew() {
     isolated(|root, _| {
         let config = config(root, "");
-        drop(Datapath::open(&config).unwrap());
+        drop(when_free(|| Datapath::open(&config)));
         fs::remove_file(config.pin_dir().join("CONFIG")).unwrap();
-        let (datapath, _events) = Datapath::open(&config).unwrap();
+        let (datapath, _events) = when_free(|| Datapath::open(&config));
         assert!(datapath.adopted().unwrap().is_none());
     });
 }

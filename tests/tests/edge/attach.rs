@@ -5,26 +5,37 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::programs::tc::TcAttachOptions;
+use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, ProgramInfo, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use enforcer_tests::need;
+use enforcer_user::config::Config;
 use enforcer_user::datapath::{
     Datapath, DatapathError, Health, Mechanism, address, detach, object,
 };
 
 use crate::place::{
-    PATIENCE, WORKLOAD, WORKLOAD_ID, config, health, ifindex, ip, isolated, pair, start, start_by,
+    PATIENCE, WORKLOAD, WORKLOAD_ID, config, health, ifindex, ip, isolated, own_mechanism, pair,
+    start, start_by, when_free,
 };
 
-/// The programs on one hook of `near`, the first in front.
+/// The programs on one hook of `near`, in links and in filters, the first in front.
 fn program_ids(hook: TcAttachType) -> Vec<u32> {
-    let (_, chain) = SchedClassifier::query_tcx("near", hook).unwrap();
-    chain.iter().map(ProgramInfo::id).collect()
+    let links = if own_mechanism() == Mechanism::Tcx {
+        SchedClassifier::query_tcx("near", hook).unwrap().1
+    } else {
+        Vec::new()
+    };
+    links.iter().map(ProgramInfo::id).chain(filter_ids(hook)).collect()
 }
 
 fn all_program_ids() -> Vec<u32> {
     [program_ids(TcAttachType::Ingress), program_ids(TcAttachType::Egress)].concat()
+}
+
+#[test]
+fn the_mechanism_is_what_the_kernels_version_has() {
+    assert_eq!(Mechanism::probe(), own_mechanism());
 }
 
 #[test]
@@ -33,7 +44,7 @@ fn a_restart_swaps_the_programs_and_detach_leaves_nothing() {
         let config = config(root, WORKLOAD);
         pair();
         let (first, events) = start(&config);
-        assert_eq!(first.mechanism(), Mechanism::Tcx);
+        assert_eq!(first.mechanism(), own_mechanism());
         assert_eq!(health(&first), Health::InPlace);
         let old = all_program_ids();
         assert_eq!(old.len(), 2);
@@ -48,11 +59,13 @@ fn a_restart_swaps_the_programs_and_detach_leaves_nothing() {
         assert!(new.iter().all(|id| !old.contains(id)), "{old:?} {new:?}");
         drop((second, events));
 
-        let report = detach(&config).unwrap();
-        assert_eq!(report.removed.iter().filter(|line| line.starts_with("link")).count(), 2);
+        let report = when_free(|| detach(&config));
+        let kind = if own_mechanism() == Mechanism::Tcx { "link" } else { "filter" };
+        let ours = report.removed.iter().filter(|line| line.contains(kind)).count();
+        assert_eq!(ours, 2, "{:?}", report.removed);
         assert!(all_program_ids().is_empty());
         assert!(!config.pin_dir().exists());
-        assert!(detach(&config).unwrap().removed.is_empty());
+        assert!(when_free(|| detach(&config)).removed.is_empty());
     });
 }
 
@@ -61,10 +74,12 @@ fn what_no_workload_claims_any_more_is_taken_off() {
     isolated(|root, _| {
         pair();
         drop(start(&config(root, WORKLOAD)));
-        let (mut datapath, _events) = Datapath::open(&config(root, "")).unwrap();
+        let (mut datapath, _events) = when_free(|| Datapath::open(&config(root, "")));
         assert_eq!(all_program_ids().len(), 2);
         let removed = datapath.finish_start().unwrap();
-        assert_eq!(removed.len(), 2, "{removed:?}");
+        // With the filters goes the qdisc that holds them.
+        let expected = if own_mechanism() == Mechanism::Tcx { 2 } else { 3 };
+        assert_eq!(removed.len(), expected, "{removed:?}");
         assert!(all_program_ids().is_empty());
         assert!(datapath.maps.interfaces.entries().unwrap().is_empty());
     });
@@ -83,8 +98,7 @@ fn the_watchdog_tells_what_happened_to_the_programs() {
         drop(other);
         assert_eq!(health(&datapath), Health::InPlace);
 
-        let link = format!("link_{}_to", ifindex("near"));
-        enforcer_tests::stranger::detach_link(&config.pin_dir().join(link)).unwrap();
+        take_off_what_leads_to_the_workload(&config);
         wait_until(&datapath, &Health::Detached { program: "to_workload" });
 
         ip("link delete near");
@@ -115,10 +129,26 @@ fn another_program_in_front() -> (Ebpf, String) {
     let mut other = loader.load(object()).unwrap();
     let program: &mut SchedClassifier = other.program_mut(name).unwrap().try_into().unwrap();
     program.load().unwrap();
-    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    // Within a priority, the filter that comes last stands first.
+    let filter = NlOptions { priority: 1, handle: TcHandle::new(0, 2), classid: None };
+    let first = match own_mechanism() {
+        Mechanism::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
+        Mechanism::Clsact => TcAttachOptions::Netlink(filter),
+    };
     program.attach_with_options("near", TcAttachType::Egress, first).unwrap();
     let by = format!("number {}", program.info().unwrap().id());
     (other, by)
+}
+
+/// As somebody would who does not know whose it is: the link is detached, or the filter deleted.
+fn take_off_what_leads_to_the_workload(config: &Config) {
+    match own_mechanism() {
+        Mechanism::Tcx => {
+            let link = format!("link_{}_to", ifindex("near"));
+            enforcer_tests::stranger::detach_link(&config.pin_dir().join(link)).unwrap();
+        }
+        Mechanism::Clsact => drop(tc("filter delete dev near ingress")),
+    }
 }
 
 #[test]
@@ -141,18 +171,24 @@ fn filters_of_a_clsact_qdisc_do_the_same_on_older_kernels() {
         assert!(new.iter().all(|filter| !old.contains(filter)), "{old:?} {new:?}");
         drop((datapath, events));
 
-        detach(&config).unwrap();
+        when_free(|| detach(&config));
         assert_eq!(swapped.check_first().unwrap(), Health::Detached { program: "from_workload" });
         let left = tc("qdisc show dev near");
         assert!(!left.contains("clsact"), "{left}");
     });
 }
 
-/// The filters on both hooks of `near`, as `tc` prints them, with the programs' numbers.
-fn filters() -> Vec<String> {
-    let shown = ["ingress", "egress"].map(|hook| tc(&format!("filter show dev near {hook}")));
-    let lines = shown.iter().flat_map(|text| text.lines());
-    lines.filter(|line| line.contains(" id ")).map(str::to_owned).collect()
+/// The programs in the filters of both hooks of `near`.
+fn filters() -> Vec<u32> {
+    [filter_ids(TcAttachType::Ingress), filter_ids(TcAttachType::Egress)].concat()
+}
+
+/// The programs in the filters of a hook of `near`, as `tc` numbers them (`... direct-action ... id 42 ...`).
+fn filter_ids(hook: TcAttachType) -> Vec<u32> {
+    let hook = if hook == TcAttachType::Ingress { "ingress" } else { "egress" };
+    let shown = tc(&format!("filter show dev near {hook}"));
+    let id = |line: &str| line.split_once(" id ")?.1.split_whitespace().next()?.parse().ok();
+    shown.lines().filter_map(id).collect()
 }
 
 fn tc(arguments: &str) -> String {

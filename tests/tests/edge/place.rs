@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData};
@@ -14,7 +14,7 @@ use enforcer_common::abi::{
 };
 use enforcer_tests::need;
 use enforcer_user::config::Config;
-use enforcer_user::datapath::{Datapath, Events, Health, Mechanism};
+use enforcer_user::datapath::{Datapath, DatapathError, Events, Health, Mechanism};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use tokio::runtime::{Builder, Runtime};
@@ -90,6 +90,35 @@ pub fn config(root: &Path, more: &str) -> Config {
     Config::parse(&text, Path::new("test.toml"), root).unwrap()
 }
 
+/// The mechanisms that this kernel has by its version, the one that is to be used first.
+pub fn mechanisms() -> &'static [Mechanism] {
+    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse::<u32>().unwrap());
+    let version = (numbers.next().unwrap(), numbers.next().unwrap());
+    // Linux 6.6, commit e420bed02507.
+    if version >= (6, 6) { &[Mechanism::Tcx, Mechanism::Clsact] } else { &[Mechanism::Clsact] }
+}
+
+/// The mechanism that is to be used on this kernel.
+pub fn own_mechanism() -> Mechanism {
+    mechanisms()[0]
+}
+
+/// Does what needs an instance that another datapath has held until now. A process that another test starts meanwhile
+/// has all our descriptors, the instance's lock among them, until it runs its program.
+pub fn when_free<T, E: Into<anyhow::Error>>(attempt: impl Fn() -> Result<T, E>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let error: anyhow::Error = match attempt() {
+            Ok(done) => return done,
+            Err(error) => error.into(),
+        };
+        let is_held = matches!(error.downcast_ref(), Some(DatapathError::Busy(_)));
+        assert!(is_held && Instant::now() < end, "{error:#}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Starts the datapath of `config` and attaches its first workload, which begins with nothing to adopt.
 pub fn start(config: &Config) -> (Datapath, Events) {
     start_by(config, Mechanism::probe(), 0)
@@ -97,7 +126,7 @@ pub fn start(config: &Config) -> (Datapath, Events) {
 
 /// The same by one mechanism. Connections older than the attachment are adopted until `adopt_until_ns`.
 pub fn start_by(config: &Config, by: Mechanism, adopt_until_ns: u64) -> (Datapath, Events) {
-    let (mut datapath, events) = Datapath::open_by(config, by).unwrap();
+    let (mut datapath, events) = when_free(|| Datapath::open_by(config, by));
     let value = workload_value(adopt_until_ns);
     datapath.maps.workloads.insert(&WORKLOAD_ID.into(), &value).unwrap();
     datapath.add_workload(WORKLOAD_ID, &config.workloads[0]).unwrap();

@@ -1,7 +1,6 @@
-//! The guest: an initramfs with busybox, the kernel modules the datapath and the tests need, the
-//! programs with the libraries they are linked with, and an init that runs them.
+//! The guest: an initramfs with busybox, the kernel modules the datapath and the tests need, the tools that tests call,
+//! the enforcer and the test programs with the libraries they are linked with, and an init that runs them.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,90 +10,69 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::kernel::Kernel;
+use super::modules;
+use super::plan::{GATE, Step};
 use crate::process;
 
-/// Kernel modules beside what is built in; a kernel that has one built in lacks the file.
-const MODULES: [&str; 9] = [
-    "sch_ingress",
-    "cls_bpf",
-    "act_bpf",
-    "veth",
-    "dummy",
-    "bridge",
-    "tun",
-    "nft_chain_nat",
-    "sch_netem",
-];
+/// Programs of the system that the tests call, as the tools of the end-to-end tests say; the guest's busybox has other
+/// programs of the same names.
+const TOOLS: [&str; 5] = ["ip", "tc", "nft", "ethtool", "bpftool"];
 /// Stands before the exit status of each program on the console.
 pub const STATUS: &str = "guest: status ";
 /// Stands on the console when the init got to its end.
 pub const DONE: &str = "guest: done";
 
 /// Packs the initramfs and returns its path.
-pub fn pack(kernel: &Kernel, object: &Path, programs: &[PathBuf]) -> Result<PathBuf> {
+pub fn pack(kernel: &Kernel, object: &Path, enforcer: &Path, steps: &[Step]) -> Result<PathBuf> {
     let tree = kernel.root.with_file_name("guest");
-    if tree.exists() {
-        fs::remove_dir_all(&tree).with_context(|| format!("cannot empty {}", tree.display()))?;
+    start_tree(&tree)?;
+    modules::copy(kernel, &tree)?;
+    for tool in TOOLS {
+        let found = process::find(tool).with_context(|| format!("{tool} is not installed"))?;
+        copy_program(&found, &tree.join("tools").join(tool), &tree)?;
     }
-    for folder in ["bin", "proc", "sys", "dev", "run", "tmp", "modules", "programs"] {
-        fs::create_dir_all(tree.join(folder))?;
-    }
-    fs::copy("/bin/busybox", tree.join("bin/busybox")).context("busybox-static has no program")?;
+    let modprobe = process::find("modprobe").context("kmod has no modprobe")?;
+    copy_program(&modprobe, &tree.join("sbin/modprobe"), &tree)?;
     fs::copy(object, tree.join("programs/object"))?;
-    let modules = copy_modules(kernel, &tree)?;
-    for program in programs {
-        copy_program(program, &tree)?;
+    copy_stripped(enforcer, &tree.join("programs/enforcer"), &tree)?;
+    for step in steps {
+        copy_stripped(&step.program, &tree.join("programs").join(&step.name), &tree)?;
     }
-    write_init(&tree, &modules, programs)?;
+    write_init(&tree, &init(steps)?)?;
     archive(&tree)
 }
 
-/// Copies the modules and what they need; returns their file names in the order to load them.
-fn copy_modules(kernel: &Kernel, tree: &Path) -> Result<Vec<String>> {
-    let folder = kernel.root.join("lib/modules").join(&kernel.release);
-    let dependencies = fs::read_to_string(folder.join("modules.dep"))
-        .with_context(|| format!("depmod left no modules.dep in {}", folder.display()))?;
-    let mut seen = BTreeSet::new();
-    let mut names = Vec::new();
-    for path in MODULES.iter().flat_map(|module| load_order(&dependencies, module)) {
-        if seen.insert(path) {
-            names.push(copy_module(&folder.join(path), tree)?);
-        }
+/// Packs an initramfs that boots, says so and ends, at `tree`; returns its path.
+pub fn pack_empty(tree: &Path) -> Result<PathBuf> {
+    start_tree(tree)?;
+    write_init(tree, &format!("#!/bin/busybox sh\necho '{DONE}'\n/bin/busybox poweroff -f\n"))?;
+    archive(tree)
+}
+
+fn start_tree(tree: &Path) -> Result<()> {
+    if tree.exists() {
+        fs::remove_dir_all(tree).with_context(|| format!("cannot empty {}", tree.display()))?;
     }
-    Ok(names)
-}
-
-/// The files to load for `module`, itself last. `modules.dep` lists what a module needs so that
-/// the last is to be loaded first. Empty if the module is built in.
-fn load_order<'a>(dependencies: &'a str, module: &str) -> Vec<&'a str> {
-    let line = dependencies.lines().filter_map(|line| line.split_once(':')).find(|(path, _)| {
-        let file = path.rsplit('/').next().unwrap_or(path);
-        file.split('.').next() == Some(module)
-    });
-    line.map_or_else(Vec::new, |(path, needed)| {
-        needed.split_whitespace().rev().chain([path]).collect()
-    })
-}
-
-fn copy_module(from: &Path, tree: &Path) -> Result<String> {
-    let name = from.file_name().and_then(|name| name.to_str()).context("a module has no name")?;
-    let (plain, packed) = name.strip_suffix(".xz").map_or((name, false), |plain| (plain, true));
-    let to = tree.join("modules").join(plain);
-    if packed {
-        let unpacked = Command::new("xz").arg("--decompress").arg("--stdout").arg(from).output()?;
-        if !unpacked.status.success() {
-            bail!("xz cannot unpack {}", from.display());
-        }
-        fs::write(to, unpacked.stdout)?;
-    } else {
-        fs::copy(from, to)?;
+    for folder in ["bin", "sbin", "tools", "proc", "sys", "dev", "run", "tmp", "programs"] {
+        fs::create_dir_all(tree.join(folder))?;
     }
-    Ok(plain.to_owned())
+    fs::copy("/bin/busybox", tree.join("bin/busybox")).context("busybox-static has no program")?;
+    Ok(())
 }
 
-/// Copies a program to `/programs`, and its libraries to where its loader looks for them.
-fn copy_program(program: &Path, tree: &Path) -> Result<()> {
-    fs::copy(program, tree.join("programs").join(file_name(program)?))?;
+/// Copies a program without what only debuggers read, which is most of it: the guest holds all of its files in memory.
+fn copy_stripped(program: &Path, to: &Path, tree: &Path) -> Result<()> {
+    copy_libraries(program, tree)?;
+    process::run_quietly(Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(program))
+}
+
+fn copy_program(program: &Path, to: &Path, tree: &Path) -> Result<()> {
+    copy_libraries(program, tree)?;
+    fs::copy(program, to).with_context(|| format!("cannot copy {}", program.display())).map(drop)
+}
+
+/// Copies the libraries of a program to where its loader looks for them.
+fn copy_libraries(program: &Path, tree: &Path) -> Result<()> {
     let libraries = process::probe(Command::new("ldd").arg(program))
         .with_context(|| format!("ldd cannot read {}", program.display()))?;
     for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
@@ -107,17 +85,13 @@ fn copy_program(program: &Path, tree: &Path) -> Result<()> {
     Ok(())
 }
 
-fn file_name(path: &Path) -> Result<&str> {
-    path.file_name()
-        .and_then(|name| name.to_str())
-        .with_context(|| format!("{} has no plain file name", path.display()))
-}
-
-fn write_init(tree: &Path, modules: &[String], programs: &[PathBuf]) -> Result<()> {
+/// No module is loaded here but the one that nothing asks for by itself (a TUN device is opened by its file).
+fn init(steps: &[Step]) -> Result<String> {
     let mut init = String::from(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
-         export PATH=/bin RUST_BACKTRACE=1 RUST_TEST_THREADS=2 TMPDIR=/tmp\n\
+         export PATH=/tools:/sbin:/bin RUST_BACKTRACE=1 RUST_TEST_THREADS=2 TMPDIR=/tmp\n\
+         export ENFORCER_BIN=/programs/enforcer\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\
          mount -t devtmpfs devtmpfs /dev\n\
@@ -125,21 +99,27 @@ fn write_init(tree: &Path, modules: &[String], programs: &[PathBuf]) -> Result<(
          mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
          mount -t tmpfs tmpfs /run\n\
          ip link set lo up\n\
+         modprobe tun\n\
          uname -r\n",
     );
-    for module in modules {
-        writeln!(init, "insmod /modules/{module} || echo 'module {module} does not load'")?;
-    }
-    for program in programs {
-        let name = file_name(program)?;
-        // The load gate wants the object's path; test programs take it for a filter, so they get
-        // none.
-        let argument = if name == "verifier_gate" { " /programs/object" } else { "" };
-        writeln!(init, "/programs/{name}{argument}; echo \"{STATUS}$? {name}\"")?;
+    for step in steps {
+        let name = &step.name;
+        let arguments = if name == GATE {
+            " /programs/object".to_owned()
+        } else if step.tests.is_empty() {
+            String::new()
+        } else {
+            format!(" --exact {}", step.tests.join(" "))
+        };
+        writeln!(init, "/programs/{name}{arguments}; echo \"{STATUS}$? {name}\"")?;
     }
     writeln!(init, "echo '{DONE}'\npoweroff -f")?;
+    Ok(init)
+}
+
+fn write_init(tree: &Path, text: &str) -> Result<()> {
     let path = tree.join("init");
-    fs::write(&path, init)?;
+    fs::write(&path, text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
@@ -166,21 +146,26 @@ fn archive(tree: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::load_order;
+    use std::path::PathBuf;
+
+    use super::{Step, init};
 
     #[test]
-    fn what_a_module_needs_is_loaded_before_it() {
-        let dependencies = "kernel/net/sched/cls_bpf.ko.xz:\n\
-                            kernel/net/bridge/bridge.ko.xz: kernel/net/802/stp.ko.xz kernel/net/llc/llc.ko.xz\n";
-        assert_eq!(load_order(dependencies, "cls_bpf"), ["kernel/net/sched/cls_bpf.ko.xz"]);
-        assert_eq!(
-            load_order(dependencies, "bridge"),
-            [
-                "kernel/net/llc/llc.ko.xz",
-                "kernel/net/802/stp.ko.xz",
-                "kernel/net/bridge/bridge.ko.xz"
-            ]
-        );
-        assert!(load_order(dependencies, "bpf").is_empty());
+    fn the_gate_gets_the_object_and_named_tests_are_run_alone() {
+        let step = |name: &str, tests: &[&'static str]| Step {
+            name: name.to_owned(),
+            program: PathBuf::new(),
+            tests: tests.to_vec(),
+        };
+        let steps =
+            [step("verifier_gate", &[]), step("edge", &[]), step("e2e_paths", &["one", "two"])];
+        let text = init(&steps).unwrap();
+        for line in [
+            "/programs/verifier_gate /programs/object; echo \"guest: status $? verifier_gate\"",
+            "/programs/edge; echo \"guest: status $? edge\"",
+            "/programs/e2e_paths --exact one two; echo \"guest: status $? e2e_paths\"",
+        ] {
+            assert!(text.lines().any(|present| present == line), "{line}\n{text}");
+        }
     }
 }

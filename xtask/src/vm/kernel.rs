@@ -64,6 +64,13 @@ pub struct Kernel {
     pub root: PathBuf,
 }
 
+impl Kernel {
+    /// The folder of its modules.
+    pub fn modules(&self) -> PathBuf {
+        self.root.join("lib/modules").join(&self.release)
+    }
+}
+
 /// Downloads and unpacks the suite's newest kernel, unless that has been done.
 pub fn fetch(version: Version) -> Result<Kernel> {
     let folder = project::root().join("target/vm").join(version.suite());

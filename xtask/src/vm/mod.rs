@@ -1,48 +1,101 @@
-//! `cargo xtask test vm`: boots other kernels and runs the load gate and the program tests there.
+//! `cargo xtask test vm`: boots other kernels and runs the load gate, the program layer and end-to-end tests there.
 
+mod accelerator;
 mod boot;
 mod guest;
 mod kernel;
+mod modules;
+mod plan;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+use std::{iter, thread};
 
 use anyhow::{Context, Result};
 
 use crate::build::{self, Variant};
 use crate::tally::Tally;
 use crate::tools::Group;
-use crate::{project, setup, test};
+use crate::{budget, project, setup};
 
+use accelerator::Accelerator;
 pub use kernel::Version;
+pub use plan::Extent;
+use plan::Step;
 
-/// Boots each kernel and sums what its tests say; the load gate counts as one.
-pub fn run(versions: &[Version]) -> Result<Tally> {
+/// Guests that run beside each other: a test program keeps little more than one processor busy.
+const GUESTS: usize = 2;
+
+/// Boots each kernel (all if `versions` is empty) and sums what its tests say; the load gate counts as one. A kernel
+/// that cannot be had or does not boot counts as a failure.
+pub fn run(versions: &[Version], extent: Extent) -> Result<Tally> {
     setup::ensure(Group::Vm)?;
-    let programs = programs()?;
+    let versions = if versions.is_empty() { &Version::ALL } else { versions };
+    let matrix = Matrix {
+        enforcer: build::enforcer(&Variant::default())?,
+        steps: plan::steps(extent)?,
+        accelerator: Mutex::default(),
+    };
+    let queue = Mutex::new(versions.iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || iter::from_fn(next).map(|version| matrix.tally(*version)).collect::<Vec<_>>();
+    let tallies = thread::scope(|scope| {
+        let workers: Vec<_> = (0..GUESTS).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+    });
     let mut sum = Tally::default();
-    for version in versions {
-        let ran = on(*version, &programs).unwrap_or_else(|error| {
-            eprintln!("Linux {version}: {error:#}");
-            Tally { failed: 1, ..Tally::default() }
-        });
-        println!("Linux {version}: {ran}");
-        sum += ran;
+    for tally in tallies {
+        let lost = vec![Tally { failed: 1, ..Tally::default() }];
+        tally.unwrap_or(lost).into_iter().for_each(|tally| sum += tally);
     }
     Ok(sum)
 }
 
-fn on(version: Version, programs: &[PathBuf]) -> Result<Tally> {
-    let kernel = kernel::fetch(version)?;
-    let initramfs = guest::pack(&kernel, &project::ebpf_object(), programs)?;
-    boot::run(&kernel.image, &initramfs).with_context(|| format!("kernel {}", kernel.release))
+/// What all guests share.
+struct Matrix {
+    enforcer: PathBuf,
+    steps: Vec<Step>,
+    /// Found out with the first kernel.
+    accelerator: Mutex<Option<Accelerator>>,
 }
 
-/// The load gate first, then the program tests.
-fn programs() -> Result<Vec<PathBuf>> {
-    build::ebpf()?;
-    let variant = Variant::default();
-    let gate = build::binary("enforcer-tests", "verifier_gate", &variant)?;
-    let tests =
-        test::test_programs(&variant)?.into_iter().filter(test::TestProgram::is_program_test);
-    Ok([gate].into_iter().chain(tests.map(test::TestProgram::into_path)).collect())
+impl Matrix {
+    fn tally(&self, version: Version) -> Tally {
+        let begin = Instant::now();
+        let tally = self.run(version).unwrap_or_else(|error| {
+            eprintln!("Linux {version}: {error:#}");
+            Tally { failed: 1, ..Tally::default() }
+        });
+        println!("Linux {version}: {tally}, {:.1} minutes", begin.elapsed().as_secs_f64() / 60.0);
+        tally
+    }
+
+    fn run(&self, version: Version) -> Result<Tally> {
+        let kernel = kernel::fetch(version)?;
+        let accelerator = self.accelerator(&kernel)?;
+        let object = project::ebpf_object();
+        let initramfs = guest::pack(&kernel, &object, &self.enforcer, &self.steps)?;
+        let label = version.to_string();
+        let report = boot::run(accelerator, &kernel.image, &initramfs, &self.steps, &label)
+            .with_context(|| format!("kernel {}", kernel.release))?;
+        println!("Linux {version}: {} under {accelerator:?}", kernel.release);
+        budget::print(&report.figures);
+        let mut sum = report.sum;
+        if let Err(error) = budget::hold(&report.figures) {
+            eprintln!("Linux {version}: {error:#}");
+            sum.failed += 1;
+        }
+        Ok(sum)
+    }
+
+    fn accelerator(&self, kernel: &kernel::Kernel) -> Result<Accelerator> {
+        let mut known = self.accelerator.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match *known {
+            Some(found) => found,
+            None => Accelerator::probe(&kernel.image)?,
+        };
+        *known = Some(found);
+        Ok(found)
+    }
 }

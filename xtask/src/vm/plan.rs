@@ -1,0 +1,119 @@
+//! What a guest runs, in this order, and how many tests each program must have run: a filter that matches nothing
+//! succeeds, but shows nothing.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::build::{self, Variant};
+use crate::test::{self, TestProgram};
+
+/// The load gate's name in the guest.
+pub const GATE: &str = "verifier_gate";
+/// The file of the tests that want a machine which has just booted: no module is loaded yet, nothing is attached.
+const BOOT: &str = "e2e_boot";
+/// What the smoke set runs of files that are too slow for it under emulation: every start of an enforcer has the
+/// verifier walk the programs. Of files that are not named here it runs the program layer whole, and no end-to-end test.
+const SMOKE: [(&str, &[&str]); 5] = [
+    (
+        BOOT,
+        &[
+            "a_host_whose_interface_comes_up_behind_its_enforcer_is_reached_by_those_permitted",
+            "a_stranger_who_calls_all_through_the_boot_hears_nothing::enforced",
+        ],
+    ),
+    (
+        "edge",
+        &[
+            "attach::a_restart_swaps_the_programs_and_detach_leaves_nothing",
+            "attach::the_mechanism_is_what_the_kernels_version_has",
+            "attach::the_watchdog_tells_what_happened_to_the_programs",
+            "reset::a_cut_ipv6_flow_of_a_workload_behind_a_veth_is_reset_at_both_ends",
+        ],
+    ),
+    ("e2e_allow_deny", &["a_client_without_an_enforcer_gets_nothing_at_all_over_ipv6::enforced"]),
+    ("e2e_paths", &["two_workloads_of_one_host_move_bulk_unchanged"]),
+    ("e2e_policy_change", &["bulk_in_flight_is_cut_when_its_rule_goes"]),
+];
+
+/// A program that the guest runs.
+pub struct Step {
+    /// Its name in the guest, and in what is said of it.
+    pub name: String,
+    /// Where it lies on this machine.
+    pub program: PathBuf,
+    /// The tests to run by name; all if there is none.
+    pub tests: Vec<&'static str>,
+}
+
+/// Which end-to-end tests a guest runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// The smoke set.
+    Smoke,
+    /// All of them.
+    Full,
+}
+
+impl Extent {
+    /// What `--full` asks for.
+    pub fn of(full: bool) -> Self {
+        if full { Self::Full } else { Self::Smoke }
+    }
+}
+
+/// The tests at boot, the load gate, the program layer, and the end-to-end tests of `extent`.
+pub fn steps(extent: Extent) -> Result<Vec<Step>> {
+    let variant = Variant::default();
+    let gate = Step::all(GATE, build::binary("enforcer-tests", GATE, &variant)?);
+    let mut programs = test::test_programs(&variant)?;
+    programs.sort_by(|left, right| left.name().cmp(right.name()));
+    let (boot, programs) = partition(programs, |program| program.name() == BOOT);
+    let (layer, rest) = partition(programs, TestProgram::is_of_program_layer);
+    if boot.is_empty() {
+        bail!("the test crate has no test file {BOOT}");
+    }
+    let mut steps: Vec<Step> = boot.iter().map(Step::of).collect();
+    steps.push(gate);
+    steps.extend(layer.iter().map(Step::of));
+    steps.extend(rest.iter().map(Step::of));
+    if extent == Extent::Full { Ok(steps) } else { smoke(steps) }
+}
+
+/// Keeps the smoke set.
+fn smoke(mut steps: Vec<Step>) -> Result<Vec<Step>> {
+    for (name, tests) in SMOKE {
+        let Some(step) = steps.iter_mut().find(|step| step.name == name) else {
+            bail!("the smoke set names a test file {name} that the test crate does not have");
+        };
+        step.tests = tests.to_vec();
+    }
+    steps.retain(|step| {
+        let end_to_end = step.name.starts_with("e2e") || step.name == "harness_self";
+        !end_to_end || !step.tests.is_empty()
+    });
+    Ok(steps)
+}
+
+fn partition(
+    programs: Vec<TestProgram>,
+    first: impl Fn(&TestProgram) -> bool,
+) -> (Vec<TestProgram>, Vec<TestProgram>) {
+    programs.into_iter().partition(first)
+}
+
+impl Step {
+    fn of(program: &TestProgram) -> Self {
+        Self::all(program.name(), program.path().to_owned())
+    }
+
+    fn all(name: &str, program: PathBuf) -> Self {
+        Self { name: name.to_owned(), program, tests: Vec::new() }
+    }
+
+    /// Whether `ran` tests are as many as the step must have.
+    pub fn is_satisfied_by(&self, ran: u64) -> bool {
+        let named = self.tests.len();
+        if named == 0 { ran > 0 } else { u64::try_from(named) == Ok(ran) }
+    }
+}
