@@ -178,10 +178,7 @@ impl Pair {
                 self.judge(Some(verdict_action::ALLOW));
             }
             Evict => {
-                if self.world.attempt().is_some() {
-                    let key = self.world.key();
-                    self.world.kernel.remove::<_, AttemptValue>("ATTEMPTS", &key);
-                }
+                self.world.evict_attempt();
                 let tuple = self.tuple();
                 self.node.attempts.remove(&tuple);
             }

@@ -352,6 +352,14 @@ impl World {
         self.kernel.put(table, key, value);
     }
 
+    /// Evicts the half-open connection, if there is one.
+    pub fn evict_attempt(&mut self) {
+        if self.attempt().is_some() {
+            let (key, table) = (self.key(), ATTEMPT_TABLES[usize::from(self.is_in_crowd())]);
+            self.kernel.remove::<FlowKey, AttemptValue>(table, &key);
+        }
+    }
+
     /// The flow.
     #[must_use]
     pub fn flow(&self) -> Option<FlowValue> {

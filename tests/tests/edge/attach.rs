@@ -136,7 +136,10 @@ fn another_program_in_front() -> (Ebpf, String) {
         Mechanism::Clsact => TcAttachOptions::Netlink(filter),
     };
     program.attach_with_options("near", TcAttachType::Egress, first).unwrap();
-    let by = format!("number {}", program.info().unwrap().id());
+    let by = match own_mechanism() {
+        Mechanism::Tcx => format!("number {}", program.info().unwrap().id()),
+        Mechanism::Clsact => name.to_owned(),
+    };
     (other, by)
 }
 
