@@ -17,10 +17,10 @@ use crate::{
 /// The attempt of the packet's tuple.
 #[inline(always)]
 pub fn find(s: &Scratch) -> Option<&'static mut AttemptValue> {
+    let found = ATTEMPTS.get_ptr_mut(&s.key).or_else(|| CROWD.get_ptr_mut(&s.key));
     // SAFETY: LRU entries are preallocated, so the memory stays. The entry may be evicted and given
     // to another attempt while it is read; what grants something reads a copy of it and then looks
     // the entry up again (`proof::accept`).
-    let found = ATTEMPTS.get_ptr_mut(&s.key).or_else(|| CROWD.get_ptr_mut(&s.key));
     found.map(|value| unsafe { &mut *value })
 }
 

@@ -50,7 +50,7 @@ impl PacketSocket {
     }
 
     /// Opens a socket that takes frames off an interface and puts frames on it: it hears only what arrives, and
-    /// every frame, heard or sent, stands behind a `virtio_net_hdr` of [`OFFLOADS`] bytes (packet(7),
+    /// every frame, heard or sent, stands behind a `virtio_net_hdr` of `OFFLOADS` bytes (packet(7),
     /// PACKET_VNET_HDR), which says what hardware would still do to it.
     pub fn open_forwarding(interface: &str, timeout: Duration) -> Result<Self> {
         let index = index_of(interface)?;
