@@ -1,5 +1,6 @@
 //! The harness itself, on plain hosts without an enforcer: what it is to see, it must be able to see.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use enforcer_tests::accounting::{Account, Books};
@@ -18,6 +19,8 @@ use enforcer_tests::udp::{Responder, ask};
 
 const PORT: u16 = 8080;
 const SHORT: Duration = Duration::from_millis(400);
+/// Between two calls of somebody who never lets a capture rest.
+const RESTLESS: Duration = Duration::from_millis(2);
 
 #[test]
 fn two_hosts_talk_in_both_families() {
@@ -336,4 +339,29 @@ fn drop_arriving(host: &Host, port: u16) {
          add rule inet f in tcp dport {port} drop"
     ))
     .unwrap();
+}
+
+#[test]
+fn a_capture_of_a_wire_that_never_rests_can_be_looked_at() {
+    let net = TwoHosts::new().unwrap();
+    let capture = Capture::start(&net.server, INTERFACE).unwrap();
+    let stop = AtomicBool::new(false);
+    let (from, to) = (net.client.at(Family::V4, PORT), net.server.at(Family::V4, PORT));
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let mut calls = 0;
+            while !stop.load(Ordering::Acquire) {
+                Forged::syn(from, to).send(&net.client).unwrap();
+                calls += 1;
+                std::thread::sleep(RESTLESS);
+            }
+            calls
+        });
+        let heard = capture.wait_for("call", PATIENCE, |s| s.flags == Flags::SYN);
+        stop.store(true, Ordering::Release);
+        let calls: usize = caller.join().unwrap();
+        heard.unwrap();
+        let syns = capture.segments().unwrap();
+        assert_eq!(syns.iter().filter(|s| s.flags == Flags::SYN).count(), calls);
+    });
 }

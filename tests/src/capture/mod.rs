@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use packet::{Direction, EXID, Flags, IDENTITY_KIND, Packet, Segment, TcpOption, tcp_sum};
 pub(crate) use socket::OFFLOADS;
-pub use socket::{Frame, PacketSocket};
+pub use socket::{Frame, PacketSocket, Patience};
 
 use crate::host::Host;
 use crate::need;
@@ -26,6 +26,9 @@ use crate::need;
 const MAX_BYTES: usize = 64 << 20;
 /// How long the socket waits for a frame before it counts as idle.
 const TICK: Duration = Duration::from_millis(10);
+/// After so long without a pause of a whole [`TICK`], a moment with nothing to read counts as one: a wire on which
+/// somebody speaks all the time never rests, and what was sent before that moment has been read all the same.
+const RESTLESS: Duration = Duration::from_millis(200);
 
 /// A running capture of one interface. Dropped by a panicking test, it leaves a pcap in the artifacts folder.
 #[derive(Debug)]
@@ -180,12 +183,15 @@ impl Kept {
 
 fn receive(socket: &PacketSocket, shared: &Shared, snap: usize) {
     let mut buffer = vec![0; snap];
+    let mut rested = Instant::now();
     while !shared.stop.load(Ordering::Acquire) {
-        match socket.receive(&mut buffer) {
+        let patience = if rested.elapsed() < RESTLESS { Patience::Tick } else { Patience::None };
+        match socket.receive(&mut buffer, patience) {
             Ok(Some(frame)) => shared.kept().push(frame),
             Ok(None) => {
                 shared.kept().lost += socket.lost();
                 shared.idle.fetch_add(1, Ordering::AcqRel);
+                rested = Instant::now();
             }
             // The interface went down with its namespace.
             Err(_) => std::thread::sleep(TICK),

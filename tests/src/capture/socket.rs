@@ -32,6 +32,15 @@ pub struct Frame {
     pub bytes: Vec<u8>,
 }
 
+/// How long [`PacketSocket::receive`] waits for a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Not at all.
+    None,
+    /// The timeout with which the socket was opened.
+    Tick,
+}
+
 /// A bound AF_PACKET socket with a receive timeout.
 #[derive(Debug)]
 pub struct PacketSocket(OwnedFd);
@@ -137,8 +146,9 @@ impl PacketSocket {
         os_result(result.into()).with_context(|| format!("socket option {level}/{name}")).map(drop)
     }
 
-    /// Waits for one frame; none when the timeout passed first. `buffer` cuts longer frames.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Frame>> {
+    /// Waits for one frame; none when there was none within the `patience`. `buffer` cuts longer frames.
+    pub fn receive(&self, buffer: &mut [u8], patience: Patience) -> io::Result<Option<Frame>> {
+        let wait = if patience == Patience::None { libc::MSG_DONTWAIT } else { 0 };
         // SAFETY: sockaddr_ll and msghdr are plain data for which all zeroes is a value.
         let (mut address, mut message): (libc::sockaddr_ll, libc::msghdr) =
             unsafe { (zeroed(), zeroed()) };
@@ -153,7 +163,7 @@ impl PacketSocket {
         message.msg_controllen = size_of_val(&control);
         // SAFETY: every pointer in `message` is to a local that outlives the call, with its own length.
         let result =
-            unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_TRUNC) };
+            unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_TRUNC | wait) };
         let length = match os_result(result as i64) {
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
