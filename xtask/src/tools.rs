@@ -36,7 +36,7 @@ pub struct Tool {
 
 use Group::{Bench, Check, E2e, Fuzz, Vm};
 
-const TOOLS: [Tool; 19] = [
+const TOOLS: [Tool; 20] = [
     tool(&[E2e, Bench, Vm], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
     tool(&[E2e, Bench, Vm], "tc", "iproute2", "loss and delay on links; what is attached where"),
     tool(&[E2e, Bench, Vm], "nft", "nftables", "NAT between hosts; the firewall baseline"),
@@ -47,7 +47,7 @@ const TOOLS: [Tool; 19] = [
     tool(&[E2e], "openssl", "openssl", "reads our certificates as a second implementation"),
     tool(&[E2e], "socat", "socat", "clients and servers that are not ours, IPv6 and UDP included"),
     tool(&[E2e], "curl", "curl", "HTTP clients that are not ours"),
-    tool(&[E2e], "systemd-analyze", "systemd", "the unit is well-formed and closed"),
+    tool(&[E2e, Vm], "systemd-analyze", "systemd", "the unit is well-formed and closed"),
     tool(&[E2e], "ping", "iputils-ping", "ICMP through the datapath"),
     tool(&[Fuzz], "c++", "g++", "compiles libFuzzer"),
     tool(&[Fuzz], "ip", "iproute2", "a network namespace for the programs"),
@@ -55,6 +55,7 @@ const TOOLS: [Tool; 19] = [
     tool(&[Vm], "/usr/share/doc/busybox-static", "busybox-static", "the guest's userland"),
     tool(&[Vm], "cpio", "cpio", "packs the guest's root file system"),
     tool(&[Vm], "depmod", "kmod", "tells which module needs which, and loads them in the guest"),
+    tool(&[Vm], "mmdebstrap", "mmdebstrap", "makes the distribution that boots with systemd"),
     tool(&[Vm], "strip", "binutils", "takes from programs what only debuggers read"),
 ];
 

@@ -38,6 +38,17 @@ impl Accelerator {
 
     /// qemu with a guest of two processors and its console on the standard output, stopped after `seconds`.
     pub fn command(self, image: &Path, initramfs: &Path, seconds: &str) -> Command {
+        self.command_with(image, initramfs, seconds, "")
+    }
+
+    /// The same with more kernel parameters.
+    pub fn command_with(
+        self,
+        image: &Path,
+        initramfs: &Path,
+        seconds: &str,
+        parameters: &str,
+    ) -> Command {
         let mut qemu = process::clean("timeout");
         qemu.args(["--kill-after=10", seconds, "qemu-system-x86_64"]);
         qemu.args(match self {
@@ -46,7 +57,7 @@ impl Accelerator {
         });
         qemu.args(["-cpu", "max", "-smp", "2", "-m", "2048"]);
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
-        qemu.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+        qemu.arg("-append").arg(format!("console=ttyS0 panic=-1 quiet {parameters}"));
         qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs);
         qemu
     }

@@ -125,7 +125,7 @@ fn write_init(tree: &Path, text: &str) -> Result<()> {
 }
 
 /// Packs `tree` as the kernel wants it: cpio, "newc", not compressed.
-fn archive(tree: &Path) -> Result<PathBuf> {
+pub fn archive(tree: &Path) -> Result<PathBuf> {
     let archive = tree.with_extension("cpio");
     let mut find = Command::new("find")
         .args([".", "-print0"])

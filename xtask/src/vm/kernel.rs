@@ -11,7 +11,8 @@ use clap::ValueEnum;
 
 use crate::{process, project};
 
-const ARCHIVE: &str = "http://deb.debian.org/debian";
+/// Where all packages come from.
+pub const ARCHIVE: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const SECURITY_ARCHIVE: &str = "http://deb.debian.org/debian-security";
 /// Desktop metadata: some machines' apt fetches it with every package list.

@@ -6,6 +6,7 @@ mod guest;
 mod kernel;
 mod modules;
 mod plan;
+mod systemd;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -26,6 +27,8 @@ use plan::Step;
 
 /// Guests that run beside each other: a test program keeps little more than one processor busy.
 const GUESTS: usize = 2;
+/// The kernel with which a whole distribution boots too.
+const WITH_SYSTEMD: Version = Version::Stable;
 
 /// Boots each kernel (all if `versions` is empty) and sums what its tests say; the load gate counts as one. A kernel
 /// that cannot be had or does not boot counts as a failure.
@@ -35,6 +38,7 @@ pub fn run(versions: &[Version], extent: Extent) -> Result<Tally> {
     let matrix = Matrix {
         enforcer: build::enforcer(&Variant::default())?,
         steps: plan::steps(extent)?,
+        extent,
         accelerator: Mutex::default(),
     };
     let queue = Mutex::new(versions.iter());
@@ -56,6 +60,7 @@ pub fn run(versions: &[Version], extent: Extent) -> Result<Tally> {
 struct Matrix {
     enforcer: PathBuf,
     steps: Vec<Step>,
+    extent: Extent,
     /// Found out with the first kernel.
     accelerator: Mutex<Option<Accelerator>>,
 }
@@ -85,6 +90,9 @@ impl Matrix {
         if let Err(error) = budget::hold(&report.figures) {
             eprintln!("Linux {version}: {error:#}");
             sum.failed += 1;
+        }
+        if self.extent == Extent::Full && version == WITH_SYSTEMD {
+            sum += systemd::run(&kernel, accelerator, &self.enforcer)?;
         }
         Ok(sum)
     }
