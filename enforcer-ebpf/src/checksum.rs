@@ -21,6 +21,7 @@ pub fn is_right(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     }
     let Ok(sum) = sum_tail(skb, s, from, length, 0) else { return 0 };
     let right = checksum::is_right(&s.packet, sum) || is_to_complete(skb, s);
+    let right = right || cfg!(feature = "mutate-reset-checksum");
     u32::from(right)
 }
 
@@ -36,8 +37,11 @@ fn is_to_complete(skb: *mut __sk_buff, s: &Scratch) -> bool {
     }
     // SAFETY: a helper on the program's context; packet pointers are not used after it.
     let failed = unsafe { bpf_l4_csum_replace(skb, at, 0, 1, 0) };
-    if failed != 0 || load(skb, at, &mut after).is_err() || before == after {
-        return failed == 0 && before == after;
+    if failed != 0 || load(skb, at, &mut after).is_err() {
+        return false;
+    }
+    if before == after {
+        return true;
     }
     // What was replaced had no counterpart in the segment. Should this fail, the stack refuses it.
     let _ = store(skb, at, &before, 0);

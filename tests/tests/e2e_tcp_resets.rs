@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use enforcer_tests::both::{abort, connect, exchange, has_state, listen, wait_reset, wait_state};
-use enforcer_tests::capture::{Capture, Flags, Segment};
+use enforcer_tests::capture::{Capture, Flags, Frame, Packet, Segment};
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::frame::{self, Link};
 use enforcer_tests::host::Family;
@@ -264,13 +264,28 @@ fn a_reset_ends_the_flow_at_both_ends() {
             port += 1;
             let [mut near, mut far] = connect(&pair.net.client, port, to, &listener).unwrap();
             exchange(&mut near, &mut far).unwrap();
-            let (resetter, mut other) = if client_resets { (near, far) } else { (far, near) };
+            let (resetter, mut other, host) = if client_resets {
+                (near, far, &pair.net.server)
+            } else {
+                (far, near, &pair.net.client)
+            };
+            let capture = Capture::start(host, INTERFACE).unwrap();
             abort(resetter).unwrap();
             wait_reset(&mut other).unwrap();
+            assert!(
+                capture.with_frames(|f| f.iter().any(is_pending_reset)).unwrap(),
+                "a whole one"
+            );
             wait_no_flow(pair.daemons.client().unwrap()).unwrap();
             wait_no_flow(pair.daemons.server().unwrap()).unwrap();
         }
     }
+}
+
+/// Whether it is a reset whose checksum nobody has completed.
+fn is_pending_reset(frame: &Frame) -> bool {
+    let segment = Packet::parse(frame).and_then(|packet| packet.tcp);
+    frame.checksum_pending && segment.is_some_and(|s| s.flags.has(Flags::RST))
 }
 
 fn wait_no_flow(daemon: &Enforcer) -> Result<()> {
