@@ -14,7 +14,7 @@ use enforcer_common::{
 };
 
 use crate::{
-    attempt, counter,
+    attempt, checksum, counter,
     cursor::SkbCursor,
     entry::SLOW,
     handshake,
@@ -231,6 +231,10 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     }
     if let Err(reason) = flow::on_segment(flow, &s.packet, FROM, s.now_ns) {
         return reason as u32;
+    }
+    // The workload's own needs no look: it ends no flow but its own.
+    if flow::is_ended_by(flow, &s.packet, FROM) && (FROM || checksum::is_right(skb, s) != 0) {
+        flow::end(flow, s.now_ns);
     }
     if carries_proof {
         return proof::strip_duplicate(skb, s);

@@ -24,6 +24,7 @@
 
 mod address;
 mod attempt;
+mod checksum;
 mod counter;
 mod cursor;
 mod entry;

@@ -120,22 +120,6 @@ pub fn note_answer(s: &Scratch, a: &mut AttemptValue) -> u32 {
     0
 }
 
-/// A SYN-ACK that answers no attempt: passes if it repeats that of an open flow without identity,
-/// whose first ACK was lost; the workload's stack answers it once more.
-#[inline(always)]
-pub fn answered_again(s: &Scratch) -> Result<u32, DropReason> {
-    match flow::find(&s.key, s.packet.family) {
-        Some(flow)
-            if flow.flags & flow_flags::PLAIN != 0
-                && flow.flags & flow_flags::INITIATOR != 0
-                && flow.remote_next == s.packet.sequence.wrapping_add(1) =>
-        {
-            Ok(0)
-        }
-        _ => Err(DropReason::NoAttempt),
-    }
-}
-
 /// A SYN-ACK without identity answers our S1: only an explicit network rule lets it be.
 #[inline(always)]
 pub fn answered_plain(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> u32 {

@@ -28,7 +28,8 @@ use crate::{
 };
 
 const TCP_OFFSET_AND_FLAGS: u32 = offset_of!(TcpHdr, window) as u32 - 2;
-const TCP_CHECK: u32 = offset_of!(TcpHdr, check) as u32;
+/// Offset of the checksum in the TCP header.
+pub const TCP_CHECK: u32 = offset_of!(TcpHdr, check) as u32;
 const IPV4_TOTAL: u32 = (ETHERNET_BYTES + offset_of!(Ipv4Hdr, tot_len)) as u32;
 const IPV4_CHECK: u32 = (ETHERNET_BYTES + offset_of!(Ipv4Hdr, check)) as u32;
 const IPV6_PAYLOAD: u32 = ETHERNET_BYTES as u32 + 4;

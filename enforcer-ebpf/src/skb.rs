@@ -109,21 +109,7 @@ pub fn subtract_range(skb: *mut __sk_buff, s: &mut Scratch, from: u32, to: u32) 
     let at = s.position.value();
     let left = to.wrapping_sub(at);
     if left > 0 && left < SUM_CHUNK {
-        // The masked forms give the verifier its bounds; `left` is 1 to 511.
-        let length = ((black_box(left) - 1) & 511) + 1;
-        let padded = (black_box(left) + 3) & 0x3fc;
-        if !(4..=SUM_CHUNK).contains(&padded) {
-            return DropReason::Internal as u32;
-        }
-        // SAFETY: inside the frame buffer: `padded` is at most 512.
-        unsafe {
-            let last = s.held.frame.as_mut_ptr().add(padded as usize - 4);
-            last.write(0);
-            last.add(1).write(0);
-            last.add(2).write(0);
-            last.add(3).write(0);
-        }
-        match sum_chunk(skb, s, at, length, padded, seed) {
+        match sum_tail(skb, s, at, left, seed) {
             Ok(sum) => seed = sum,
             Err(reason) => return reason as u32,
         }
@@ -131,6 +117,32 @@ pub fn subtract_range(skb: *mut __sk_buff, s: &mut Scratch, from: u32, to: u32) 
     s.sum += u64::from(!seed);
     s.cut = seed;
     0
+}
+
+/// Sum of `length` (1 to 511) frame bytes at `at`, added to `seed`. Uses the held frame as a buffer.
+#[inline(always)]
+pub fn sum_tail(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    at: u32,
+    length: u32,
+    seed: u32,
+) -> Result<u32, DropReason> {
+    // The masked forms give the verifier its bounds.
+    let padded = (black_box(length) + 3) & 0x3fc;
+    let length = ((black_box(length) - 1) & 511) + 1;
+    if !(4..=SUM_CHUNK).contains(&padded) {
+        return Err(DropReason::Internal);
+    }
+    // SAFETY: inside the frame buffer: `padded` is at most 512.
+    unsafe {
+        let last = s.held.frame.as_mut_ptr().add(padded as usize - 4);
+        last.write(0);
+        last.add(1).write(0);
+        last.add(2).write(0);
+        last.add(3).write(0);
+    }
+    sum_chunk(skb, s, at, length, padded, seed)
 }
 
 /// Sum of `length` (1 to 512) frame bytes at `at`, padded with what the buffer holds to `padded`

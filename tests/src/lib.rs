@@ -1,9 +1,10 @@
 //! The end-to-end harness: network namespaces as hosts, real sockets, captures, and the real enforcer.
 //!
 //! Read in the order in which a test uses it: [`topology`] makes [`host`]s, [`enforcer`] starts the daemon on
-//! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`udp`] and
-//! [`load`] send traffic, [`wire`] loses and disorders it on the way, [`raw`] and [`mod@frame`] forge it, [`capture`]
-//! and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with the drop counters.
+//! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`both`],
+//! [`udp`] and [`load`] send traffic, [`wire`] loses and disorders it on the way, [`raw`] and [`mod@frame`] forge it,
+//! [`capture`] and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with the drop
+//! counters.
 //! [`scenario`] has the arrangements most tests share, and [`mod@twin`] makes the pair of tests that every
 //! enforcement claim needs. [`mod@bench`] measures instead of testing.
 //!
@@ -11,6 +12,7 @@
 
 pub mod accounting;
 pub mod bench;
+pub mod both;
 pub mod bulk;
 pub mod capture;
 pub mod config;

@@ -48,6 +48,8 @@ enum Step {
     S3WithData,
     AckOut,
     AckIn,
+    KeepaliveOut,
+    KeepaliveIn,
     DataOut,
     DataIn,
     FinOut,
@@ -55,6 +57,7 @@ enum Step {
     ResetOut,
     ResetIn,
     ResetInBehind,
+    ResetInBroken,
     Deny,
     Allow,
     Forget,
@@ -63,14 +66,14 @@ enum Step {
 }
 
 use Step::{
-    AckIn, AckOut, Allow, DataIn, DataOut, Deny, Evict, FinIn, FinOut, Forget, NextEpoch,
-    OtherSynOut, ResetIn, ResetInBehind, ResetOut, S1In, S1OtherCredential, S1OtherIsn,
-    S1OtherNonce, S1UnknownHandle, S2Elsewhere, S2In, S2OtherNonce, S2WrongAck, S2WrongMac, S3In,
-    S3Mirrored, S3WithData, S3WrongMac, S3WrongNumbers, SynAckIn, SynAckOut, SynAckOutWrong, SynIn,
-    SynOut,
+    AckIn, AckOut, Allow, DataIn, DataOut, Deny, Evict, FinIn, FinOut, Forget, KeepaliveIn,
+    KeepaliveOut, NextEpoch, OtherSynOut, ResetIn, ResetInBehind, ResetInBroken, ResetOut, S1In,
+    S1OtherCredential, S1OtherIsn, S1OtherNonce, S1UnknownHandle, S2Elsewhere, S2In, S2OtherNonce,
+    S2WrongAck, S2WrongMac, S3In, S3Mirrored, S3WithData, S3WrongMac, S3WrongNumbers, SynAckIn,
+    SynAckOut, SynAckOutWrong, SynIn, SynOut,
 };
 
-const ALL: [Step; 35] = [
+const ALL: [Step; 38] = [
     SynOut,
     OtherSynOut,
     SynIn,
@@ -94,6 +97,8 @@ const ALL: [Step; 35] = [
     S3WithData,
     AckOut,
     AckIn,
+    KeepaliveOut,
+    KeepaliveIn,
     DataOut,
     DataIn,
     FinOut,
@@ -101,6 +106,7 @@ const ALL: [Step; 35] = [
     ResetOut,
     ResetIn,
     ResetInBehind,
+    ResetInBroken,
     Deny,
     Allow,
     Forget,
@@ -184,7 +190,7 @@ impl Pair {
             }
             _ => {
                 let (hook, segment) = self.segment(step);
-                self.send(hook, &segment);
+                self.send(hook, &segment, !matches!(step, ResetInBroken));
             }
         }
     }
@@ -234,12 +240,14 @@ impl Pair {
             S3WithData => (Hook::To, plain_in.proof(mac).payload(b"x")),
             AckOut => (Hook::From, plain_out),
             AckIn => (Hook::To, plain_in),
+            KeepaliveOut => (Hook::From, behind(plain_out)),
+            KeepaliveIn => (Hook::To, behind(plain_in)),
             DataOut => (Hook::From, plain_out.flags(ACK | PSH).payload(b"abc")),
             DataIn => (Hook::To, plain_in.flags(ACK | PSH).payload(b"abc")),
             FinOut => (Hook::From, plain_out.flags(FIN | ACK)),
             FinIn => (Hook::To, plain_in.flags(FIN | ACK)),
             ResetOut => (Hook::From, plain_out.flags(RST)),
-            ResetIn => (Hook::To, plain_in.flags(RST | ACK)),
+            ResetIn | ResetInBroken => (Hook::To, plain_in.flags(RST | ACK)),
             ResetInBehind => {
                 let sequence = plain_in.sequence.wrapping_add(3 << 29);
                 (Hook::To, Segment { sequence, ..plain_in }.flags(RST))
@@ -282,14 +290,18 @@ impl Pair {
         syn_ack.hello(w.theirs.handle, nonce).payload(&payload)
     }
 
-    fn send(&mut self, hook: Hook, segment: &Segment) {
+    fn send(&mut self, hook: Hook, segment: &Segment, is_intact: bool) {
         let drawn = self.drawn();
-        let seen = self.world.run(hook, &segment.frame());
+        let mut frame = segment.frame();
+        if !is_intact {
+            *frame.last_mut().expect("a frame") ^= 1;
+        }
+        let seen = self.world.run(hook, &frame);
         if self.drawn() != drawn {
             // The one thing that the model cannot know.
             self.node.nonce = self.world.attempt().map_or([0; 8], |a| a.local_nonce);
         }
-        let given = self.abstracted(segment);
+        let given = Abstract { is_intact, ..self.abstracted(segment) };
         let outcome = match hook {
             Hook::From => self.node.from_workload(given),
             Hook::To => self.node.to_workload(given),
@@ -373,6 +385,11 @@ impl Pair {
         let flow = self.node.flows.get(&tuple).map(uncounted);
         assert_eq!(self.world.flow().as_ref().map(uncounted), flow, "{:?}", self.trace);
     }
+}
+
+/// One below the next number, as a keepalive stands (RFC 9293 3.8.4).
+fn behind(ack: Segment) -> Segment {
+    Segment { sequence: ack.sequence.wrapping_sub(1), ..ack }
 }
 
 /// What the model does not know: the clock, and sizes.

@@ -132,7 +132,7 @@ pub mod flow_state {
     pub const ESTABLISHED: u8 = 2;
     /// A FIN passed in one direction at least.
     pub const CLOSING: u8 = 3;
-    /// An in-window RST passed; valid traffic revives the flow.
+    /// A RST with the exact number and a right checksum passed; valid traffic revives the flow.
     pub const RESET: u8 = 4;
     /// A policy change denied it; nothing passes any more but a reset.
     pub const CUT: u8 = 5;

@@ -15,9 +15,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// Judges a segment of a flow and records it. `now_ns` is boot time.
 ///
-/// A RST with the exact sequence number the receiver expects marks the flow as reset; any other
-/// one is passed for the stack's challenge (RFC 5961 3.2) and changes nothing. Valid traffic
-/// revives a flow that was marked, so a RST that the stack refused kills nothing.
+/// A RST in the window passes, for the stack's challenge (RFC 5961 3.2), and changes nothing here:
+/// whether it ends the flow is asked of [`is_ended_by`], and of its checksum.
 #[inline(always)]
 pub fn on_segment(
     flow: &mut FlowValue,
@@ -29,13 +28,18 @@ pub fn on_segment(
         return Err(DropReason::Expired);
     }
     if packet.has(tcp_flags::RST) {
-        return on_reset(flow, packet, from_workload, now_ns);
+        return judge_reset(flow, packet, from_workload);
     }
     if flow.state == flow_state::CUT {
         return Err(DropReason::FlowCut);
     }
     if packet.has(tcp_flags::FIN) {
-        flow.flags |= if from_workload { flow_flags::FIN_OUT } else { flow_flags::FIN_IN };
+        if from_workload {
+            flow.flags |= flow_flags::FIN_OUT;
+        } else if within(next_after(packet), flow.local_ack.wrapping_add(1), WINDOW - 1) {
+            // One at or behind what the workload has acknowledged is old, or was never sent.
+            flow.flags |= flow_flags::FIN_IN;
+        }
     }
     if flow.state != flow_state::UNCONFIRMED {
         let closing = flow.flags & (flow_flags::FIN_OUT | flow_flags::FIN_IN) != 0;
@@ -49,10 +53,7 @@ pub fn on_segment(
 #[inline(always)]
 pub fn record(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns: u64) {
     let sized = u64::from(packet.end).saturating_sub(14);
-    let next = packet
-        .sequence
-        .wrapping_add(packet.payload())
-        .wrapping_add(u32::from(packet.flags & tcp_flags::FIN != 0));
+    let next = next_after(packet);
     flow.seen_ns = now_ns;
     if from_workload {
         flow.packets_out = flow.packets_out.wrapping_add(1);
@@ -74,31 +75,70 @@ pub fn record(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns
     }
 }
 
+/// One past the last sequence number that the segment takes.
 #[inline(always)]
-fn on_reset(
-    flow: &mut FlowValue,
-    packet: &Packet,
-    from_workload: bool,
-    now_ns: u64,
-) -> Result<(), DropReason> {
-    let expected = if from_workload { flow.remote_ack } else { flow.local_ack };
-    let start = expected.wrapping_sub(RESET_SLACK);
+fn next_after(packet: &Packet) -> u32 {
+    packet
+        .sequence
+        .wrapping_add(packet.payload())
+        .wrapping_add(u32::from(packet.flags & tcp_flags::FIN != 0))
+}
+
+#[inline(always)]
+fn judge_reset(flow: &FlowValue, packet: &Packet, from_workload: bool) -> Result<(), DropReason> {
+    let start = flow.local_ack.wrapping_sub(RESET_SLACK);
     if !from_workload && !within(packet.sequence, start, 2 * RESET_SLACK) {
         return Err(DropReason::SpoofedReset);
-    }
-    let ours = if from_workload { flow.local_next } else { flow.remote_next };
-    if packet.sequence == expected || packet.sequence == ours {
-        if flow.state != flow_state::CUT {
-            flow.state = flow_state::RESET;
-        }
-        flow.seen_ns = now_ns;
     }
     Ok(())
 }
 
+/// Whether a RST that [`on_segment`] let pass stands where its receiver takes it for the end of the
+/// connection: at the highest acknowledgement of the receiver, or one past the highest sequence
+/// number of its own sender. It does so only with a right checksum.
+#[must_use]
+#[inline(always)]
+pub fn is_ended_by(flow: &FlowValue, packet: &Packet, from_workload: bool) -> bool {
+    let (expected, sent) = if from_workload {
+        (flow.remote_ack, flow.local_next)
+    } else {
+        (flow.local_ack, flow.remote_next)
+    };
+    packet.has(tcp_flags::RST) && (packet.sequence == expected || packet.sequence == sent)
+}
+
+/// Marks a flow as reset. Valid traffic revives it, so a RST that the stack refused all the same
+/// kills nothing that is in use.
+#[inline(always)]
+pub fn end(flow: &mut FlowValue, now_ns: u64) {
+    if flow.state != flow_state::CUT {
+        flow.state = flow_state::RESET;
+    }
+    flow.seen_ns = now_ns;
+}
+
+/// Whether a SYN-ACK is the one of this flow once more: of its server, without data, with the very
+/// numbers, while the server has neither sent nor acknowledged anything behind it. A server's stack
+/// that had no room for the connection yet, or waits for data, dropped the client's ACK.
+#[must_use]
+#[inline(always)]
+pub fn is_answered_again(flow: &FlowValue, packet: &Packet, from_workload: bool) -> bool {
+    let by_workload = flow.flags & flow_flags::INITIATOR == 0;
+    let (next, acknowledged) = if from_workload {
+        (flow.local_next, flow.local_ack)
+    } else {
+        (flow.remote_next, flow.remote_ack)
+    };
+    by_workload == from_workload
+        && packet.payload() == 0
+        && packet.sequence.wrapping_add(1) == next
+        && packet.acknowledgement == acknowledged
+}
+
 /// Whether a segment towards the client shows that its server accepted the proof: it acknowledges
-/// the SYN at least, nothing that was not sent (`client_next` is one past that), and stands in the window behind the SYN-ACK. Anything less would let a spoofed
-/// packet silence the proof.
+/// the SYN at least, nothing that was not sent (`client_next` is one past that), and stands in the
+/// window that begins with the SYN-ACK's own number, where a keepalive ahead of all data stands
+/// (RFC 9293 3.8.4). Anything less would let a spoofed packet silence the proof.
 #[must_use]
 #[inline(always)]
 pub fn confirms(packet: &Packet, client_isn: u32, client_next: u32, server_isn: u32) -> bool {
@@ -106,7 +146,7 @@ pub fn confirms(packet: &Packet, client_isn: u32, client_next: u32, server_isn: 
     packet.has(tcp_flags::ACK)
         && packet.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
         && within(packet.acknowledgement, client_isn.wrapping_add(1), sent)
-        && within(packet.sequence, server_isn.wrapping_add(1), WINDOW)
+        && within(packet.sequence, server_isn, WINDOW + 1)
 }
 
 /// Whether nothing can come of the flow any more. `now_ns` is boot time.
@@ -118,13 +158,12 @@ pub fn is_garbage(flow: &FlowValue, now_ns: u64) -> bool {
 /// How long a flow may be silent, in nanoseconds.
 #[must_use]
 pub fn idle_limit_ns(flow: &FlowValue) -> u64 {
-    let both = flow_flags::FIN_OUT | flow_flags::FIN_IN;
     let seconds = match flow.state {
         // As conntrack's default for established connections: five days.
         flow_state::ESTABLISHED => 5 * 86_400,
         // Once both sides have closed only a lost last ACK matters: its FIN comes again several
         // times in this span. At ten thousand connections a second a longer one fills the table.
-        flow_state::CLOSING if flow.flags & both == both => 5,
+        flow_state::CLOSING if is_closed(flow) => 5,
         // A half-closed connection may wait long; so may one that was opened ahead of its use,
         // whose server has had nothing to say yet.
         flow_state::CLOSING | flow_state::UNCONFIRMED => 86_400,
@@ -132,6 +171,13 @@ pub fn idle_limit_ns(flow: &FlowValue) -> u64 {
         _ => 2,
     };
     seconds * SECOND_NS
+}
+
+/// Whether both ends have closed, and the workload's stack has acknowledged all of the far side's: a
+/// FIN that the stack refuses, for its number or its checksum, closes nothing.
+fn is_closed(flow: &FlowValue) -> bool {
+    let both = flow_flags::FIN_OUT | flow_flags::FIN_IN;
+    flow.flags & both == both && flow.local_ack == flow.remote_next
 }
 
 #[cfg(test)]
@@ -176,8 +222,11 @@ mod tests {
     #[test]
     fn an_exact_reset_marks_and_valid_traffic_revives() {
         let mut f = flow();
-        on_segment(&mut f, &segment(tcp_flags::RST, 500, 0), false, 1).unwrap();
-        assert_eq!(f.state, flow_state::RESET);
+        let reset = segment(tcp_flags::RST, 500, 0);
+        on_segment(&mut f, &reset, false, 1).unwrap();
+        assert!(is_ended_by(&f, &reset, false));
+        end(&mut f, 1);
+        assert_eq!((f.state, f.seen_ns), (flow_state::RESET, 1));
         on_segment(&mut f, &segment(tcp_flags::ACK, 500, 100), false, 2).unwrap();
         assert_eq!(f.state, flow_state::ESTABLISHED);
     }
@@ -185,8 +234,11 @@ mod tests {
     #[test]
     fn a_reset_elsewhere_changes_nothing() {
         let mut f = flow();
-        on_segment(&mut f, &segment(tcp_flags::RST, 501, 0), false, 1).unwrap();
-        assert_eq!(f.state, flow_state::ESTABLISHED);
+        let reset = segment(tcp_flags::RST, 501, 0);
+        on_segment(&mut f, &reset, false, 1).unwrap();
+        assert!(!is_ended_by(&f, &reset, false));
+        assert!(!is_ended_by(&f, &segment(tcp_flags::ACK, 500, 0), false));
+        assert_eq!(f, flow());
         let far = segment(tcp_flags::RST, 500u32.wrapping_add(3 << 29), 0);
         assert_eq!(on_segment(&mut f, &far, false, 1), Err(DropReason::SpoofedReset));
     }
@@ -197,6 +249,7 @@ mod tests {
         let data = segment(tcp_flags::ACK, 100, 500);
         assert_eq!(on_segment(&mut f, &data, true, 1), Err(DropReason::FlowCut));
         assert_eq!(on_segment(&mut f, &segment(tcp_flags::RST, 500, 0), false, 1), Ok(()));
+        end(&mut f, 1);
         assert_eq!(f.state, flow_state::CUT);
     }
 
@@ -206,14 +259,49 @@ mod tests {
         on_segment(&mut f, &segment(tcp_flags::FIN | tcp_flags::ACK, 100, 500), true, 0).unwrap();
         assert_eq!(idle_limit_ns(&f), 86_400 * SECOND_NS);
         on_segment(&mut f, &segment(tcp_flags::FIN | tcp_flags::ACK, 500, 101), false, 0).unwrap();
+        on_segment(&mut f, &segment(tcp_flags::ACK, 101, 501), true, 0).unwrap();
         assert_eq!(idle_limit_ns(&f), 5 * SECOND_NS);
+    }
+
+    #[test]
+    fn a_fin_that_the_workload_does_not_acknowledge_closes_nothing() {
+        let fin = tcp_flags::FIN | tcp_flags::ACK;
+        // In sequence but refused by the stack; ahead; behind; far off.
+        for sequence in [500, 600, 499, 300, 500 + (1 << 30)] {
+            let mut f = flow();
+            on_segment(&mut f, &segment(fin, 100, 500), true, 0).unwrap();
+            on_segment(&mut f, &segment(fin, sequence, 101), false, 0).unwrap();
+            assert_eq!(idle_limit_ns(&f), 86_400 * SECOND_NS, "{sequence}");
+            on_segment(&mut f, &segment(tcp_flags::ACK, 101, 500), true, 0).unwrap();
+            assert_eq!(idle_limit_ns(&f), 86_400 * SECOND_NS, "{sequence}");
+        }
+    }
+
+    #[test]
+    fn only_the_very_syn_ack_is_one_that_comes_again() {
+        let flags = tcp_flags::SYN | tcp_flags::ACK;
+        let client = FlowValue { flags: flow_flags::INITIATOR, ..flow() };
+        let towards = segment(flags, 499, 100);
+        assert!(is_answered_again(&client, &towards, false));
+        assert!(!is_answered_again(&client, &Packet { sequence: 500, ..towards }, false));
+        assert!(!is_answered_again(&client, &Packet { acknowledgement: 101, ..towards }, false));
+        assert!(!is_answered_again(&client, &Packet { end: 55, ..towards }, false));
+        let server = flow();
+        let from = segment(flags, 99, 500);
+        assert!(is_answered_again(&server, &from, true));
+        assert!(!is_answered_again(&FlowValue { local_next: 101, ..server }, &from, true));
+        assert!(!is_answered_again(&FlowValue { local_ack: 501, ..server }, &from, true));
+        // Who opened the connection sends none.
+        assert!(!is_answered_again(&server, &towards, false));
+        assert!(!is_answered_again(&client, &from, true));
     }
 
     #[test]
     fn only_a_segment_in_the_window_confirms() {
         let (a, b) = (1000, 9000);
         assert!(confirms(&segment(tcp_flags::ACK, 9001, 1001), a, a + 1, b));
-        assert!(!confirms(&segment(tcp_flags::ACK, 9000, 1001), a, a + 1, b));
+        assert!(confirms(&segment(tcp_flags::ACK, 9000, 1001), a, a + 1, b), "a keepalive");
+        assert!(!confirms(&segment(tcp_flags::ACK, 8999, 1001), a, a + 1, b));
         assert!(!confirms(&segment(tcp_flags::ACK, 9001, 1000), a, a + 1, b));
         assert!(!confirms(&segment(tcp_flags::ACK | tcp_flags::SYN, 9001, 1001), a, a + 1, b));
         assert!(!confirms(&segment(tcp_flags::ACK | tcp_flags::RST, 9001, 1001), a, a + 1, b));

@@ -308,7 +308,7 @@ pub fn check_ipv4_options(
         }
         position.set((at + size) as u32);
     }
-    Err(DropReason::MalformedHeader)
+    if position.value() as usize >= length { Ok(()) } else { Err(DropReason::MalformedHeader) }
 }
 
 #[cfg(test)]
@@ -398,6 +398,14 @@ mod tests {
         assert_eq!(check(&[1, 1, 1, 148]), Err(DropReason::MalformedHeader));
         assert_eq!(check(&[1, 1, 1, 0]), Ok(()));
         assert_eq!(check(&[]), Ok(()));
+    }
+
+    #[test]
+    fn as_many_ipv4_options_are_read_as_the_limit_says() {
+        let check =
+            |length| check_ipv4_options(&[1; IPV4_OPTIONS_MAX], length, &mut Opaque::default());
+        assert_eq!(check(IPV4_OPTION_STEPS), Ok(()));
+        assert_eq!(check(IPV4_OPTION_STEPS + 4), Err(DropReason::MalformedHeader));
     }
 
     #[test]

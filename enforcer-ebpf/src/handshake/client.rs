@@ -13,7 +13,7 @@ use enforcer_common::{
 };
 
 use super::{
-    CONTINUE, calls, check, check_peer, current_credential, find_peer, number,
+    CONTINUE, again, calls, check, check_peer, current_credential, find_peer, number,
     options::{carries_hello, load_prefix, option_offset, refuse_forged},
     room,
 };
@@ -93,6 +93,10 @@ fn insert_client(s: &mut Scratch, handle: &Handle, deadline_ns: u64) -> u32 {
 /// S2 arrives: a SYN-ACK towards the workload. In steps for the same reason as [`answer`].
 #[inline(never)]
 pub fn answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    let step = again::arrives(s);
+    if step != CONTINUE {
+        return step;
+    }
     let step = find_answered(skb, s);
     if step != CONTINUE {
         return step;
@@ -117,7 +121,7 @@ fn find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
-    let Some(a) = attempt::find(s) else { return network::answered_again(s) };
+    let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
     if s.packet.acknowledgement != a.local_isn.wrapping_add(1) {
         return Err(DropReason::NoAttempt);
     }

@@ -1,7 +1,8 @@
 //! The handshake's SYN and SYN-ACK (docs/PROTOCOL.md): `client` sends S1 and receives S2, `server`
-//! receives S1 and sends S2, `options` reads what carries them, `room` makes room for it. What
-//! both halves share is here.
+//! receives S1 and sends S2, `again` knows what comes again behind the proof, `options` reads what
+//! carries them, `room` makes room for it. What both halves share is here.
 
+mod again;
 mod client;
 mod options;
 mod room;

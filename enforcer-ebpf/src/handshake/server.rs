@@ -11,7 +11,7 @@ use enforcer_common::{
 };
 
 use super::{
-    CONTINUE, calls, check, check_peer, current_credential, find_peer, number,
+    CONTINUE, again, calls, check, check_peer, current_credential, find_peer, number,
     options::{carries_hello, option_offset, refuse_forged},
     room,
 };
@@ -180,14 +180,10 @@ fn find_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if let Err(reason) = refuse_forged(skb, s) {
         return reason as u32;
     }
-    let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
+    let Some(a) = attempt::find(s).filter(|a| is_answered(a, s)) else { return again::leaves(s) };
     s.peer = a.peer;
     if a.role == role::PLAIN {
         return answer_plain(s, a);
-    }
-    let answers = a.role == role::SERVER || a.role == role::BOTH;
-    if !answers || s.packet.acknowledgement != a.remote_isn.wrapping_add(1) {
-        return DropReason::NoAttempt as u32;
     }
     if s.packet.payload() > 0 {
         return DropReason::DataInHandshake as u32;
@@ -198,14 +194,20 @@ fn find_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if a.answered == 0 { FREEZE } else { CONTINUE }
 }
 
+/// Whether the attempt is one of the far side, whose SYN the SYN-ACK at hand acknowledges.
+#[inline(always)]
+fn is_answered(a: &AttemptValue, s: &Scratch) -> bool {
+    let called = match a.role {
+        role::SERVER | role::BOTH => true,
+        role::PLAIN => a.flags & flow_flags::INITIATOR == 0,
+        _ => false,
+    };
+    called && s.packet.acknowledgement == a.remote_isn.wrapping_add(1)
+}
+
 /// A SYN-ACK of the workload to a peer that a network rule allows.
 #[inline(always)]
 fn answer_plain(s: &Scratch, a: &mut AttemptValue) -> u32 {
-    if a.flags & flow_flags::INITIATOR != 0
-        || s.packet.acknowledgement != a.remote_isn.wrapping_add(1)
-    {
-        return DropReason::NoAttempt as u32;
-    }
     a.local_isn = s.packet.sequence;
     a.answered = 1;
     // The stack has accepted a new connection, so an old one of the tuple is gone.

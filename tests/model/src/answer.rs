@@ -1,8 +1,11 @@
 //! The responder's half: S1 arrives and S2 leaves (`enforcer-ebpf/src/handshake/server.rs`), and a call without identity
 //! (`network.rs`).
 
-use enforcer_common::abi::{AttemptValue, DropReason, Handle, direction, flow_flags, role};
+use enforcer_common::abi::{
+    AttemptValue, DropReason, Handle, direction, flow_flags, flow_state, role,
+};
 use enforcer_common::crypto::Transcript;
+use enforcer_common::datapath::flow::is_answered_again;
 use enforcer_common::wire::option::HandshakeOption;
 
 use super::node::Verdict;
@@ -66,13 +69,12 @@ impl Node {
         if segment.option.is_some() {
             return Err(DropReason::ForgedOption);
         }
-        let mut a = *self.attempts.get(&tuple).ok_or(DropReason::NoAttempt)?;
+        let found = self.attempts.get(&tuple).copied();
+        let Some(mut a) = found.filter(|a| is_answered(a, &segment)) else {
+            return self.again(tuple, segment, true).unwrap_or(Err(DropReason::NoAttempt));
+        };
         if a.role == role::PLAIN {
-            return self.answer_plain(tuple, a, segment);
-        }
-        let answers = a.role == role::SERVER || a.role == role::BOTH;
-        if !answers || segment.acknowledgement != a.remote_isn.wrapping_add(1) {
-            return Err(DropReason::NoAttempt);
+            return Ok(self.answer_plain(tuple, a, segment));
         }
         if segment.data > 0 {
             return Err(DropReason::DataInHandshake);
@@ -113,16 +115,28 @@ impl Node {
         Ok(())
     }
 
-    fn answer_plain(&mut self, tuple: Tuple, mut a: AttemptValue, segment: Segment) -> Judged {
-        let opened_here = a.flags & flow_flags::INITIATOR != 0;
-        if opened_here || segment.acknowledgement != a.remote_isn.wrapping_add(1) {
-            return Err(DropReason::NoAttempt);
+    /// A SYN-ACK that comes again behind the proof; nothing if it is another.
+    pub(super) fn again(&mut self, tuple: Tuple, segment: Segment, from: bool) -> Option<Judged> {
+        let mut flow = self.flows.get(&tuple).copied()?;
+        if !is_answered_again(&flow, &segment.packet(), from) || segment.credential.is_some() {
+            return None;
         }
+        let judged = self.refresh(&mut flow);
+        self.flows.insert(tuple, flow);
+        let is_cut = flow.state == flow_state::CUT;
+        Some(judged.and(if is_cut {
+            Err(DropReason::FlowCut)
+        } else {
+            Ok(Outcome::Passes(segment))
+        }))
+    }
+
+    fn answer_plain(&mut self, tuple: Tuple, mut a: AttemptValue, segment: Segment) -> Outcome {
         a.local_isn = segment.sequence;
         a.answered = 1;
         self.attempts.insert(tuple, a);
         self.flows.remove(&tuple);
-        Ok(Outcome::Passes(segment))
+        Outcome::Passes(segment)
     }
 
     /// A SYN without identity towards the workload.
@@ -171,6 +185,16 @@ fn called(
         answered: 0,
         ..before
     }
+}
+
+/// Whether the attempt is one of the far side, whose SYN the SYN-ACK acknowledges.
+fn is_answered(a: &AttemptValue, segment: &Segment) -> bool {
+    let called = match a.role {
+        role::SERVER | role::BOTH => true,
+        role::PLAIN => a.flags & flow_flags::INITIATOR == 0,
+        _ => false,
+    };
+    called && segment.acknowledgement == a.remote_isn.wrapping_add(1)
 }
 
 fn crosses(a: &AttemptValue, now_ns: u64) -> bool {

@@ -76,6 +76,9 @@ impl Node {
             }
         }
         flow::on_segment(flow, &segment.packet(), from, self.now_ns)?;
+        if flow::is_ended_by(flow, &segment.packet(), from) && (from || segment.is_intact) {
+            flow::end(flow, self.now_ns);
+        }
         if segment.option.is_some() {
             if segment.data > 0 {
                 return Err(DropReason::ProofWithData);

@@ -54,9 +54,13 @@ impl Node {
 
     /// S2 arrives.
     pub(super) fn answered(&mut self, tuple: Tuple, segment: Segment) -> Judged {
-        let Some(a) = self.attempts.get(&tuple).copied() else {
-            return self.answered_again(tuple, segment);
-        };
+        let found = self.attempts.get(&tuple).copied();
+        if found.is_none_or(|a| a.answered != 0)
+            && let Some(judged) = self.again(tuple, segment, false)
+        {
+            return judged;
+        }
+        let a = found.ok_or(DropReason::NoAttempt)?;
         if segment.acknowledgement != a.local_isn.wrapping_add(1) {
             return Err(DropReason::NoAttempt);
         }
@@ -162,19 +166,6 @@ impl Node {
         self.attempts.insert(tuple, a);
         self.flows.remove(&tuple);
         Outcome::Passes(segment)
-    }
-
-    fn answered_again(&self, tuple: Tuple, segment: Segment) -> Judged {
-        let plain = flow_flags::PLAIN | flow_flags::INITIATOR;
-        match self.flows.get(&tuple) {
-            Some(flow)
-                if flow.flags & plain == plain
-                    && flow.remote_next == segment.sequence.wrapping_add(1) =>
-            {
-                Ok(Outcome::Passes(segment))
-            }
-            _ => Err(DropReason::NoAttempt),
-        }
     }
 }
 

@@ -211,6 +211,50 @@ fn an_exact_reset_marks_a_flow_and_valid_traffic_revives_it() {
     }
 }
 
+/// Stacks refuse it: the flow goes on, also when nothing is said for long.
+#[test]
+fn a_reset_with_a_wrong_checksum_marks_no_flow() {
+    for family in Family::BOTH {
+        for side in [Side::Client, Side::Server] {
+            let mut w = World::new(family, side);
+            w.established();
+            let right = w.ack_in().flags(RST | ACK);
+            let header = right.frame().len() - right.options.len() - 20;
+            // Ports would make another connection of it, data offset and flags another segment, and a
+            // wrong sequence number is not what is tried here.
+            for at in (8..12).chain(14..20).chain(20..20 + right.options.len()) {
+                let mut frame = right.frame();
+                frame[header + at] ^= 0x10;
+                w.pass(Hook::To, &frame);
+                assert_eq!(w.flow().unwrap().state, flow_state::ESTABLISHED, "{family:?}: {at}");
+            }
+            w.pass(Hook::To, &right.frame());
+            assert_eq!(w.flow().unwrap().state, flow_state::RESET, "{family:?}");
+        }
+    }
+}
+
+/// Data behind a reset says why it was sent (RFC 9293 3.5.3). Of more than 511 bytes nothing is verified.
+#[test]
+fn a_reset_marks_a_flow_if_it_is_short_enough_to_be_verified() {
+    const HEADER: usize = 20;
+    for family in Family::BOTH {
+        for length in [HEADER, HEADER + 1, HEADER + 2, HEADER + 3, 100, 510, 511, 512, 513, 1400] {
+            let mut w = World::new(family, Side::Server);
+            w.established();
+            let told: Vec<u8> = (0..=255).cycle().take(length - HEADER).collect();
+            let reset = w.ack_in().flags(RST | ACK).options(&[]).payload(&told).frame();
+            let mut wrong = reset.clone();
+            *wrong.last_mut().unwrap() ^= 1;
+            w.pass(Hook::To, &wrong);
+            assert_eq!(w.flow().unwrap().state, flow_state::ESTABLISHED, "{length}");
+            w.pass(Hook::To, &reset);
+            let marked = w.flow().unwrap().state == flow_state::RESET;
+            assert_eq!(marked, length <= 511, "{family:?}: {length}");
+        }
+    }
+}
+
 #[test]
 fn resets_of_attempts() {
     check(

@@ -1,6 +1,7 @@
 //! The handshake, step by step: what is stamped and accepted, and which MACs are not. What else must be refused
 //! stands in the modules.
 
+mod again;
 mod client;
 mod cold;
 mod options;
@@ -165,6 +166,24 @@ fn a_spoofed_segment_does_not_silence_the_proof() {
         compare(&w.run(Hook::To, &frame), Action::Drop, None, &["awaiting_proof"]).unwrap();
         let (ack, s3) = (w.ack_out().frame(), w.ack_out().proof(w.proof()).frame());
         expect(&mut w, Hook::From, &ack, &s3, &["proof_sent"]);
+    }
+}
+
+/// A server's stack probes a connection that nobody has used (RFC 9293 3.8.4).
+#[test]
+fn a_keepalive_ahead_of_all_data_confirms() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s2_in();
+        let mut probe = w.ack_in();
+        probe.sequence -= 2;
+        let below = probe.frame();
+        compare(&w.run(Hook::To, &below), Action::Drop, None, &["awaiting_proof"]).unwrap();
+        probe.sequence += 1;
+        let frame = probe.frame();
+        expect(&mut w, Hook::To, &frame, &frame, &["confirmed"]);
+        assert_eq!(w.flow().unwrap().state, flow_state::ESTABLISHED);
+        both_ways(&mut w);
     }
 }
 

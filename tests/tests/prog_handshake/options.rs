@@ -73,8 +73,14 @@ fn ipv4_source_routes_and_malformed_ip_options_are_dropped() {
         let out = Segment { ip_options: options.to_vec(), ..w.syn_ack_out() };
         compare(&w.run(Hook::From, &out.frame()), Action::Drop, None, &[reason]).unwrap();
     }
+    // One, as many as are read, and more, of which the list's end hides all but one.
+    for options in [&alert[..], &[1; 12], &[[1; 4], [0; 4], [9; 4], [9; 4]].concat()] {
+        let mut w = World::new(Family::V4, Side::Server);
+        let with = |segment: Segment| Segment { ip_options: options.to_vec(), ..segment }.frame();
+        let (s1, syn) = (with(w.s1_in()), with(w.syn_in()));
+        expect(&mut w, Hook::To, &s1, &syn, &["s1_accepted"]);
+    }
     let mut w = World::new(Family::V4, Side::Server);
-    let with = |segment: Segment| Segment { ip_options: alert.to_vec(), ..segment }.frame();
-    let (s1, syn) = (with(w.s1_in()), with(w.syn_in()));
-    expect(&mut w, Hook::To, &s1, &syn, &["s1_accepted"]);
+    let s1 = Segment { ip_options: vec![1; 16], ..w.s1_in() };
+    compare(&w.run(Hook::To, &s1.frame()), Action::Drop, None, &["malformed_header"]).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{WINDOW, confirms, idle_limit_ns, is_garbage, on_segment, record};
+use super::{WINDOW, confirms, end, idle_limit_ns, is_ended_by, is_garbage, on_segment, record};
 use crate::abi::{FlowValue, flow_flags, flow_state};
 use crate::datapath::sequence::{after, within};
 use crate::wire::frame::{Packet, tcp_flags};
@@ -106,12 +106,15 @@ proptest! {
         let distance = sequence.wrapping_sub(before.local_ack).cast_signed();
         let low = i64::from(distance) >= -i64::from(WINDOW);
         prop_assert_eq!(passed, low && i64::from(distance) < i64::from(WINDOW));
+        prop_assert_eq!(flow, before);
         let exact = sequence == before.local_ack || sequence == before.remote_next;
-        let marked = FlowValue { state: flow_state::RESET, seen_ns: NOW_NS, ..before };
-        prop_assert_eq!(flow, if passed && exact { marked } else { before });
+        prop_assert_eq!(is_ended_by(&flow, &packet, false), exact);
+        end(&mut flow, NOW_NS);
+        prop_assert_eq!(flow, FlowValue { state: flow_state::RESET, seen_ns: NOW_NS, ..before });
     }
 
-    /// What confirms acknowledges something that was sent, at least the SYN, and lies in the window.
+    /// What confirms acknowledges something that was sent, at least the SYN, and lies in the window, which begins with
+    /// the SYN-ACK's own number.
     #[test]
     fn only_acknowledgement_of_what_was_sent_confirms(
         client: u32, sent in 1u32..1 << 20, server: u32, any in segment(),
@@ -124,7 +127,7 @@ proptest! {
         let flags_right =
             any.has(tcp_flags::ACK) && any.flags & (tcp_flags::SYN | tcp_flags::RST) == 0;
         let numbers_right = (1..=i64::from(sent)).contains(&ack)
-            && (1..=i64::from(WINDOW)).contains(&sequence);
+            && (0..=i64::from(WINDOW)).contains(&sequence);
         prop_assert_eq!(confirms(&packet, client, next, server), flags_right && numbers_right);
     }
 

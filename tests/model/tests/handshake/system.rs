@@ -361,15 +361,18 @@ impl System {
         let node = &state.nodes[host];
         let tuple = Tuple { local: segment.to, remote: segment.from };
         let is_plain = node.attempts.get(&tuple).is_some_and(|a| a.role == role::PLAIN);
+        let of_flow = node.flows.get(&tuple).map_or(0, |flow| flow.peer);
         let heard = if segment.has(SYN) && is_plain {
             0
         } else if segment.has(SYN) {
-            segment.option.map_or(0, |body| {
+            // A SYN-ACK that names nobody is the flow's own, once more.
+            let unnamed = if segment.has(ACK) { of_flow } else { 0 };
+            segment.option.map_or(unnamed, |body| {
                 let named = HandshakeOption::proof(body).handle();
                 node.peers.get(&(node.credential, named)).map_or(0, |peer| peer.identity)
             })
         } else if segment.data > 0 {
-            node.flows.get(&tuple).map_or(0, |flow| flow.peer)
+            of_flow
         } else {
             return;
         };

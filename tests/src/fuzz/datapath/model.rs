@@ -4,9 +4,10 @@ use enforcer_common::abi::{
     DropReason, Event, FlowKey, FlowValue, NetworkEntry, NetworkValue, address, direction,
     flow_state, mapped,
 };
-use enforcer_common::datapath::flow::{confirms, on_segment, record};
+use enforcer_common::datapath::flow::{confirms, end, is_ended_by, on_segment, record};
 use enforcer_common::datapath::network::allowing_rule;
 use enforcer_common::datapath::opaque::Opaque;
+use enforcer_common::wire::checksum::{self, VERIFIED_BYTES_MAX, sum_bytes};
 use enforcer_common::wire::frame::{
     ETHERNET_BYTES, Frame, IPV4_OPTIONS_MAX, Packet, TCP_BYTES, check_ipv4_options, parse,
     protocol, tcp_flags,
@@ -222,6 +223,7 @@ impl Model<'_> {
         }
         let (packet, from, now) = (self.packet, self.is_from(), self.world.now_ns);
         let is_reset = packet.has(tcp_flags::RST);
+        let may_end = from || self.has_right_checksum();
         let Some(flow) = self.own_flow() else {
             let refused = from && !is_reset;
             let no = DropReason::NoFlow;
@@ -239,6 +241,9 @@ impl Model<'_> {
             }
         }
         let judged = on_segment(flow, &packet, from, now);
+        if judged.is_ok() && is_ended_by(flow, &packet, from) && may_end {
+            end(flow, now);
+        }
         match judged {
             // Confirmed and dropped all the same: two counters, which no other case has.
             Err(_) if counted.is_some() => Ok(Expected::Undecided(None)),
@@ -250,6 +255,12 @@ impl Model<'_> {
             Ok(()) if carries_proof => Ok(Expected::Pass(self.stripped(), counted)),
             Ok(()) => Ok(self.pass(counted)),
         }
+    }
+
+    fn has_right_checksum(&self) -> bool {
+        let segment = &self.case.frame[self.packet.transport.into()..self.packet.end as usize];
+        segment.len() <= VERIFIED_BYTES_MAX as usize
+            && checksum::is_right(&self.packet, sum_bytes(segment).into())
     }
 
     /// Without our option, which is the last, and all that stands behind it.

@@ -1,0 +1,42 @@
+//! A SYN-ACK that comes again behind the proof. A server's stack whose queue is full, or that waits for
+//! data (TCP_DEFER_ACCEPT), drops the client's ACK, proof and all, and repeats its SYN-ACK until it
+//! takes one. The attempt that would stamp it is gone; it says nothing new and passes as it is, with the
+//! exact numbers of the flow, to a client's stack that acknowledges once more.
+
+use enforcer_common::{
+    abi::{DropReason, flow_state},
+    datapath::flow::is_answered_again,
+};
+
+use super::CONTINUE;
+use crate::{attempt, flow, scratch::Scratch};
+
+/// A SYN-ACK of the workload's stack that answers no attempt.
+#[inline(never)]
+pub(super) fn leaves(s: &mut Scratch) -> u32 {
+    let step = judge::<true>(s);
+    if step == CONTINUE { DropReason::NoAttempt as u32 } else { step }
+}
+
+/// A SYN-ACK towards the workload; [`CONTINUE`] if it is another.
+#[inline(never)]
+pub(super) fn arrives(s: &mut Scratch) -> u32 {
+    // S2 has payload. And while a call waits for its answer, the stack knows of no flow before it.
+    if s.packet.payload() > 0 || attempt::find(s).is_some_and(|a| a.answered == 0) {
+        return CONTINUE;
+    }
+    judge::<false>(s)
+}
+
+/// The flow is asked again like for any other segment.
+#[inline(always)]
+fn judge<const FROM: bool>(s: &mut Scratch) -> u32 {
+    let found = flow::find(&s.key, s.packet.family);
+    let Some(flow) = found.filter(|flow| is_answered_again(flow, &s.packet, FROM)) else {
+        return CONTINUE;
+    };
+    if let Err(reason) = flow::refresh(s, flow) {
+        return reason as u32;
+    }
+    if flow.state == flow_state::CUT { DropReason::FlowCut as u32 } else { 0 }
+}
