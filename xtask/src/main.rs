@@ -6,6 +6,7 @@ mod budget;
 mod build;
 mod check;
 mod demo;
+mod dist;
 mod fuzz;
 mod mutate;
 mod process;
@@ -47,6 +48,8 @@ enum Task {
     Demo(demo::Options),
     /// Measure the enforcer against the native stack
     Bench(bench::Options),
+    /// A static binary and a Debian package, the same bytes each time
+    Dist(dist::Options),
     /// Formatting, lints, docs, dependencies, and the verifier's load gate
     Check(check::Options),
 }
@@ -70,6 +73,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Dist(options) => dist::run(&options),
         Task::Check(options) => check::run(&options),
     }
 }
