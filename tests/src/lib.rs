@@ -6,7 +6,8 @@
 //! [`capture`] and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with the drop
 //! counters.
 //! [`scenario`] has the arrangements most tests share, and [`mod@twin`] makes the pair of tests that every
-//! enforcement claim needs. [`mod@bench`] measures instead of testing.
+//! enforcement claim needs. [`mod@bench`] measures instead of testing, [`mod@package`] installs the Debian package, [`mod@soak`]
+//! runs for hours.
 //!
 //! Everything here needs root. Missing privilege or a missing tool is an error that names it, never a skip.
 
@@ -28,12 +29,14 @@ pub mod keys;
 pub mod load;
 pub mod mounted;
 pub mod need;
+pub mod package;
 pub mod pins;
 pub mod policy;
 pub mod program;
 pub mod raw;
 pub mod saved_syn;
 pub mod scenario;
+pub mod soak;
 pub mod stats;
 pub mod stranger;
 pub mod tcp;

@@ -119,21 +119,27 @@ impl Wire {
         let [client, server, middle] =
             [Host::new("client")?, Host::new("server")?, Host::new("wire")?];
         for (host, toward, last) in [(&client, Toward::Client, 1), (&server, Toward::Server, 2)] {
-            let interface = toward.interface();
-            link(host, INTERFACE, &middle, interface)?;
+            link(host, INTERFACE, &middle, toward.interface())?;
+            configure(host, INTERFACE, near(last))?;
+        }
+        let wire = Self::between(middle)?;
+        reachable(&client, &server)?;
+        Ok((TwoHosts { client, server }, wire))
+    }
+
+    /// Joins the interfaces `client` and `server` of a namespace of its own, without rules.
+    pub fn between(middle: Host) -> Result<Self> {
+        for interface in Toward::BOTH.map(Toward::interface) {
             // The wire has no address, answers nothing and says nothing.
             middle.sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")?;
             middle.ip(&format!("link set {interface} up"))?;
-            configure(host, INTERFACE, near(last))?;
         }
         let shared = Arc::new(Shared::default());
         let threads = Toward::BOTH
             .map(|toward| carry_towards(&middle, toward, &shared))
             .into_iter()
             .collect::<Result<_>>()?;
-        let wire = Self { shared, threads, middle };
-        reachable(&client, &server)?;
-        Ok((TwoHosts { client, server }, wire))
+        Ok(Self { shared, threads, middle })
     }
 
     /// Adds a rule. Of several that pick a segment, the oldest that still counts decides.

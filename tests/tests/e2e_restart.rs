@@ -12,12 +12,14 @@ use enforcer_tests::scenario::{
     CUT_BY_DAEMON, Contact, NAMESPACE, PORT, Pair, Setup, client, contact,
     server as server_workload,
 };
-use enforcer_tests::tcp::{End, PATIENCE, Server, Service};
+use enforcer_tests::tcp::{End, Got, PATIENCE, Server, Service, dial};
 use enforcer_tests::topology::{ThreeHosts, TwoHosts};
 use enforcer_tests::twin::Enforcement;
 
 /// Long enough for a load to run through whatever happens to the daemons.
 const LONG: Duration = Duration::from_mins(1);
+/// As long as a stack sends SYNs, nearly: the last of them may be the first that finds both daemons.
+const SYN_RETRIES: Duration = Duration::from_mins(2);
 
 #[test]
 fn established_flows_and_known_identities_go_on_while_both_daemons_are_dead() {
@@ -203,4 +205,26 @@ fn an_upgrade_from_one_workload_policy_to_another_keeps_identities() {
 
 fn open(pair: &Pair) -> Interactive {
     Interactive::open(&pair.net.client, pair.net.server.at(Family::V4, PORT)).unwrap()
+}
+
+#[test]
+fn a_call_that_waits_for_its_first_contact_outlives_both_daemons() {
+    let net = TwoHosts::new().unwrap();
+    let daemons =
+        Setup::psk().unwrap().start(&net.client, &net.server, Enforcement::Enforced).unwrap();
+    let mut pair = Pair::new(daemons, net);
+    let _echo = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
+    pair.daemons.server().unwrap().kill().unwrap();
+    let (client, to) = (pair.net.client.clone(), pair.net.server.at(Family::V4, PORT));
+    let call = std::thread::spawn(move || dial(&client, to, SYN_RETRIES).unwrap().got());
+    // The SYN has left with the credential of a daemon that will be gone when the answer comes.
+    let at_client = pair.daemons.client().unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while at_client.counters().unwrap().event("s1_sent") == 0 {
+        assert!(std::time::Instant::now() < deadline, "no SYN leaves");
+    }
+    at_client.kill().unwrap();
+    at_client.launch().unwrap();
+    pair.daemons.server().unwrap().launch().unwrap();
+    assert_eq!(call.join().unwrap(), Got::Connection);
 }

@@ -6,12 +6,14 @@ mod budget;
 mod build;
 mod check;
 mod demo;
+mod dist;
 mod fuzz;
 mod mutate;
 mod process;
 mod project;
 mod run;
 mod setup;
+mod soak;
 mod tally;
 mod test;
 mod toolchain;
@@ -47,6 +49,10 @@ enum Task {
     Demo(demo::Options),
     /// Measure the enforcer against the native stack
     Bench(bench::Options),
+    /// Mixed load under random faults, for as long as asked
+    Soak(soak::Options),
+    /// A static binary and a Debian package, the same bytes each time
+    Dist(dist::Options),
     /// Formatting, lints, docs, dependencies, and the verifier's load gate
     Check(check::Options),
 }
@@ -70,6 +76,8 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Soak(options) => soak::run(&options),
+        Task::Dist(options) => dist::run(&options),
         Task::Check(options) => check::run(&options),
     }
 }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::build::{self, Variant};
 use crate::tally::Tally;
 use crate::tools::Group;
-use crate::{fuzz, mutate, process, project, setup, vm};
+use crate::{dist, fuzz, mutate, process, project, setup, vm};
 
 const TESTS: &str = "enforcer-tests";
 /// Test files that run single packets through programs are named so.
@@ -31,7 +31,7 @@ const THREADS: &str = "2";
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
 pub struct Options {
-    /// The layer to run; without it unit, prog, fuzz and e2e
+    /// The layer to run; without it unit, prog, fuzz, e2e and package
     #[arg(value_enum)]
     layer: Option<Layer>,
     /// The kernels to boot, for vm; without it all
@@ -57,6 +57,8 @@ pub enum Layer {
     Fuzz,
     /// Two enforcers and real sockets in network namespaces (root)
     E2e,
+    /// The Debian package of the debug build: installed, upgraded under traffic, removed (root)
+    Package,
     /// The load gate, the program layer and end-to-end tests in other kernels, under qemu
     Vm,
     /// Switches each check off in turn and expects a named test to notice (root)
@@ -67,7 +69,7 @@ pub enum Layer {
 pub fn run(options: &Options) -> Result<()> {
     let layers = match options.layer {
         Some(layer) => vec![layer],
-        None => vec![Layer::Unit, Layer::Prog, Layer::Fuzz, Layer::E2e],
+        None => vec![Layer::Unit, Layer::Prog, Layer::Fuzz, Layer::E2e, Layer::Package],
     };
     let mut sum = Tally::default();
     for layer in layers {
@@ -87,6 +89,7 @@ fn run_layer(layer: Layer, options: &Options) -> Result<Tally> {
         Layer::Prog => prog(arguments),
         Layer::Fuzz => fuzz::layer(),
         Layer::E2e => e2e(arguments),
+        Layer::Package => dist::layer(),
         Layer::Vm => vm::run(&options.kernel, vm::Extent::of(options.full)),
         Layer::Mutate => mutate::run(),
     }

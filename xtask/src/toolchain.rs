@@ -68,6 +68,8 @@ impl Toolchain {
             .args(["--package", "enforcer-ebpf", "--target", TARGET, "-Z", "build-std=core"])
             .arg("--target-dir")
             .arg(project::ebpf_target_dir())
+            .arg("--config")
+            .arg(format!("target.{TARGET}.rustflags = {:?}", project::path_remaps()))
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker);
         command
     }

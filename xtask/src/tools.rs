@@ -21,6 +21,8 @@ pub enum Group {
     Fuzz,
     /// Booting other kernels
     Vm,
+    /// Packages
+    Dist,
 }
 
 /// A program or file, and the Debian package that brings it.
@@ -34,9 +36,9 @@ pub struct Tool {
     pub why: &'static str,
 }
 
-use Group::{Bench, Check, E2e, Fuzz, Vm};
+use Group::{Bench, Check, Dist, E2e, Fuzz, Vm};
 
-const TOOLS: [Tool; 20] = [
+const TOOLS: [Tool; 23] = [
     tool(&[E2e, Bench, Vm], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
     tool(&[E2e, Bench, Vm], "tc", "iproute2", "loss and delay on links; what is attached where"),
     tool(&[E2e, Bench, Vm], "nft", "nftables", "NAT between hosts; the firewall baseline"),
@@ -56,7 +58,10 @@ const TOOLS: [Tool; 20] = [
     tool(&[Vm], "cpio", "cpio", "packs the guest's root file system"),
     tool(&[Vm], "depmod", "kmod", "tells which module needs which, and loads them in the guest"),
     tool(&[Vm], "mmdebstrap", "mmdebstrap", "makes the distribution that boots with systemd"),
-    tool(&[Vm], "strip", "binutils", "takes from programs what only debuggers read"),
+    tool(&[Vm, Dist], "strip", "binutils", "takes from programs what only debuggers read"),
+    tool(&[Dist], "dpkg-deb", "dpkg", "makes packages"),
+    tool(&[Dist], "gzip", "gzip", "packs manual pages, as packages want them"),
+    tool(&[Dist], "/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev", "the C library to link in"),
 ];
 
 const fn tool(

@@ -9,6 +9,7 @@ mod detach;
 mod explain;
 mod flows;
 mod identities;
+mod man;
 mod output;
 #[allow(
     clippy::expect_used,
@@ -61,6 +62,7 @@ enum Command {
     #[command(subcommand)]
     Psk(psk::Command),
     Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 /// Reads the command line, does what it says, and gives the exit status: 0 done, 1 failed (said on
@@ -94,6 +96,7 @@ fn execute(command: Command, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Ca(command) => ca::execute(&command, out),
         Command::Psk(command) => psk::execute(&command, out),
         Command::Completions(arguments) => completions::execute(&arguments, out),
+        Command::Man(arguments) => man::execute(&arguments, out),
     }
 }
 

@@ -97,6 +97,7 @@ fn point_behind(output: &Output) -> Option<KillPoint> {
         Output::RemoveCredential(_)
         | Output::RemoveWorkload(_)
         | Output::RemovePeer(_)
+        | Output::ForgetAttempt(_)
         | Output::Reinject { .. }
         | Output::Verify(_)
         | Output::Remember(_)

@@ -184,6 +184,14 @@ impl Maps {
         if is_v4(key) { self.flows4.remove(&key.to_v4()) } else { self.flows6.remove(key) }
     }
 
+    /// Deletes a half-open connection, whichever table holds it.
+    pub fn forget_attempt(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
+        for table in [&mut self.attempts, &mut self.crowd] {
+            table.remove(key)?;
+        }
+        Ok(())
+    }
+
     /// Visits every flow, holding a few hundred in memory. Flows that come or go meanwhile may be
     /// missed or seen twice.
     pub fn for_each_flow(

@@ -200,6 +200,7 @@ impl Datapath {
             Output::RemoveNetworks(keys) => self.maps.remove_networks(&keys)?,
             Output::FlipEpoch(epoch) => self.maps.flip_epoch(epoch)?,
             Output::SweepFlows(sweep) => self.cut(&sweep)?,
+            Output::ForgetAttempt(key) => self.maps.forget_attempt(&key)?,
             Output::Reinject { ifindex, ingress, frame } => {
                 self.reinjector.send(&frame, ifindex, ingress)?;
             }

@@ -53,8 +53,27 @@ impl Engine {
                 self.pair(claim, held, now, out)
             }
             Some(peer) => self.answer(held, peer.identity, now, out),
-            None => self.pair(claim, held, now, out),
+            None => {
+                if segment.step == Step::Answer {
+                    self.begin_anew(&held, now, out);
+                }
+                self.pair(claim, held, now, out)
+            }
         }
+    }
+
+    /// An answer is bound to the credential of the call. That of an earlier daemon can be paired with nobody any more,
+    /// and every retransmission would carry it: without an attempt, the next carries the current one.
+    fn begin_anew(&mut self, held: &HeldFrame, now: Now, out: &mut Vec<Output>) {
+        let Some(workload) = self.workloads.by_handle(held.local_handle) else { return };
+        let (id, current) = (workload.id, workload.value.credential);
+        if workload.credential(held.local_handle).is_none_or(|own| own.secret.is_some()) {
+            return;
+        }
+        if current == held.local_handle {
+            self.switch(id, now, out);
+        }
+        out.push(Output::ForgetAttempt(held.key));
     }
 
     /// Nothing can be paired with a credential of an earlier daemon. A call is not bound to it yet:

@@ -338,6 +338,8 @@ pub enum Output {
     FlipEpoch(u32),
     /// Reset and delete flows.
     SweepFlows(Sweep),
+    /// Delete a half-open connection; the workload's next SYN begins another.
+    ForgetAttempt(FlowKey),
     /// Send a held frame on its way again.
     Reinject {
         /// Interface.

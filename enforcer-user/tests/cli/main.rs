@@ -49,7 +49,7 @@ fn run(arguments: &[&str]) -> Ran {
     run_in(Path::new("/"), arguments)
 }
 
-const SUBCOMMANDS: [&str; 14] = [
+const SUBCOMMANDS: [&str; 15] = [
     "run",
     "check-config",
     "status",
@@ -64,6 +64,7 @@ const SUBCOMMANDS: [&str; 14] = [
     "ca",
     "psk",
     "completions",
+    "man",
 ];
 
 #[test]
@@ -80,6 +81,19 @@ fn help_and_completions_know_every_subcommand() {
             assert!(script.contains(name), "{shell}: {name}");
         }
     }
+}
+
+#[test]
+fn every_subcommand_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    run_in(folder.path(), &["man", "--dir", "."]).good();
+    let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    assert!(page("enforcer.1").contains("Exit status"));
+    assert!(page("enforcer-ca-issue-node.1").contains("namespace"));
+    for name in SUBCOMMANDS {
+        assert!(page(&format!("enforcer-{name}.1")).starts_with(".ie"), "{name}");
+    }
+    assert!(!folder.path().join("enforcer-help.1").exists());
 }
 
 #[test]

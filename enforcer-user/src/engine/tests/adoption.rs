@@ -169,3 +169,24 @@ fn a_call_to_an_adopted_credential_is_answered_with_the_next_one() {
     assert_eq!(peer.unwrap().local, bench.local_handle("web"));
     assert_eq!(kinds(&outputs).last(), Some(&"reinject"));
 }
+
+#[test]
+fn an_answer_to_a_call_of_an_adopted_credential_has_the_call_begin_anew() {
+    let (old, mut kernel, _, remembered) = before();
+    let id = old.engine.workload_id("web").unwrap();
+    let mut bench = restart(old);
+    kernel.apply(&bench.engine.handle(kernel.adopted(remembered), at(10)));
+    let _pairing = bench.add("web", at(10));
+    let adopted = kernel.workloads[&id].credential;
+    let stranger = bench.issue("cli", at(10));
+    let held = Sent::answer(stranger.bytes()).held(id, adopted, at(10));
+    let key = held.key;
+    let outputs = bench.engine.handle(Input::Held(held.clone()), at(10));
+    assert_eq!(kinds(&outputs), ["workload", "-attempt"], "the next credential is in force before");
+    assert!(matches!(outputs[1], Output::ForgetAttempt(gone) if gone == key));
+    // One of the current credential is bound to what can be paired, and stays.
+    let current = bench.local_handle("web");
+    let held = HeldFrame { local_handle: current, ..held };
+    let outputs = bench.engine.handle(Input::Held(held), at(10));
+    assert_eq!(kinds(&outputs), ["verify"]);
+}

@@ -261,6 +261,7 @@ fn kind(output: &Output) -> &'static str {
         Output::RemoveNetworks(_) => "-networks",
         Output::FlipEpoch(_) => "flip",
         Output::SweepFlows(_) => "sweep",
+        Output::ForgetAttempt(_) => "-attempt",
         Output::Reinject { .. } => "reinject",
         Output::Remember(_) => "remember",
         Output::Log(_) => "log",

@@ -1,0 +1,176 @@
+//! `cargo xtask dist`: a static binary and a Debian package, the same bytes wherever and whenever they are built from the
+//! same commit with the same compilers.
+
+mod architecture;
+mod compile;
+mod documents;
+mod notices;
+mod package;
+mod release;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::build::{self, Variant};
+use crate::tally::Tally;
+use crate::tools::Group;
+use crate::{process, project, setup, test};
+
+use architecture::Architecture;
+use documents::Documents;
+use package::{Compression, Package};
+use release::Release;
+
+const SUMS: &str = "SHA256SUMS";
+/// The program that installs, upgrades and removes packages in a copy of this system.
+const CHECKER: &str = "package_check";
+
+/// Arguments of `cargo xtask dist`.
+#[derive(Args)]
+pub struct Options {
+    /// Build everything twice, in different folders, and compare
+    #[arg(long)]
+    verify: bool,
+    /// Install, upgrade and remove the package in a copy of this system, under traffic (root)
+    #[arg(long)]
+    check: bool,
+}
+
+/// Builds, and checks what was asked for.
+pub fn run(options: &Options) -> Result<()> {
+    setup::ensure(Group::Dist)?;
+    let release = Release::of_commit()?;
+    let folder = project::target_dir().join("dist");
+    build::ebpf()?;
+    let made = make(&release, &folder)?;
+    if options.verify {
+        verify(&release, &folder, &made)?;
+    }
+    if options.check {
+        let newer = repackage(&release, &made.binary, &folder)?;
+        let tally = check(&made.package, &newer)?;
+        ensure!(
+            tally.is_success(),
+            "the package does not install, upgrade and remove as it should"
+        );
+    }
+    print!("{}", fs::read_to_string(folder.join(SUMS))?);
+    println!("in {}", folder.display());
+    Ok(())
+}
+
+/// What was built.
+struct Made {
+    binary: PathBuf,
+    package: PathBuf,
+}
+
+impl Made {
+    fn names(&self) -> impl Iterator<Item = &OsStr> {
+        [&self.binary, &self.package].into_iter().filter_map(|path| path.file_name())
+    }
+}
+
+fn make(release: &Release, folder: &Path) -> Result<Made> {
+    let architecture = Architecture::Amd64;
+    let built = compile::enforcer(architecture, &folder.join("build"))?;
+    let binary = folder.join(format!("enforcer-{}-{}", release.version, architecture.target()));
+    strip(&built, &binary)?;
+    let package = Package {
+        architecture,
+        version: &release.version,
+        release,
+        binary: &binary,
+        documents: &Documents::of(&binary)?,
+        compression: Compression::Small,
+    };
+    let package = package.build(folder)?;
+    let made = Made { binary, package };
+    sum(folder, &made)?;
+    Ok(made)
+}
+
+/// Symbols stay: they name the functions of a panic.
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    process::run(Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(from))
+}
+
+fn sum(folder: &Path, made: &Made) -> Result<()> {
+    let sums = process::probe(Command::new("sha256sum").args(made.names()).current_dir(folder))
+        .with_context(|| format!("sha256sum cannot read what is in {}", folder.display()))?;
+    fs::write(folder.join(SUMS), sums + "\n").context("cannot write the sums")
+}
+
+/// Builds again, from nothing, beside the first, and compares every file.
+fn verify(release: &Release, folder: &Path, first: &Made) -> Result<()> {
+    let again = folder.join("again");
+    if again.exists() {
+        fs::remove_dir_all(&again).with_context(|| format!("cannot empty {}", again.display()))?;
+    }
+    make(release, &again)?;
+    for name in first.names() {
+        if fs::read(folder.join(name))? != fs::read(again.join(name))? {
+            bail!(
+                "{} differs between {} and {}; diffoscope shows where",
+                name.display(),
+                folder.display(),
+                again.display()
+            );
+        }
+    }
+    println!("built twice, the same bytes");
+    Ok(())
+}
+
+/// The same content under a higher version: what an upgrade is tested with.
+fn repackage(release: &Release, binary: &Path, folder: &Path) -> Result<PathBuf> {
+    let package = Package {
+        architecture: Architecture::Amd64,
+        version: &format!("{}.1", release.version),
+        release,
+        binary,
+        documents: &Documents::of(binary)?,
+        compression: Compression::None,
+    };
+    package.build(&folder.join("newer"))
+}
+
+/// The layer of tests: packages of the debug build, so that it costs no build of its own.
+pub fn layer() -> Result<Tally> {
+    setup::ensure(Group::Dist)?;
+    setup::ensure(Group::E2e)?;
+    let release = Release::of_commit()?;
+    let enforcer = build::enforcer(&Variant::default())?;
+    let folder = project::target_dir().join("package-test");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let binary = folder.join("enforcer");
+    strip(&enforcer, &binary)?;
+    let documents = Documents::of(&binary)?;
+    let build = |version: &str| {
+        let package = Package {
+            architecture: Architecture::Amd64,
+            version,
+            release: &release,
+            binary: &binary,
+            documents: &documents,
+            compression: Compression::None,
+        };
+        package.build(&folder)
+    };
+    check(&build("0.1.0~test1-1")?, &build("0.1.0~test2-1")?)
+}
+
+/// Installs `old`, upgrades it to `new`, removes and purges it, under traffic.
+fn check(old: &Path, new: &Path) -> Result<Tally> {
+    setup::ensure(Group::E2e)?;
+    let variant = Variant::default();
+    let enforcer = build::enforcer(&variant)?;
+    let checker = build::binary("enforcer-tests", CHECKER, &variant)?;
+    let settings = [(build::ENFORCER_VARIABLE, enforcer.as_os_str())];
+    test::tallied(process::root_command(&checker, &settings)?.arg(old).arg(new))
+}
