@@ -126,6 +126,46 @@ fn one_wall_clock_that_jumps_lets_nobody_in_and_recovers_when_it_is_set_right() 
     }
 }
 
+#[test]
+fn wall_clocks_that_jump_ahead_by_hours_reset_no_connection() {
+    let scene = Scene::start();
+    let mut stream = scene.open();
+    for hours in [5, 0] {
+        for daemon in [&scene.client, &scene.server] {
+            daemon.shift_clock(hours * HOURS).unwrap();
+        }
+        wait_let_in(&scene);
+        stream.exchange().unwrap();
+    }
+    let counters = scene.server.counters().unwrap();
+    assert_eq!(counters.event("engine_flows_cut"), 0);
+}
+
+#[test]
+fn a_wall_clock_that_is_set_back_prolongs_no_credential() {
+    const BACK: u64 = 20 * 60;
+    let scene = Scene::start();
+    let _stream = scene.open();
+    let known = || scene.server.ask::<Value>(&["identities"]).unwrap();
+    let end = |known: &Value| known[0]["expires_unix"].as_u64().unwrap();
+    let before = known();
+    scene.server.shift_clock(-BACK.cast_signed()).unwrap();
+    // It has noticed when what this node shows is replaced.
+    let issued = || scene.server.counters().unwrap().event("engine_credentials_issued");
+    let first = issued();
+    let mut tries = 0..100;
+    assert!(tries.any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        issued() > first
+    }));
+    let after = known();
+    assert_eq!(before[0]["handle"], after[0]["handle"]);
+    // The same moment, read by a clock that was set back; the first pair ended with the server's own
+    // credential, which was issued some seconds before.
+    assert!(end(&after).abs_diff(end(&before) - BACK) <= 120, "{before} and then {after}");
+    scene.intruder().hears_nothing().unwrap();
+}
+
 /// New credentials take a second or two to be issued.
 fn wait_let_in(scene: &Scene) {
     let to = scene.net.server.at(Family::V4, PORT);

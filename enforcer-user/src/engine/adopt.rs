@@ -7,23 +7,28 @@ use super::Engine;
 use super::change::parity;
 use super::clock::Now;
 use super::io::{Adopted, Output, Question, Sweep};
-use super::peers::{Peer, Vetted};
+use super::peers::{Ends, Peer, Vetted};
 use super::verdicts::Verdict;
-use crate::identity::{Part, VerifiedCredential, Verifier, VerifyError};
+use crate::identity::{VerifiedCredential, Verifier, VerifyError};
 
-/// Verifies a credential that may have ended by now: connections may stand on its identity's lease.
+/// Verifies a credential that was verified before and that may be outside its time by a wall clock
+/// that went on or was set: connections may stand on its identity's lease, which has ends of its own.
 pub(super) fn verify_again(
     verifier: &Verifier,
     bytes: &[u8],
     now: Now,
 ) -> Option<VerifiedCredential> {
-    match verifier.verify(bytes, now.unix_seconds()) {
-        Ok(credential) => Some(credential),
-        Err(VerifyError::Expired { part: Part::Credential, validity, .. }) => {
-            verifier.verify(bytes, validity.not_after.saturating_sub(1)).ok()
+    let mut unix_seconds = now.unix_seconds();
+    // At most its node's certificate and it itself are outside their time.
+    for _ in 0..2 {
+        match verifier.verify(bytes, unix_seconds) {
+            Err(
+                VerifyError::Expired { validity, .. } | VerifyError::NotYetValid { validity, .. },
+            ) => unix_seconds = validity.not_after.saturating_sub(1),
+            judged => return judged.ok(),
         }
-        Err(_) => None,
     }
+    verifier.verify(bytes, unix_seconds).ok()
 }
 
 impl Engine {
@@ -34,7 +39,12 @@ impl Engine {
         for (bits, key) in adopted.networks {
             self.installed[parity(key.rule_set)].insert((bits, key));
         }
-        let remembered = self.remember(adopted.remembered, now);
+        let mut pinned: HashMap<[u8; 32], u64> = HashMap::new();
+        for peer in &adopted.peers {
+            let end = pinned.entry(peer.hash).or_default();
+            *end = peer.deadline_ns.max(*end);
+        }
+        let remembered = self.remember(adopted.remembered, &pinned, now);
         for peer in adopted.peers {
             let verified = remembered.get(&peer.hash);
             let mirrored = Peer {
@@ -64,12 +74,21 @@ impl Engine {
         }
     }
 
-    /// Credentials that an earlier daemon verified and that verify again, by their hash.
-    fn remember(&mut self, remembered: Vec<Vec<u8>>, now: Now) -> HashMap<[u8; 32], Arc<Vetted>> {
+    /// Credentials that an earlier daemon verified and that verify again, by their hash. They end as
+    /// if they were verified now, and not before the deadline that is pinned.
+    fn remember(
+        &mut self,
+        remembered: Vec<Vec<u8>>,
+        pinned: &HashMap<[u8; 32], u64>,
+        now: Now,
+    ) -> HashMap<[u8; 32], Arc<Vetted>> {
         let mut by_hash = HashMap::new();
         for bytes in remembered {
             let Some(credential) = verify_again(&self.verifier, &bytes, now) else { continue };
-            let vetted = Arc::new(Vetted { credential, bytes: bytes.into_boxed_slice() });
+            let mut ends = Ends::of(&credential, now);
+            let deadline_ns = pinned.get(&credential.hash).copied().unwrap_or_default();
+            ends.credential_ns = ends.credential_ns.max(deadline_ns);
+            let vetted = Arc::new(Vetted { credential, bytes: bytes.into_boxed_slice(), ends });
             if self.peers.learn(&vetted).is_ok() {
                 by_hash.insert(vetted.hash, vetted);
             }
