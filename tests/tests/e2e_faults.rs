@@ -67,6 +67,11 @@ fn is_ready(status: &Value) -> bool {
     status["ready"] == true
 }
 
+/// Whether a workload waits for its interface.
+fn waits(status: &Value) -> bool {
+    status["waiting"].as_array().is_some_and(|waiting| !waiting.is_empty())
+}
+
 #[test]
 fn a_full_disk_is_told_and_a_daemon_starts_all_the_same() {
     let disk = Mounted::small_disk(64).unwrap();
@@ -212,13 +217,13 @@ fn an_interface_that_is_made_anew_is_enforced_again_and_leaves_nothing_behind() 
     for _ in 0..2 {
         net.server.ip(&format!("link delete {INTERFACE}")).unwrap();
         for daemon in [&server, &client] {
-            daemon.wait_status(|status| !is_ready(status)).unwrap();
+            daemon.wait_status(waits).unwrap();
         }
         link(&net.client, INTERFACE, &net.server, INTERFACE).unwrap();
         configure(&net.client, INTERFACE, near(1)).unwrap();
         configure(&net.server, INTERFACE, near(2)).unwrap();
         for daemon in [&server, &client] {
-            daemon.wait_status(is_ready).unwrap();
+            daemon.wait_status(|status| is_ready(status) && !waits(status)).unwrap();
         }
         assert_eq!(contact(&net.client, to, &echo).unwrap(), Contact::MADE);
         assert_eq!(fs::read_dir(server.pins()).unwrap().count(), pins);
@@ -235,11 +240,11 @@ fn an_interface_under_another_name_stays_enforced_and_is_ready_when_the_name_is_
     let mut stream = scene.open();
     let intruder = scene.intruder();
     rename(&scene.net, INTERFACE, "moved");
-    scene.server.wait_status(|status| !is_ready(status)).unwrap();
+    scene.server.wait_status(waits).unwrap();
     intruder.hears_nothing().unwrap();
     stream.exchange().unwrap();
     rename(&scene.net, "moved", INTERFACE);
-    scene.server.wait_status(is_ready).unwrap();
+    scene.server.wait_status(|status| is_ready(status) && !waits(status)).unwrap();
     stream.exchange().unwrap();
     assert_eq!(scene.contact(), Contact::MADE);
     intruder.hears_nothing().unwrap();
@@ -266,10 +271,10 @@ fn a_namespace_that_is_deleted_costs_only_its_own_workload() {
     assert_eq!(contact(&net.a, to, &echo).unwrap(), Contact::MADE);
     let OneNode { node, a, b } = net;
     drop(a);
-    let reasons = |status: &Value| status["reasons_not_ready"].to_string();
-    enforcer.wait_status(|status| reasons(status).contains(OneNode::TO_A)).unwrap();
+    let waiting = |status: &Value| status["waiting"].to_string();
+    enforcer.wait_status(|status| waiting(status).contains(OneNode::TO_A)).unwrap();
     let status: Value = enforcer.ask(&["status"]).unwrap();
-    assert!(!reasons(&status).contains(OneNode::TO_B), "{status}");
+    assert!(!waiting(&status).contains(OneNode::TO_B), "{status}");
     // The node itself has no identity: the other workload is as closed to it as ever.
     assert_eq!(contact(&node, to, &echo).unwrap(), Contact::SILENT);
     drop(b);

@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     daemon: Daemon,
     #[command(flatten)]
     form: Form,
-    /// Wait until every workload is enforced; fail with the reasons when SECONDS are over
+    /// Wait until every workload whose interface is there is enforced; fail with the reasons when SECONDS are over
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
     wait_ready: Option<u64>,
 }
@@ -72,6 +72,9 @@ fn table(status: &StatusReport, now: u64) -> String {
     pair("ready", if status.ready { "yes".to_owned() } else { "no".to_owned() });
     for reason in &status.reasons_not_ready {
         pair("not ready", reason.clone());
+    }
+    for waiting in &status.waiting {
+        pair("waiting", waiting.clone());
     }
     for problem in &status.problems {
         pair("problem", problem.clone());

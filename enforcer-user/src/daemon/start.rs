@@ -9,16 +9,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::attach::Unit;
+use super::attach::{Problem, Unit};
 use super::backend::Request;
 use super::clock::now;
-use super::core::{Core, TICK};
+use super::core::{Core, TICK, glances};
 use super::log::Log;
 use super::memory::Memory;
 use super::pool::Pool;
 use super::reload::Reloading;
 use crate::config::{Config, Existing, Mode, WorkloadConfig};
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Watcher};
 use crate::engine::{Adopted, Engine, Input, Mesh, Settings, WorkloadSpec};
 use crate::fault::{self, KillPoint};
 use crate::identity::Verifier;
@@ -42,6 +42,8 @@ impl Core {
         let (memory, remembered) = Memory::open(&config.instance_run_dir());
         fault::reached(KillPoint::MemoryOpened);
         let (datapath, events) = Datapath::open(&config)?;
+        // Before the first look at an interface, so that no change is missed behind it.
+        let watcher = Watcher::open()?;
         let mut ticker = interval(TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut core = Self {
@@ -60,7 +62,12 @@ impl Core {
             started: Instant::now(),
             kernel: kernel_release(),
             settled: false,
-            ready: false,
+            ready: None,
+            watcher,
+            glanced: 0,
+            detached: 0,
+            displaced: 0,
+            glances: glances(),
             ticks: 0,
             ticker,
             next_sweep: Instant::now(),
@@ -105,7 +112,7 @@ impl Core {
             }
             let id = self.engine.workload_id(&name);
             let id = id.with_context(|| format!("workload {name:?}: it got no id"))?;
-            let problem = Some("not attached yet".to_owned());
+            let problem = Some(Problem::Open("not attached yet".to_owned()));
             self.units.push(Unit { id, workload, problem });
         }
         Ok(())

@@ -7,6 +7,7 @@
 //! earlier daemon are swapped in place.
 
 mod attach;
+mod changes;
 mod checksum;
 mod clock;
 mod detach;
@@ -36,6 +37,7 @@ use crate::engine::{Adopted, AdoptedPeer, LiveFlow, Output, Sweep};
 use crate::fault::{self, KillPoint};
 
 pub use attach::{Attachment, Health, Mechanism};
+pub use changes::{Changes, Watcher};
 pub use clock::{Clock, boot_ns};
 pub use detach::Report;
 pub use error::DatapathError;
@@ -354,6 +356,22 @@ impl Datapath {
     pub fn watch(&self) -> Result<Vec<(u16, Health)>, DatapathError> {
         let each = self.attachments.iter();
         each.map(|(id, attachment)| Ok((*id, attachment.check_first()?))).collect()
+    }
+
+    /// The same for the one workload.
+    pub fn watch_one(&self, id: u16) -> Result<Option<Health>, DatapathError> {
+        self.attachments.get(&id).map(Attachment::check_first).transpose()
+    }
+
+    /// Whether every program of the next `most` attachments behind that of the workload `after` is
+    /// first in its chain, as far as that is cheap to ask: two system calls for each. Returns
+    /// the workloads for which it is not, and the one to go on after.
+    pub fn glance(&self, after: u16, most: usize) -> (Vec<u16>, u16) {
+        let behind = self.attachments.range(after.saturating_add(1)..).take(most);
+        let mut looked: Vec<(u16, &Attachment)> = behind.map(|(id, one)| (*id, one)).collect();
+        let next = if looked.len() < most { 0 } else { looked.last().map_or(0, |(id, _)| *id) };
+        looked.retain(|(_, attachment)| !attachment.looks_first());
+        (looked.into_iter().map(|(id, _)| id).collect(), next)
     }
 
     /// Ends flows that the policy in force denies. The work is done by the next steps of
