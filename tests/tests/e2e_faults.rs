@@ -79,16 +79,16 @@ fn a_full_disk_is_told_and_a_daemon_starts_all_the_same() {
     let mut scene =
         Scene::start_at(&Setup::psk().unwrap(), |place| disk.path().clone_into(&mut place.run_dir));
     let intruder = scene.intruder();
-    // The first contact: its credential cannot be remembered, and is believed all the same.
+    // The first contact: its credential cannot be written down, and is believed all the same.
     let mut stream = scene.open();
     scene.server.wait_status(|status| has_problem(status, "memory") && is_ready(status)).unwrap();
     stream.exchange().unwrap();
     // A daemon that is killed meanwhile is followed by one that starts.
     scene.server.kill().unwrap();
     scene.server.launch().unwrap();
-    // Nobody remembers who the peer of the old connection was: it is reset, and the next is made.
+    // The kernel has kept who the peer of the old connection was.
+    stream.exchange().unwrap();
     assert_eq!(scene.contact(), Contact::MADE);
-    stream = scene.open();
     intruder.hears_nothing().unwrap();
     scene.server.wait_status(|status| has_problem(status, "memory")).unwrap();
     disk.make_room().unwrap();

@@ -177,12 +177,15 @@ impl Core {
         let of_use = self.engine.remembered();
         match self.memory.compact(of_use.iter().map(|vetted| &*vetted.bytes)) {
             Ok(()) => {
+                if let Err(error) = self.datapath.forget_remembered() {
+                    self.log.failure(&error);
+                }
                 if self.problems.remove("memory").is_some() {
                     tracing::info!(records = of_use.len(), "memory file written again");
                 }
             }
             Err(error) => {
-                let problem = format!("{error:#}; a restart would verify peers anew");
+                let problem = format!("{error:#}; what it lacks is kept in the map REMEMBERED");
                 self.log.problem(&problem);
                 self.problems.insert("memory", problem);
             }

@@ -92,6 +92,12 @@ impl Core {
     fn adopt(&mut self, remembered: Vec<Vec<u8>>) -> anyhow::Result<()> {
         let Some(pinned) = self.datapath.adopted()? else { return Ok(()) };
         fault::reached(KillPoint::PinsRead);
+        let kept = self.datapath.remembered()?;
+        let written = kept.iter().all(|credential| self.memory.append(credential));
+        if written {
+            self.datapath.forget_remembered()?;
+        }
+        let remembered = remembered.into_iter().chain(kept).collect();
         let adopted = Adopted { remembered, ..pinned };
         tracing::info!(
             epoch = adopted.epoch,

@@ -21,6 +21,7 @@ mod maps;
 mod netlink;
 pub mod record;
 mod reinject;
+mod remembered;
 mod reset;
 mod sweep;
 mod sys;
@@ -53,6 +54,7 @@ pub use table::Table;
 
 use folder::PinFolder as Folder;
 use keep::Keeper;
+use remembered::Remembered;
 use sweep::{Sweeper, Tools};
 
 /// Removes everything that an instance attached and pinned; may be repeated.
@@ -100,6 +102,7 @@ pub struct Datapath {
     loaded: Loaded,
     mechanism: Mechanism,
     reinjector: Reinjector,
+    remembered: Remembered,
     sweeper: Sweeper,
     attachments: BTreeMap<u16, Attachment>,
     keeper: Keeper,
@@ -125,8 +128,10 @@ impl Datapath {
         let reinjector = Reinjector::open(&config.instance, &mut loaded, mechanism)?;
         fault::reached(KillPoint::HelperMade);
         let maps = Maps::open(folder.path())?;
+        let remembered = Remembered::open(&folder)?;
         let mut datapath = Self {
             maps,
+            remembered,
             folder,
             loaded,
             mechanism,
@@ -179,6 +184,24 @@ impl Datapath {
             found.peers.push(AdoptedPeer { key: *key, hash, identity, deadline_ns });
         })?;
         Ok(Some(found))
+    }
+
+    /// Keeps a verified credential for a later daemon where the memory file has no room.
+    ///
+    /// # Errors
+    /// There is no room here either.
+    pub fn remember(&mut self, hash: &[u8; 32], credential: &[u8]) -> Result<(), DatapathError> {
+        self.remembered.keep(hash, credential)
+    }
+
+    /// What was kept by [`Self::remember`], this time or earlier.
+    pub fn remembered(&self) -> Result<Vec<Vec<u8>>, DatapathError> {
+        self.remembered.all()
+    }
+
+    /// Forgets what was kept: the memory file has it.
+    pub fn forget_remembered(&mut self) -> Result<(), DatapathError> {
+        self.remembered.clear()
     }
 
     /// Does what the engine asks of the kernel; gives back what is not the kernel's. After an

@@ -1,7 +1,9 @@
 //! What an earlier daemon left in the kernel becomes this one's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use enforcer_common::abi::{Handle, WorkloadValue};
 
 use super::Engine;
 use super::change::parity;
@@ -9,7 +11,12 @@ use super::clock::Now;
 use super::io::{Adopted, Output, Question, Sweep};
 use super::peers::{Ends, Peer, Vetted};
 use super::verdicts::Verdict;
+use super::workloads::MAX_CREDENTIALS;
 use crate::identity::{VerifiedCredential, Verifier, VerifyError};
+
+/// How long an attempt may be under way, in seconds: as long as a stack repeats its SYN by itself
+/// (`tcp_syn_retries` of 6, tcp(7)).
+const ATTEMPT_SECONDS: u64 = 130;
 
 /// Verifies a credential that was verified before and that may be outside its time by a wall clock
 /// that went on or was set: connections may stand on its identity's lease, which has ends of its own.
@@ -34,8 +41,8 @@ pub(super) fn verify_again(
 impl Engine {
     pub(super) fn on_adopt(&mut self, adopted: Adopted, now: Now, out: &mut Vec<Output>) {
         self.epoch = adopted.epoch;
+        let spare = self.adopt_credentials(adopted.credentials, &adopted.workloads, now);
         self.workloads.adopt(adopted.workloads);
-        self.adopted_credentials = adopted.credentials.into_iter().collect();
         for (bits, key) in adopted.networks {
             self.installed[parity(key.rule_set)].insert((bits, key));
         }
@@ -62,6 +69,9 @@ impl Engine {
             };
             out.extend(displaced.map(Output::RemovePeer));
         }
+        for handle in spare {
+            self.remove_credential(handle, out);
+        }
         for (key, value) in adopted.verdicts {
             let live = key.epoch == self.epoch && value.deadline_ns > now.boot_ns;
             let verdict = Verdict { value, installed_ns: now.boot_ns, used_ns: now.boot_ns };
@@ -72,6 +82,28 @@ impl Engine {
                 out.push(Output::RemoveVerdict(key));
             }
         }
+    }
+
+    /// Takes over the credentials of earlier daemons: those that workloads show, to their end; the others,
+    /// on which only attempts under way are frozen, for as long as an attempt may take. Returns those that are
+    /// too many: a daemon that is restarted again and again must not fill the kernel's map.
+    fn adopt_credentials(
+        &mut self,
+        credentials: Vec<(Handle, u64)>,
+        workloads: &[(u16, WorkloadValue)],
+        now: Now,
+    ) -> Vec<Handle> {
+        let shown: HashSet<Handle> = workloads.iter().map(|(_, value)| value.credential).collect();
+        let (shown, mut others): (Vec<_>, Vec<_>) =
+            credentials.into_iter().partition(|(handle, _)| shown.contains(handle));
+        // Those that end last were issued last.
+        others.sort_unstable_by_key(|(_, end)| std::cmp::Reverse(*end));
+        let room = others.len().min(workloads.len().saturating_mul(MAX_CREDENTIALS - 1));
+        let spare = others.split_off(room);
+        let until = now.after(ATTEMPT_SECONDS);
+        let others = others.into_iter().map(|(handle, end)| (handle, end.min(until)));
+        self.adopted_credentials = shown.into_iter().chain(others).collect();
+        spare.into_iter().map(|(handle, _)| handle).collect()
     }
 
     /// Credentials that an earlier daemon verified and that verify again, by their hash. They end as
