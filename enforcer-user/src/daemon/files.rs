@@ -61,12 +61,12 @@ fn folders(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
             folders.entry(parent(path)).or_insert(RecursiveMode::NonRecursive);
         }
     }
-    let identity: Vec<&PathBuf> = match &config.identity.trust {
-        TrustConfig::Psk { file } => vec![file],
-        TrustConfig::Pki { authorities, node_certificate, .. } => {
-            authorities.iter().chain([node_certificate]).collect()
-        }
+    // A new key comes with a new certificate; its folder may be another's to watch.
+    let key = match &config.identity.trust {
+        TrustConfig::Pki { node_key, .. } => Some(node_key),
+        TrustConfig::Psk { .. } => None,
     };
+    let identity = config.identity.files().into_iter().filter(|file| Some(*file) != key);
     for path in identity {
         folders.entry(parent(path)).or_insert(RecursiveMode::NonRecursive);
     }

@@ -11,7 +11,7 @@ use super::backend::Reply;
 use super::clock::now;
 use super::core::Core;
 use super::files;
-use crate::config::{Config, TrustConfig};
+use crate::config::Config;
 use crate::control::BackendError;
 use crate::control::protocol::ReloadReport;
 use crate::engine::{Done, Input};
@@ -203,14 +203,8 @@ fn load(config: &Config, used: Fingerprint) -> Loaded {
 
 /// A file that cannot be read counts as empty here; loading it tells why.
 fn fingerprint(config: &Config) -> Fingerprint {
-    let files: Vec<_> = match &config.identity.trust {
-        TrustConfig::Psk { file } => vec![file],
-        TrustConfig::Pki { authorities, node_certificate, node_key } => {
-            authorities.iter().chain([node_certificate, node_key]).collect()
-        }
-    };
     let mut hasher = blake3::Hasher::new();
-    for file in files {
+    for file in config.identity.files() {
         let bytes = zeroize::Zeroizing::new(std::fs::read(file).unwrap_or_default());
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(&bytes);
