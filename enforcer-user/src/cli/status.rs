@@ -96,7 +96,9 @@ fn table(status: &StatusReport, now: u64) -> String {
     );
     for attach in &status.attach {
         let method = attach.method.map_or("not attached", |method| method.as_str());
-        pair("workload", format!("{} on {}: {method}", attach.workload, attach.interface));
+        let observed = if attach.mode == "observe" { ", observe: denials pass" } else { "" };
+        let value = format!("{} on {}: {method}{observed}", attach.workload, attach.interface);
+        pair("workload", value);
     }
     pair("flows", status.flows.to_string());
     pair("half-open", status.attempts.to_string());

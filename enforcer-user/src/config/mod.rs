@@ -3,6 +3,7 @@
 //! Every fault names file, line, key, the value found and what was expected. docs/examples/enforcer.toml
 //! shows every key. A duration is a whole number whose key ends in its unit.
 
+mod changed;
 mod error;
 mod hardening;
 mod identity;

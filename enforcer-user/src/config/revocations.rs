@@ -68,7 +68,7 @@ impl RevocationList {
     fn parse(text: &str, file: &Path, base: &Path) -> Result<Self, ConfigError> {
         let source = Source::new(text, file, base);
         let list = match DeTable::parse(text) {
-            Ok(table) => read(Section::top(&source, table.get_ref())),
+            Ok(table) => Some(read(Section::top(&source, table.get_ref()))),
             Err(error) => {
                 let at = error.span().map_or(0, |span| span.start);
                 source.fault(at, format!("not TOML: {}", error.message()));
@@ -82,7 +82,7 @@ impl RevocationList {
     }
 }
 
-fn read(mut top: Section<'_>) -> Option<RevocationList> {
+fn read(mut top: Section<'_>) -> RevocationList {
     let most = MAX_REVOCATIONS;
     let list = RevocationList {
         credentials: top.or("credentials", Vec::new(), |value| value.list(most, credential)),
@@ -93,7 +93,7 @@ fn read(mut top: Section<'_>) -> Option<RevocationList> {
         }),
     };
     top.finish();
-    Some(list)
+    list
 }
 
 fn credential(value: &Value<'_>) -> Read<CredentialName> {

@@ -68,6 +68,9 @@ pub struct AttachReport {
     pub workload: String,
     /// The interface.
     pub interface: String,
+    /// `enforce`, or `observe`: what the policy denies is reported and passes.
+    #[serde(default)]
+    pub mode: String,
     /// The method, absent while the interface is not hooked.
     pub method: Option<AttachMethod>,
 }

@@ -135,6 +135,7 @@ impl Core {
         AttachReport {
             workload: unit.workload.identity.name().to_owned(),
             interface: unit.workload.interface.clone(),
+            mode: unit.workload.mode.as_str().to_owned(),
             method: self.mechanism(unit.id).map(method),
         }
     }

@@ -111,17 +111,41 @@ impl Core {
 
     fn add_workloads(&mut self) -> anyhow::Result<()> {
         for workload in self.config.workloads.clone() {
-            let name = workload.identity.name().to_owned();
-            self.handle(Input::AddWorkload(spec(&workload)))?;
-            if let Some(problem) = self.problems.remove("engine") {
-                bail!("workload {name:?}: {problem}");
-            }
-            let id = self.engine.workload_id(&name);
-            let id = id.with_context(|| format!("workload {name:?}: it got no id"))?;
-            let problem = Some(Problem::Open("not attached yet".to_owned()));
-            self.units.push(Unit { id, workload, problem });
+            self.add_workload(workload)?;
         }
         Ok(())
+    }
+
+    fn add_workload(&mut self, workload: WorkloadConfig) -> anyhow::Result<()> {
+        let name = workload.identity.name().to_owned();
+        self.handle(Input::AddWorkload(spec(&workload)))?;
+        if let Some(problem) = self.problems.remove("engine") {
+            bail!("workload {name:?}: {problem}");
+        }
+        let id = self.engine.workload_id(&name);
+        let id = id.with_context(|| format!("workload {name:?}: it got no id"))?;
+        let problem = Some(Problem::Open("not attached yet".to_owned()));
+        self.units.push(Unit { id, workload, problem });
+        Ok(())
+    }
+
+    /// Takes on the workloads of the configuration that are not here, and lets go of those that are
+    /// not in it any more.
+    pub(super) fn change_workloads(&mut self, before: &Config) {
+        let config = Arc::clone(&self.config);
+        for gone in before.gone(&config) {
+            let name = gone.identity.name();
+            self.units.retain(|unit| unit.workload.identity.name() != name);
+            self.tell(Input::RemoveWorkload(name.to_owned()));
+            tracing::info!(workload = %gone.identity, interface = gone.interface, "no longer enforced");
+        }
+        for new in config.gone(before) {
+            if let Err(error) = self.add_workload(new.clone()) {
+                self.log.problem(&format!("{error:#}"));
+            }
+        }
+        self.attach_missing();
+        self.tell_readiness();
     }
 }
 
@@ -131,10 +155,15 @@ fn settings(config: &Config) -> Settings {
         peers: entries(config.limits.peers),
         verdicts: entries(config.limits.verdicts),
         credential: materials::credential_limits(config),
-        mesh: Mesh {
-            networks: config.mesh.networks.clone(),
-            virtual_addresses: config.mesh.virtual_addresses.clone(),
-        },
+        mesh: mesh(config),
+    }
+}
+
+/// Where the mesh is.
+pub(super) fn mesh(config: &Config) -> Mesh {
+    Mesh {
+        networks: config.mesh.networks.clone(),
+        virtual_addresses: config.mesh.virtual_addresses.clone(),
     }
 }
 

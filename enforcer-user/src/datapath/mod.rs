@@ -389,6 +389,7 @@ impl Datapath {
     /// Whether every program of the next `most` attachments behind that of the workload `after` is
     /// first in its chain, as far as that is cheap to ask: two system calls for each. Returns
     /// the workloads for which it is not, and the one to go on after.
+    #[must_use]
     pub fn glance(&self, after: u16, most: usize) -> (Vec<u16>, u16) {
         let behind = self.attachments.range(after.saturating_add(1)..).take(most);
         let mut looked: Vec<(u16, &Attachment)> = behind.map(|(id, one)| (*id, one)).collect();

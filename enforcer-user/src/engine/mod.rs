@@ -157,6 +157,7 @@ impl Engine {
             Input::SetPolicy { policy, live } => {
                 self.on_set_policy(&policy, &live, now, &mut out);
             }
+            Input::SetMesh(mesh) => self.settings.mesh = mesh,
             Input::ChangeFailed => self.on_change_failed(&mut out),
             Input::PeerLost(key) => drop(self.peers.remove(&key)),
             Input::VerdictLost(key) => drop(self.verdicts.remove(&Question::from(&key))),
