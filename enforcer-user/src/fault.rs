@@ -4,8 +4,9 @@
 //! `ENFORCER_FAULTS` names a folder. Its file `kill` holds the name of a [`KillPoint`] and which time
 //! of reaching it, counted from the moment the file was written: `link_made 2`. There the daemon
 //! raises SIGKILL on itself, as abruptly as the kernel's memory killer would. Its file `clock` holds
-//! seconds that are added to the wall clock. Both are looked at whenever they matter, so a test may
-//! write them while the daemon runs.
+//! seconds that are added to the wall clock. While there is a file `no_ticks`, attachments are not
+//! looked at by the tick. All are looked at whenever they matter, so a test may write them while the
+//! daemon runs.
 //!
 //! In a release build nothing here reads the environment, and [`reached`] is empty.
 
@@ -119,7 +120,7 @@ kill_points! {
     PeerInstalled = "peer_installed" in [Adoption 1, Rotation 1];
 }
 
-pub use armed::{clock_offset_seconds, reached};
+pub use armed::{clock_offset_seconds, reached, without_ticks};
 
 /// Debug builds.
 #[cfg(debug_assertions)]
@@ -161,6 +162,12 @@ mod armed {
         file("clock").and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
+    /// Whether what ticks would notice must be noticed without them.
+    #[must_use]
+    pub fn without_ticks() -> bool {
+        file("no_ticks").is_some()
+    }
+
     fn file(name: &str) -> Option<String> {
         std::fs::read_to_string(FOLDER.as_ref()?.join(name)).ok()
     }
@@ -180,5 +187,12 @@ mod armed {
     #[must_use]
     pub const fn clock_offset_seconds() -> i64 {
         0
+    }
+
+    /// Never.
+    #[inline]
+    #[must_use]
+    pub const fn without_ticks() -> bool {
+        false
     }
 }

@@ -2,12 +2,15 @@
 
 use thiserror::Error;
 
-use crate::config::{Config, NetworkRuleConfig, TrustConfig};
+use crate::config::{
+    CertificateName, Config, ConfigError, CredentialName, NetworkRuleConfig, RevocationList,
+    TrustConfig,
+};
 use crate::identity::files::{
     load_authority_certificate, load_node_certificate, load_psk, load_signing_key,
 };
 use crate::identity::{
-    FileError, IssueError, Issuer, Limits, Trust, TrustError, Verifier, VerifyError,
+    FileError, IssueError, Issuer, Limits, Revocations, Trust, TrustError, Verifier, VerifyError,
 };
 use crate::policy::{NetworkRule, NetworkRuleError, NetworkRuleSpec, Policy, PolicyErrors};
 
@@ -23,6 +26,9 @@ pub enum TrustLoadError {
     /// Nothing can be signed with these files.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// The list of what is revoked was refused.
+    #[error("identity.revocations: {0}")]
+    Revocations(#[from] ConfigError),
     /// This node's certificate is not believed by its own authorities.
     #[error("identity.node_certificate: {0}")]
     NodeCertificate(VerifyError),
@@ -45,6 +51,31 @@ pub enum PolicyLoadError {
 /// A file is missing, malformed or open to others; the node certificate does not count now or comes from
 /// another authority; key and certificate do not belong together.
 pub fn load_trust(config: &Config, now: u64) -> Result<(Trust, Issuer), TrustLoadError> {
+    let (trust, issuer) = load_modes(config, now)?;
+    Ok((trust.revoking(load_revocations(config)?)?, issuer))
+}
+
+fn load_revocations(config: &Config) -> Result<Revocations, TrustLoadError> {
+    let mut revocations = Revocations::default();
+    let Some(file) = &config.identity.revocations else { return Ok(revocations) };
+    let list = RevocationList::load(file)?;
+    for name in list.credentials {
+        match name {
+            CredentialName::Hash(hash) => revocations.credentials.insert(hash),
+            CredentialName::Handle(handle) => revocations.handles.insert(handle),
+        };
+    }
+    for name in list.node_certificates {
+        revocations.node_certificates.insert(match name {
+            CertificateName::Hash(hash) => hash,
+            CertificateName::File(file) => load_node_certificate(&file)?.hash(),
+        });
+    }
+    revocations.namespaces.extend(list.namespaces);
+    Ok(revocations)
+}
+
+fn load_modes(config: &Config, now: u64) -> Result<(Trust, Issuer), TrustLoadError> {
     let domain = &config.trust_domain;
     match &config.identity.trust {
         TrustConfig::Psk { file } => {

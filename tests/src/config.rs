@@ -36,6 +36,8 @@ pub struct Config {
     pub log_level: &'static str,
     /// The group that may read from the control socket.
     pub control_group: Option<&'static str>,
+    /// The list of what is revoked.
+    pub revocations: Option<PathBuf>,
     /// What happens to system calls that the daemon has no use for; the default unless told.
     pub seccomp: Option<&'static str>,
 }
@@ -56,6 +58,7 @@ impl Config {
             deny_reset: true,
             log_level: LOG_LEVEL,
             control_group: None,
+            revocations: None,
             seccomp: None,
         }
     }
@@ -272,6 +275,8 @@ struct ConfigFile<'a> {
 struct IdentitySection<'a> {
     mode: &'static str,
     credential_lifetime_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revocations: Option<&'a PathBuf>,
     #[serde(flatten)]
     files: IdentityFiles<'a>,
 }
@@ -348,6 +353,11 @@ impl<'a> IdentitySection<'a> {
                 },
             ),
         };
-        Self { mode, credential_lifetime_seconds: config.credential_lifetime_seconds, files }
+        Self {
+            mode,
+            credential_lifetime_seconds: config.credential_lifetime_seconds,
+            revocations: config.revocations.as_ref(),
+            files,
+        }
     }
 }

@@ -281,6 +281,16 @@ impl Enforcer {
         self.order_fault("clock", &seconds.to_string())
     }
 
+    /// From now on, what is wrong with attachments must be noticed without the tick that looks at all of them.
+    pub fn hold_ticks(&self) -> Result<()> {
+        self.order_fault("no_ticks", "")
+    }
+
+    /// Lets the tick look again.
+    pub fn release_ticks(&self) -> Result<()> {
+        fs::remove_file(self.fault_folder().join("no_ticks")).context("no tick is held")
+    }
+
     /// In one rename: the daemon looks at any time.
     fn order_fault(&self, name: &str, text: &str) -> Result<()> {
         let folder = self.fault_folder();

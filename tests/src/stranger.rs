@@ -1,32 +1,99 @@
 //! What other people's tools do to the enforcer's programs.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::programs::MultiProgLink as _;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
-use aya_obj::generated::{bpf_attr, bpf_cmd};
+use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type};
+use nix::net::if_::if_nametoindex;
+
+/// A program of somebody's that lets everything pass.
+#[derive(Debug)]
+pub struct Passing(OwnedFd);
+
+impl Passing {
+    /// Loads it: `r0 = 0; exit`, which is `TC_ACT_OK`, past whatever stands behind it.
+    pub fn load() -> Result<Self> {
+        const CODE: [u64; 2] = [0xb7, 0x95];
+        let mut attr = empty();
+        // SAFETY: this variant of the union is the one that the command reads.
+        let load = unsafe { &mut attr.__bindgen_anon_3 };
+        load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+        load.insns = CODE.as_ptr() as u64;
+        load.insn_cnt = 2;
+        load.license = c"GPL".as_ptr() as u64;
+        let number = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).context("the kernel does not load")?;
+        Ok(Self(owned(number)))
+    }
+
+    /// Puts it in place of what a pinned link holds, as `bpftool link update` would.
+    pub fn replace(&self, pin: &Path) -> Result<()> {
+        let mut attr = empty();
+        with_link(pin, |link| {
+            attr.link_update.link_fd = link;
+            attr.link_update.__bindgen_anon_1.new_prog_fd = number(&self.0);
+            bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr)
+        })
+        .context("the kernel does not replace")
+    }
+
+    /// Puts it in front of all others that see what arrives at an interface of the calling thread's network
+    /// namespace, for as long as what is returned is held.
+    pub fn stand_in_front(&self, interface: &str) -> Result<OwnedFd> {
+        let mut attr = empty();
+        attr.link_create.__bindgen_anon_1.prog_fd = number(&self.0);
+        attr.link_create.__bindgen_anon_2.target_ifindex = if_nametoindex(interface)?;
+        attr.link_create.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+        attr.link_create.flags = BPF_F_BEFORE;
+        let number =
+            bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).context("the kernel does not attach")?;
+        Ok(owned(number))
+    }
+}
 
 /// Detaches a pinned link, as `bpftool link detach` does; the pin stays.
 pub fn detach_link(pin: &Path) -> Result<()> {
+    let mut attr = empty();
+    with_link(pin, |link| {
+        attr.link_detach.link_fd = link;
+        bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr)
+    })
+    .context("the kernel does not detach")
+}
+
+fn with_link(pin: &Path, mut act: impl FnMut(u32) -> io::Result<i32>) -> Result<()> {
     let pinned = PinnedLink::from_pin(pin).with_context(|| format!("opening {}", pin.display()))?;
     let link =
         SchedClassifierLink::try_from(FdLink::from(pinned)).context("no link of programs")?;
     let fd = link.fd().context("a link without a descriptor")?;
+    act(fd.as_fd().as_raw_fd().cast_unsigned()).map(drop).context("bpf(2)")
+}
+
+fn empty() -> bpf_attr {
     // SAFETY: all-zero bytes are a value of this union of integers and byte arrays.
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
-    attr.link_detach.link_fd = fd.as_fd().as_raw_fd().cast_unsigned();
-    let size = size_of::<bpf_attr>();
-    // SAFETY: the command reads nothing but the descriptor's number from `attr`, which is valid for `size` bytes.
-    let done = unsafe {
-        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_LINK_DETACH as libc::c_long, &raw mut attr, size)
-    };
+    unsafe { std::mem::zeroed() }
+}
+
+fn number(fd: &OwnedFd) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn owned(number: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    let (attr, size) = (std::ptr::from_mut(attr), size_of::<bpf_attr>());
+    // SAFETY: `attr` is valid for `size` bytes, and what it points to outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size) };
     if done < 0 {
-        Err(io::Error::last_os_error()).context("the kernel does not detach")
+        Err(io::Error::last_os_error())
     } else {
-        Ok(())
+        i32::try_from(done).map_err(io::Error::other)
     }
 }

@@ -67,6 +67,11 @@ fn is_ready(status: &Value) -> bool {
     status["ready"] == true
 }
 
+/// Whether a workload waits for its interface.
+fn waits(status: &Value) -> bool {
+    status["waiting"].as_array().is_some_and(|waiting| !waiting.is_empty())
+}
+
 #[test]
 fn a_full_disk_is_told_and_a_daemon_starts_all_the_same() {
     let disk = Mounted::small_disk(64).unwrap();
@@ -74,16 +79,16 @@ fn a_full_disk_is_told_and_a_daemon_starts_all_the_same() {
     let mut scene =
         Scene::start_at(&Setup::psk().unwrap(), |place| disk.path().clone_into(&mut place.run_dir));
     let intruder = scene.intruder();
-    // The first contact: its credential cannot be remembered, and is believed all the same.
+    // The first contact: its credential cannot be written down, and is believed all the same.
     let mut stream = scene.open();
     scene.server.wait_status(|status| has_problem(status, "memory") && is_ready(status)).unwrap();
     stream.exchange().unwrap();
     // A daemon that is killed meanwhile is followed by one that starts.
     scene.server.kill().unwrap();
     scene.server.launch().unwrap();
-    // Nobody remembers who the peer of the old connection was: it is reset, and the next is made.
+    // The kernel has kept who the peer of the old connection was.
+    stream.exchange().unwrap();
     assert_eq!(scene.contact(), Contact::MADE);
-    stream = scene.open();
     intruder.hears_nothing().unwrap();
     scene.server.wait_status(|status| has_problem(status, "memory")).unwrap();
     disk.make_room().unwrap();
@@ -124,6 +129,46 @@ fn one_wall_clock_that_jumps_lets_nobody_in_and_recovers_when_it_is_set_right() 
         wait_let_in(&scene);
         intruder.hears_nothing().unwrap();
     }
+}
+
+#[test]
+fn wall_clocks_that_jump_ahead_by_hours_reset_no_connection() {
+    let scene = Scene::start();
+    let mut stream = scene.open();
+    for hours in [5, 0] {
+        for daemon in [&scene.client, &scene.server] {
+            daemon.shift_clock(hours * HOURS).unwrap();
+        }
+        wait_let_in(&scene);
+        stream.exchange().unwrap();
+    }
+    let counters = scene.server.counters().unwrap();
+    assert_eq!(counters.event("engine_flows_cut"), 0);
+}
+
+#[test]
+fn a_wall_clock_that_is_set_back_prolongs_no_credential() {
+    const BACK: u64 = 20 * 60;
+    let scene = Scene::start();
+    let _stream = scene.open();
+    let known = || scene.server.ask::<Value>(&["identities"]).unwrap();
+    let end = |known: &Value| known[0]["expires_unix"].as_u64().unwrap();
+    let before = known();
+    scene.server.shift_clock(-BACK.cast_signed()).unwrap();
+    // It has noticed when what this node shows is replaced.
+    let issued = || scene.server.counters().unwrap().event("engine_credentials_issued");
+    let first = issued();
+    let mut tries = 0..100;
+    assert!(tries.any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        issued() > first
+    }));
+    let after = known();
+    assert_eq!(before[0]["handle"], after[0]["handle"]);
+    // The same moment, read by a clock that was set back; the first pair ended with the server's own
+    // credential, which was issued some seconds before.
+    assert!(end(&after).abs_diff(end(&before) - BACK) <= 120, "{before} and then {after}");
+    scene.intruder().hears_nothing().unwrap();
 }
 
 /// New credentials take a second or two to be issued.
@@ -172,13 +217,13 @@ fn an_interface_that_is_made_anew_is_enforced_again_and_leaves_nothing_behind() 
     for _ in 0..2 {
         net.server.ip(&format!("link delete {INTERFACE}")).unwrap();
         for daemon in [&server, &client] {
-            daemon.wait_status(|status| !is_ready(status)).unwrap();
+            daemon.wait_status(waits).unwrap();
         }
         link(&net.client, INTERFACE, &net.server, INTERFACE).unwrap();
         configure(&net.client, INTERFACE, near(1)).unwrap();
         configure(&net.server, INTERFACE, near(2)).unwrap();
         for daemon in [&server, &client] {
-            daemon.wait_status(is_ready).unwrap();
+            daemon.wait_status(|status| is_ready(status) && !waits(status)).unwrap();
         }
         assert_eq!(contact(&net.client, to, &echo).unwrap(), Contact::MADE);
         assert_eq!(fs::read_dir(server.pins()).unwrap().count(), pins);
@@ -195,11 +240,11 @@ fn an_interface_under_another_name_stays_enforced_and_is_ready_when_the_name_is_
     let mut stream = scene.open();
     let intruder = scene.intruder();
     rename(&scene.net, INTERFACE, "moved");
-    scene.server.wait_status(|status| !is_ready(status)).unwrap();
+    scene.server.wait_status(waits).unwrap();
     intruder.hears_nothing().unwrap();
     stream.exchange().unwrap();
     rename(&scene.net, "moved", INTERFACE);
-    scene.server.wait_status(is_ready).unwrap();
+    scene.server.wait_status(|status| is_ready(status) && !waits(status)).unwrap();
     stream.exchange().unwrap();
     assert_eq!(scene.contact(), Contact::MADE);
     intruder.hears_nothing().unwrap();
@@ -226,10 +271,10 @@ fn a_namespace_that_is_deleted_costs_only_its_own_workload() {
     assert_eq!(contact(&net.a, to, &echo).unwrap(), Contact::MADE);
     let OneNode { node, a, b } = net;
     drop(a);
-    let reasons = |status: &Value| status["reasons_not_ready"].to_string();
-    enforcer.wait_status(|status| reasons(status).contains(OneNode::TO_A)).unwrap();
+    let waiting = |status: &Value| status["waiting"].to_string();
+    enforcer.wait_status(|status| waiting(status).contains(OneNode::TO_A)).unwrap();
     let status: Value = enforcer.ask(&["status"]).unwrap();
-    assert!(!reasons(&status).contains(OneNode::TO_B), "{status}");
+    assert!(!waiting(&status).contains(OneNode::TO_B), "{status}");
     // The node itself has no identity: the other workload is as closed to it as ever.
     assert_eq!(contact(&node, to, &echo).unwrap(), Contact::SILENT);
     drop(b);

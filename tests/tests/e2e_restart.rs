@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use aya::maps::{HashMap, Map, MapData};
+use enforcer_common::abi::{CredentialValue, Handle};
 use enforcer_tests::config::Existing;
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::host::Family;
@@ -93,6 +95,27 @@ fn an_orderly_restart_loses_no_connection_under_load() {
             pair.daemons.server().unwrap().launch().unwrap();
         }
     });
+}
+
+#[test]
+fn restarts_without_end_leave_a_bounded_number_of_credentials() {
+    let pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
+    let mut pair = pair.without_books("a daemon that is away cannot be asked");
+    let echo = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
+    let mut stream = open(&pair);
+    let to = pair.net.server.at(Family::V4, PORT);
+    for _ in 0..8 {
+        let server = pair.daemons.server().unwrap();
+        server.kill().unwrap();
+        server.launch().unwrap();
+        stream.exchange().unwrap();
+    }
+    assert_eq!(contact(&pair.net.client, to, &echo).unwrap(), Contact::MADE);
+    let pin = pair.daemons.server().unwrap().pins().join("CREDENTIALS");
+    let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+    let credentials: HashMap<_, Handle, CredentialValue> = HashMap::try_from(map).unwrap();
+    // Three of earlier daemons, the one shown before, and the new one.
+    assert!(credentials.keys().count() <= 5, "{}", credentials.keys().count());
 }
 
 /// Connections come and go, and a stream is open, while something happens.

@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     daemon: Daemon,
     #[command(flatten)]
     form: Form,
-    /// Wait until every workload is enforced; fail with the reasons when SECONDS are over
+    /// Wait until every workload whose interface is there is enforced; fail with the reasons when SECONDS are over
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
     wait_ready: Option<u64>,
 }
@@ -73,6 +73,9 @@ fn table(status: &StatusReport, now: u64) -> String {
     for reason in &status.reasons_not_ready {
         pair("not ready", reason.clone());
     }
+    for waiting in &status.waiting {
+        pair("waiting", waiting.clone());
+    }
     for problem in &status.problems {
         pair("problem", problem.clone());
     }
@@ -93,7 +96,9 @@ fn table(status: &StatusReport, now: u64) -> String {
     );
     for attach in &status.attach {
         let method = attach.method.map_or("not attached", |method| method.as_str());
-        pair("workload", format!("{} on {}: {method}", attach.workload, attach.interface));
+        let observed = if attach.mode == "observe" { ", observe: denials pass" } else { "" };
+        let value = format!("{} on {}: {method}{observed}", attach.workload, attach.interface);
+        pair("workload", value);
     }
     pair("flows", status.flows.to_string());
     pair("half-open", status.attempts.to_string());

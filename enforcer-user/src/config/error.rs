@@ -16,8 +16,16 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The list of what is revoked could not be read.
+    #[error("{}: {source}; an empty file revokes nothing", file.display())]
+    UnreadableList {
+        /// The file as it was named.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The file is longer than [`super::MAX_FILE_BYTES`].
-    #[error("configuration {}: {bytes} bytes; expected at most {limit}", file.display())]
+    #[error("{}: {bytes} bytes; expected at most {limit}", file.display())]
     TooLong {
         /// The file as it was named.
         file: PathBuf,

@@ -23,8 +23,24 @@ pub struct IdentityConfig {
     pub trust: TrustConfig,
     /// How long a credential lives; a new one is made at half of it.
     pub credential_lifetime: Duration,
+    /// The file of what is revoked; none if nothing ever is.
+    pub revocations: Option<PathBuf>,
     /// The most bytes of a credential, [`MIN_CREDENTIAL_BYTES`] to [`MAX_CREDENTIAL_BYTES`].
     pub credential_max_bytes: usize,
+}
+
+impl IdentityConfig {
+    /// Every file that trust comes from, the node's key among them.
+    #[must_use]
+    pub fn files(&self) -> Vec<&PathBuf> {
+        let trust = match &self.trust {
+            TrustConfig::Psk { file } => vec![file],
+            TrustConfig::Pki { authorities, node_certificate, node_key } => {
+                authorities.iter().chain([node_certificate, node_key]).collect()
+            }
+        };
+        trust.into_iter().chain(&self.revocations).collect()
+    }
 }
 
 /// What makes a credential believed. A node accepts exactly the mode it is configured for.
@@ -74,6 +90,7 @@ pub(super) fn read(mut section: Section<'_>) -> Option<IdentityConfig> {
     let sizes = MIN_CREDENTIAL_BYTES..=MAX_CREDENTIAL_BYTES;
     let credential_max_bytes =
         section.or("credential_max_bytes", 1024, |value| value.integer(&sizes));
+    let revocations = section.optional("revocations", Value::path);
     let trust = match kind {
         Some(Kind::Pki) => pki(&mut section),
         Some(Kind::Psk) => psk(&mut section),
@@ -86,6 +103,7 @@ pub(super) fn read(mut section: Section<'_>) -> Option<IdentityConfig> {
     Some(IdentityConfig {
         trust: trust?,
         credential_lifetime: Duration::from_secs(lifetime_seconds),
+        revocations,
         credential_max_bytes,
     })
 }

@@ -3,6 +3,7 @@
 //! Every fault names file, line, key, the value found and what was expected. docs/examples/enforcer.toml
 //! shows every key. A duration is a whole number whose key ends in its unit.
 
+mod changed;
 mod error;
 mod hardening;
 mod identity;
@@ -10,6 +11,7 @@ mod limits;
 mod mesh;
 mod network_rule;
 mod reader;
+mod revocations;
 mod settings;
 mod workload;
 
@@ -29,6 +31,7 @@ pub use identity::{IdentityConfig, MAX_CREDENTIAL_BYTES, MIN_CREDENTIAL_BYTES, T
 pub use limits::Limits;
 pub use mesh::MeshConfig;
 pub use network_rule::NetworkRuleConfig;
+pub use revocations::{CertificateName, CredentialName, RevocationList};
 pub use settings::{LogConfig, MetricsConfig, PolicyConfig};
 pub use workload::{Existing, Mode, Side, WorkloadConfig};
 
@@ -90,7 +93,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, is longer than [`MAX_FILE_BYTES`], or has faults: all of them are told.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = read_bounded(file)?;
+        let text = read_bounded(file, MAX_FILE_BYTES)?;
         let base = file.parent().unwrap_or(Path::new(""));
         let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
         Self::parse(&text, file, &base)
@@ -137,14 +140,14 @@ impl Config {
     }
 }
 
-fn read_bounded(file: &Path) -> Result<String, ConfigError> {
+fn read_bounded(file: &Path, limit: u64) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
     let mut text = String::new();
     let opened = File::open(file).map_err(unreadable)?;
-    opened.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    opened.take(limit + 1).read_to_string(&mut text).map_err(unreadable)?;
     let bytes = text.len() as u64;
-    if bytes > MAX_FILE_BYTES {
-        return Err(ConfigError::TooLong { file: file.to_owned(), bytes, limit: MAX_FILE_BYTES });
+    if bytes > limit {
+        return Err(ConfigError::TooLong { file: file.to_owned(), bytes, limit });
     }
     Ok(text)
 }

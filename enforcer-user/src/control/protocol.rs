@@ -22,10 +22,13 @@ pub struct StatusReport {
     pub trust_domain: String,
     /// The daemon's process.
     pub pid: u32,
-    /// Whether every workload is attached and enforced.
+    /// Whether every workload whose interface is there is attached and enforced.
     pub ready: bool,
     /// Why not; empty when ready.
     pub reasons_not_ready: Vec<String>,
+    /// Workloads whose interface is not there: they are enforced as soon as it comes.
+    #[serde(default)]
+    pub waiting: Vec<String>,
     /// What else does not work, such as a policy that was refused while the one before it holds.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -65,6 +68,9 @@ pub struct AttachReport {
     pub workload: String,
     /// The interface.
     pub interface: String,
+    /// `enforce`, or `observe`: what the policy denies is reported and passes.
+    #[serde(default)]
+    pub mode: String,
     /// The method, absent while the interface is not hooked.
     pub method: Option<AttachMethod>,
 }

@@ -68,7 +68,7 @@ impl Core {
                 let queued = self.pool.run(job);
                 self.log.problem_unless(queued, "the queue of verifications is full");
             }
-            Some(Output::Remember(vetted)) => self.memory.append(&vetted.bytes),
+            Some(Output::Remember(vetted)) => self.remember(&vetted.hash, &vetted.bytes),
             Some(Output::Log(denial)) => self.log.denial(&denial),
             Some(Output::LogRefusal(refusal)) => self.log.refusal(&self.engine, &refusal),
             Some(Output::Problem(problem)) => {
@@ -79,6 +79,17 @@ impl Core {
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Core {
+    /// For a later daemon: in the memory file, or in the kernel as long as that has no room.
+    pub(super) fn remember(&mut self, hash: &[u8; 32], credential: &[u8]) {
+        if !self.memory.append(credential)
+            && let Err(error) = self.datapath.remember(hash, credential)
+        {
+            self.log.failure(&error);
+        }
     }
 }
 

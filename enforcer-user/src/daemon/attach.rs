@@ -1,8 +1,19 @@
 //! Workloads at their interfaces: attached, watched, attached again.
+//!
+//! The kernel tells of interfaces that come, go or change; it does not tell of programs that are
+//! detached from a TCX hook, or put in front. So chains are glanced at a few times a second, a bounded
+//! number at a time, and everything is looked at in full by the tick.
+
+use std::time::Duration;
 
 use super::core::Core;
 use crate::config::WorkloadConfig;
-use crate::datapath::{Health, Mechanism};
+use crate::datapath::{Changes, DatapathError, Health, Mechanism};
+
+/// Between two glances at the chains.
+pub(super) const GLANCE: Duration = Duration::from_millis(250);
+/// The most workloads glanced at in one go: a fraction of a millisecond.
+const GLANCES: usize = 256;
 
 /// A configured workload.
 #[derive(Debug)]
@@ -11,32 +22,75 @@ pub(super) struct Unit {
     pub(super) id: u16,
     pub(super) workload: WorkloadConfig,
     /// Why it is not enforced; none while it is.
-    pub(super) problem: Option<String>,
+    pub(super) problem: Option<Problem>,
+}
+
+/// Why a workload is not enforced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// There is no interface yet, or no more: nothing can pass.
+    NoInterface(String),
+    /// Somebody's program is in front. Only the tick tries again.
+    Displaced(String),
+    /// What passes is not enforced.
+    Open(String),
+}
+
+impl Problem {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::NoInterface(text) | Self::Displaced(text) | Self::Open(text) => text,
+        }
+    }
+}
+
+impl From<DatapathError> for Problem {
+    fn from(error: DatapathError) -> Self {
+        let kind = match error {
+            DatapathError::NoInterface(_) => Self::NoInterface,
+            DatapathError::Displaced { .. } => Self::Displaced,
+            _ => Self::Open,
+        };
+        kind(format!("{:#}", anyhow::Error::new(error)))
+    }
 }
 
 impl Core {
     /// Attaches every workload that is not.
     pub(super) fn attach_missing(&mut self) {
-        for unit in &mut self.units {
-            if unit.problem.is_none() {
-                continue;
-            }
-            let interface = &unit.workload.interface;
-            match self.datapath.add_workload(unit.id, &unit.workload) {
-                Ok(()) => {
-                    unit.problem = None;
-                    tracing::info!(workload = %unit.workload.identity, interface, "attached");
-                }
-                Err(error) => {
-                    let problem = format!("{:#}", anyhow::Error::new(error));
-                    if unit.problem.as_ref() != Some(&problem) {
-                        tracing::error!(workload = %unit.workload.identity, interface, problem, "not attached");
-                    }
-                    unit.problem = Some(problem);
-                }
-            }
+        for place in 0..self.units.len() {
+            self.attach(place);
         }
         self.settle();
+    }
+
+    /// Attaches one workload if it is not.
+    fn attach(&mut self, place: usize) {
+        let Some(unit) = self.units.get_mut(place) else { return };
+        let Some(before) = &unit.problem else { return };
+        let (interface, workload) = (&unit.workload.interface, &unit.workload.identity);
+        let problem = match self.datapath.add_workload(unit.id, &unit.workload) {
+            Ok(()) => {
+                tracing::info!(%workload, interface, "attached");
+                None
+            }
+            Err(error) => Some(Problem::from(error)),
+        };
+        match &problem {
+            Some(same) if same == before => {}
+            Some(Problem::NoInterface(text)) => {
+                tracing::warn!(%workload, interface, problem = text, "waits for its interface");
+            }
+            Some(Problem::Displaced(text)) => {
+                self.displaced += 1;
+                tracing::error!(%workload, interface, problem = text, "not first at its interface");
+            }
+            Some(Problem::Open(text)) => {
+                tracing::error!(%workload, interface, problem = text, "not attached");
+            }
+            None => {}
+        }
+        unit.problem = problem;
     }
 
     /// Once every workload is attached: takes off what an earlier daemon attached and nobody has
@@ -55,6 +109,64 @@ impl Core {
         self.apply(gone);
     }
 
+    /// Looks after the workloads at interfaces of which the kernel says that they changed.
+    pub(super) fn on_changes(&mut self, changes: &Changes) {
+        let places: Vec<usize> = (0..self.units.len())
+            .filter(|place| self.units.get(*place).is_some_and(|unit| self.concerns(unit, changes)))
+            .collect();
+        for place in places {
+            self.look_after(place);
+        }
+        self.settle();
+        self.tell_readiness();
+    }
+
+    fn concerns(&self, unit: &Unit, changes: &Changes) -> bool {
+        if changes.everything || changes.names.contains(&unit.workload.interface) {
+            return true;
+        }
+        if matches!(unit.problem, Some(Problem::Open(_))) {
+            // It may lack an address, which comes with the number of an interface that is not known.
+            return !changes.numbers.is_empty();
+        }
+        let attached = self.datapath.attachments().get(&unit.id);
+        attached.is_some_and(|one| {
+            let is_own = |number: &u32| *number == one.ifindex;
+            changes.numbers.iter().chain(&changes.filters).any(is_own)
+        })
+    }
+
+    fn look_after(&mut self, place: usize) {
+        let Some(unit) = self.units.get(place) else { return };
+        let (id, displaced) = (unit.id, matches!(unit.problem, Some(Problem::Displaced(_))));
+        match self.datapath.watch_one(id) {
+            Ok(Some(health)) if unit.problem.is_none() => self.note_health(id, &health),
+            Ok(_) => {}
+            Err(error) => self.log.failure(&error),
+        }
+        if !displaced {
+            self.attach(place);
+        }
+        self.follow_address(place);
+    }
+
+    /// Looks at the chains of some of the workloads.
+    pub(super) fn on_glance(&mut self) {
+        let (moved, next) = self.datapath.glance(self.glanced, GLANCES);
+        self.glanced = next;
+        let places: Vec<usize> = moved
+            .iter()
+            .filter_map(|id| self.units.iter().position(|unit| unit.id == *id))
+            .filter(|place| self.units.get(*place).is_some_and(|unit| unit.problem.is_none()))
+            .collect();
+        for place in &places {
+            self.look_after(*place);
+        }
+        if !places.is_empty() {
+            self.tell_readiness();
+        }
+    }
+
     /// Looks after the attachments, and repairs what can be repaired.
     pub(super) fn watch_attachments(&mut self) {
         match self.datapath.watch() {
@@ -67,7 +179,9 @@ impl Core {
         }
         self.restore_pins();
         self.attach_missing();
-        self.follow_addresses();
+        for place in 0..self.units.len() {
+            self.follow_address(place);
+        }
     }
 
     fn restore_pins(&mut self) {
@@ -94,27 +208,38 @@ impl Core {
         let problem = match health {
             Health::InPlace => return,
             Health::Displaced { program, by } => {
-                format!("program {by:?} stands before {program}")
+                if matches!(unit.problem, Some(Problem::Displaced(_))) {
+                    return;
+                }
+                Problem::Open(format!("program {by:?} stands before {program}"))
             }
-            Health::Detached { program } => format!("{program} was detached by somebody"),
-            Health::InterfaceGone => "the interface is gone".to_owned(),
+            Health::Detached { program } => {
+                self.detached += 1;
+                Problem::Open(format!("{program} was detached by somebody"))
+            }
+            Health::InterfaceGone => {
+                if matches!(unit.problem, Some(Problem::NoInterface(_))) {
+                    return;
+                }
+                Problem::NoInterface("the interface is gone".to_owned())
+            }
             Health::InterfaceRecreated { ifindex } => {
-                format!("the interface was made anew, with number {ifindex}")
+                Problem::Open(format!("the interface was made anew, with number {ifindex}"))
             }
         };
-        let interface = &unit.workload.interface;
-        tracing::warn!(workload = %unit.workload.identity, interface, problem, "attaching again");
+        let (interface, text) = (&unit.workload.interface, problem.text());
+        tracing::warn!(workload = %unit.workload.identity, interface, problem = text, "attaching again");
         unit.problem = Some(problem);
     }
 
     /// Addresses of a workload's own interface may change.
-    fn follow_addresses(&mut self) {
-        for unit in self.units.iter().filter(|unit| unit.problem.is_none()) {
-            if unit.workload.addresses.is_empty()
-                && let Err(error) = self.datapath.write_addresses(unit.id, &unit.workload)
-            {
-                self.log.failure(&error);
-            }
+    fn follow_address(&mut self, place: usize) {
+        let Some(unit) = self.units.get(place) else { return };
+        if unit.problem.is_none()
+            && unit.workload.addresses.is_empty()
+            && let Err(error) = self.datapath.write_addresses(unit.id, &unit.workload)
+        {
+            self.log.failure(&error);
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval};
 
-use super::attach::Unit;
+use super::attach::{GLANCE, Unit};
 use super::backend::Request;
 use super::clock::now;
 use super::log::Log;
@@ -17,7 +17,7 @@ use super::memory::Memory;
 use super::pool::Pool;
 use super::reload::{Loaded, Reloading};
 use crate::config::Config;
-use crate::datapath::{Datapath, Events};
+use crate::datapath::{Changes, Datapath, Events, Watcher};
 use crate::engine::{Engine, HeldFrame, Input, JobResult};
 use crate::fault::{self, KillPoint};
 use crate::service;
@@ -52,9 +52,19 @@ pub(super) struct Core {
     pub(super) kernel: String,
     /// Whether the start is over: every workload was attached once.
     pub(super) settled: bool,
-    pub(super) ready: bool,
+    /// What was said of readiness last, if it was that everything is enforced.
+    pub(super) ready: Option<String>,
+    /// Tells of changed interfaces.
+    pub(super) watcher: Watcher,
+    /// The workload whose chains were glanced at last.
+    pub(super) glanced: u16,
+    /// How often programs were found detached by somebody.
+    pub(super) detached: u64,
+    /// How often somebody's program was found in front.
+    pub(super) displaced: u64,
     pub(super) ticks: u64,
     pub(super) ticker: Interval,
+    pub(super) glances: Interval,
     pub(super) next_sweep: Instant,
     pub(super) watchdog: Option<Interval>,
 }
@@ -67,6 +77,8 @@ enum Happened {
     Request(Request),
     Reload,
     Loaded(Box<Loaded>),
+    Changed(Changes),
+    Glance,
     Tick,
     Sweep,
     Alive,
@@ -89,6 +101,8 @@ impl Core {
                 Happened::Request(request) => self.on_request(request),
                 Happened::Reload => self.reload(None),
                 Happened::Loaded(loaded) => self.on_loaded(*loaded),
+                Happened::Changed(changes) => self.on_changes(&changes),
+                Happened::Glance => self.on_glance(),
                 Happened::Tick => self.on_tick(),
                 Happened::Sweep => self.on_sweep(),
                 Happened::Alive => service::alive(),
@@ -115,6 +129,8 @@ impl Core {
             Some(()) = self.hangup.recv() => Happened::Reload,
             Some(()) = self.reloading.changes.recv() => Happened::Reload,
             Some(loaded) = self.reloading.loaded.recv() => Happened::Loaded(Box::new(loaded)),
+            changes = self.watcher.changed() => Happened::Changed(changes),
+            _ = self.glances.tick() => Happened::Glance,
             _ = self.ticker.tick() => Happened::Tick,
             () = tokio::time::sleep_until(self.next_sweep) => Happened::Sweep,
             _ = watchdog => Happened::Alive,
@@ -138,7 +154,9 @@ impl Core {
             self.scan_flows();
         }
         if self.ticks.is_multiple_of(WATCH_TICKS) {
-            self.watch_attachments();
+            if !fault::without_ticks() {
+                self.watch_attachments();
+            }
             self.compact_memory();
         }
         self.tell_readiness();
@@ -159,12 +177,15 @@ impl Core {
         let of_use = self.engine.remembered();
         match self.memory.compact(of_use.iter().map(|vetted| &*vetted.bytes)) {
             Ok(()) => {
+                if let Err(error) = self.datapath.forget_remembered() {
+                    self.log.failure(&error);
+                }
                 if self.problems.remove("memory").is_some() {
                     tracing::info!(records = of_use.len(), "memory file written again");
                 }
             }
             Err(error) => {
-                let problem = format!("{error:#}; a restart would verify peers anew");
+                let problem = format!("{error:#}; what it lacks is kept in the map REMEMBERED");
                 self.log.problem(&problem);
                 self.problems.insert("memory", problem);
             }
@@ -183,23 +204,36 @@ impl Core {
         self.next_sweep = Instant::now() + pause;
     }
 
-    /// Says once that everything is enforced, and afterwards what the state is.
+    /// Says that everything is enforced that is there, and afterwards what the state is.
     pub(super) fn tell_readiness(&mut self) {
         let reasons = self.reasons_not_ready();
-        let ready = reasons.is_empty();
-        if ready == self.ready {
-            return;
+        let waiting = self.waiting();
+        let mut text = format!("{} workloads enforced", self.units.len() - waiting.len());
+        if !waiting.is_empty() {
+            text = format!("{text}; waiting: {}", waiting.join("; "));
         }
-        self.ready = ready;
-        if ready {
-            let text = format!("{} workloads enforced", self.units.len());
-            tracing::info!("ready: {text}");
-            service::ready(&text);
-            fault::reached(KillPoint::Ready);
-        } else {
-            let text = format!("not ready: {}", reasons.join("; "));
-            tracing::warn!("{text}");
-            service::status(&text);
+        match (reasons.is_empty(), &self.ready) {
+            (true, Some(said)) if *said == text => {}
+            (true, _) => {
+                tracing::info!("ready: {text}");
+                service::ready(&text);
+                self.ready = Some(text);
+                fault::reached(KillPoint::Ready);
+            }
+            (false, None) => {}
+            (false, Some(_)) => {
+                let text = format!("not ready: {}", reasons.join("; "));
+                tracing::warn!("{text}");
+                service::status(&text);
+                self.ready = None;
+            }
         }
     }
+}
+
+/// The timer of glances at the chains.
+pub(super) fn glances() -> Interval {
+    let mut glances = tokio::time::interval(GLANCE);
+    glances.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    glances
 }

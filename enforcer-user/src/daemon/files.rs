@@ -1,6 +1,8 @@
 //! Tells when a file changed that the policy or the node's identity comes from.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,8 +30,10 @@ pub(super) fn watch(config: &Config) -> mpsc::Receiver<()> {
 }
 
 fn start(config: &Config, sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let concerns = concerns(config);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
+        let is_change = |event: &notify::Event| !matches!(event.kind, EventKind::Access(_));
+        if event.is_ok_and(|event| is_change(&event) && concerns(&event.paths)) {
             // One that waits is enough.
             let _ = sender.try_send(());
         }
@@ -38,6 +42,22 @@ fn start(config: &Config, sender: mpsc::Sender<()>) -> notify::Result<Recommende
         watcher.watch(&folder, mode)?;
     }
     Ok(watcher)
+}
+
+/// Whether a change of these paths matters. Beside the configuration there may be anything; where
+/// nothing else of it is watched, only it counts, and links that deployments swap (`..data`).
+fn concerns(config: &Config) -> impl Fn(&[PathBuf]) -> bool + Send + 'static {
+    let folder = parent(&config.file);
+    let only = !folders_of_files(config).contains_key(&folder);
+    let name = config.file.file_name().map(OsStr::to_owned);
+    move |paths| {
+        paths.is_empty()
+            || paths.iter().any(|path| {
+                let is_config = path.file_name() == name.as_deref();
+                let swapped = path.file_name().is_some_and(|one| one.as_bytes().starts_with(b".."));
+                !only || parent(path) != folder || is_config || swapped
+            })
+    }
 }
 
 async fn tell(_watcher: RecommendedWatcher, mut raw: mpsc::Receiver<()>, told: mpsc::Sender<()>) {
@@ -51,8 +71,15 @@ async fn tell(_watcher: RecommendedWatcher, mut raw: mpsc::Receiver<()>, told: m
     }
 }
 
-/// Folders of policy files are watched with all below; of other files only their folder is.
+/// Everything that is watched.
 fn folders(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
+    let mut folders = folders_of_files(config);
+    folders.entry(parent(&config.file)).or_insert(RecursiveMode::NonRecursive);
+    folders
+}
+
+/// Folders of policy files are watched with all below; of other files only their folder is.
+fn folders_of_files(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
     let mut folders = BTreeMap::new();
     for path in &config.policy.files {
         if path.is_dir() {
@@ -61,12 +88,12 @@ fn folders(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
             folders.entry(parent(path)).or_insert(RecursiveMode::NonRecursive);
         }
     }
-    let identity: Vec<&PathBuf> = match &config.identity.trust {
-        TrustConfig::Psk { file } => vec![file],
-        TrustConfig::Pki { authorities, node_certificate, .. } => {
-            authorities.iter().chain([node_certificate]).collect()
-        }
+    // A new key comes with a new certificate; its folder may be another's to watch.
+    let key = match &config.identity.trust {
+        TrustConfig::Pki { node_key, .. } => Some(node_key),
+        TrustConfig::Psk { .. } => None,
     };
+    let identity = config.identity.files().into_iter().filter(|file| Some(*file) != key);
     for path in identity {
         folders.entry(parent(path)).or_insert(RecursiveMode::NonRecursive);
     }

@@ -3,7 +3,7 @@
 //! It holds no secrets and grants nothing: what it says is verified again before it is used.
 //! Records are appended as credentials are accepted, so that a killed daemon leaves them behind;
 //! now and then the file is written anew with what is still of use. What cannot be written, for want of
-//! room, is made up for by writing the file anew once there is room.
+//! room, is kept in a pinned map until the file is written anew, once there is room.
 //!
 //! ```text
 //! "enforcer memory 1\n", then for each credential: length(2, big endian), bytes(length)
@@ -60,17 +60,18 @@ impl Memory {
         (Self { path, file, records }, found)
     }
 
-    /// Appends a credential.
-    pub(super) fn append(&mut self, bytes: &[u8]) {
-        let Some(file) = &mut self.file else { return };
+    /// Appends a credential; `false` if it could not be written.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> bool {
+        let Some(file) = &mut self.file else { return false };
         match encode(bytes).and_then(|record| file.write_all(&record)) {
             Ok(()) => self.records += 1,
             Err(error) => {
                 let file = self.path.display();
-                tracing::warn!(%file, %error, "credential not remembered; tried again every few seconds");
+                tracing::warn!(%file, %error, "memory file not written; tried again every few seconds");
                 self.file = None;
             }
         }
+        self.file.is_some()
     }
 
     /// Whether the file should be written anew: so much is outdated, or something is missing.
@@ -165,14 +166,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut memory, found) = Memory::open(folder.path());
         assert!(found.is_empty());
-        memory.append(&[1; 300]);
-        memory.append(&[2; 5]);
+        assert!(memory.append(&[1; 300]));
+        assert!(memory.append(&[2; 5]));
         memory.file.as_mut().unwrap().write_all(&[0, 9, 1]).unwrap();
         drop(memory);
         let (mut memory, found) = Memory::open(folder.path());
         assert_eq!(found, [vec![1; 300], vec![2; 5]]);
         memory.compact([&[2u8; 5][..]].into_iter()).unwrap();
-        memory.append(&[3]);
+        assert!(memory.append(&[3]));
         let (_, found) = Memory::open(folder.path());
         assert_eq!(found, [vec![2; 5], vec![3]]);
     }
@@ -189,15 +190,15 @@ mod tests {
     fn what_could_not_be_written_is_made_up_for() {
         let folder = tempfile::tempdir().unwrap();
         let (mut memory, _) = Memory::open(folder.path());
-        memory.append(&[1; 9]);
+        assert!(memory.append(&[1; 9]));
         // Every write to this device fails for want of room (full(4)).
         memory.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
-        memory.append(&[2; 9]);
+        assert!(!memory.append(&[2; 9]));
         assert!(memory.lacks() && memory.is_stale(2));
-        memory.append(&[3; 9]);
+        assert!(!memory.append(&[3; 9]));
         memory.compact([&[1u8; 9][..], &[2; 9], &[3; 9]].into_iter()).unwrap();
         assert!(!memory.lacks());
-        memory.append(&[4; 9]);
+        assert!(memory.append(&[4; 9]));
         let (_, found) = Memory::open(folder.path());
         assert_eq!(found, [[1; 9], [2; 9], [3; 9], [4; 9]]);
     }

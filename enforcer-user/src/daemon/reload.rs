@@ -1,4 +1,4 @@
-//! Policy and trust loaded anew: read off the event loop, put in force on it.
+//! Configuration, policy and trust loaded anew: read off the event loop, put in force on it.
 //!
 //! What is refused changes nothing: the policy before it holds, and the status says why.
 
@@ -11,7 +11,8 @@ use super::backend::Reply;
 use super::clock::now;
 use super::core::Core;
 use super::files;
-use crate::config::{Config, TrustConfig};
+use super::start::mesh;
+use crate::config::Config;
 use crate::control::BackendError;
 use crate::control::protocol::ReloadReport;
 use crate::engine::{Done, Input};
@@ -28,15 +29,25 @@ type Asked = Vec<Reply<ReloadReport>>;
 /// What was read.
 #[derive(Debug)]
 pub(super) struct Loaded {
+    /// What the files below were named by.
+    config: Arc<Config>,
+    /// What of the configuration waits for a start, or why the configuration was refused.
+    restart: Result<Vec<String>, String>,
     policy: Result<Policy, String>,
     trust: Result<Option<NewTrust>, String>,
 }
 
 impl Loaded {
     /// Reading the files panicked: what holds goes on to hold, and the next reload is not held up.
-    fn panicked() -> Self {
+    fn panicked(config: Arc<Config>) -> Self {
         let problem = "reading it panicked, which is a defect; the log says where".to_owned();
-        Self { policy: Err(problem.clone()), trust: Err(problem) }
+        let refused = || Err(problem.clone());
+        Self {
+            config,
+            restart: refused(),
+            policy: Err(problem.clone()),
+            trust: Err(problem.clone()),
+        }
     }
 }
 
@@ -105,7 +116,7 @@ impl Core {
         tokio::task::spawn_blocking(move || {
             let loaded = catch_unwind(AssertUnwindSafe(|| load(&config, files)));
             // Nobody receives when the daemon stops.
-            let _ = sender.blocking_send(loaded.unwrap_or_else(|_| Loaded::panicked()));
+            let _ = sender.blocking_send(loaded.unwrap_or_else(|_| Loaded::panicked(config)));
         });
     }
 
@@ -113,8 +124,12 @@ impl Core {
     pub(super) fn on_loaded(&mut self, loaded: Loaded) {
         self.reloading.running = false;
         let asked = std::mem::take(&mut self.reloading.asked);
-        self.set_trust(loaded.trust);
-        let answer = loaded.policy.and_then(|policy| self.set_policy(Arc::new(policy)));
+        // A configuration is taken over whole: with a policy that does not load, nothing of it is.
+        if loaded.policy.is_ok() || loaded.config == self.config {
+            self.set_trust(loaded.trust);
+        }
+        let answer = loaded.policy.and_then(|policy| self.set_config(&loaded.config, policy));
+        self.tell_restart(loaded.restart);
         match &answer {
             Ok(report) if report.changed => {
                 self.problems.remove("policy");
@@ -137,9 +152,49 @@ impl Core {
         }
     }
 
-    fn set_policy(&mut self, policy: Arc<Policy>) -> Result<ReloadReport, String> {
+    /// Puts a configuration in force with its policy: the mesh and the rules in one step, then the
+    /// workloads. If the policy is refused, all of it is.
+    fn set_config(&mut self, config: &Arc<Config>, policy: Policy) -> Result<ReloadReport, String> {
+        let before = Arc::clone(&self.config);
+        let forced = before.mesh != config.mesh;
+        if forced {
+            self.tell(Input::SetMesh(mesh(config)));
+        }
+        let answer = self.set_policy(Arc::new(policy), forced);
+        if answer.is_err() && forced {
+            self.tell(Input::SetMesh(mesh(&before)));
+        }
+        let answer = answer?;
+        self.config = Arc::clone(config);
+        self.change_workloads(&before);
+        if before != *config {
+            // Other files may have to be watched, and may have changed before they were.
+            self.reloading.changes = files::watch(config);
+            self.reloading.again = true;
+            tracing::info!(file = %config.file.display(), "configuration in force");
+        }
+        Ok(answer)
+    }
+
+    /// Says what of the configuration waits for a start, once, and keeps it in the status.
+    fn tell_restart(&mut self, restart: Result<Vec<String>, String>) {
+        let problem = match restart {
+            Ok(fields) if fields.is_empty() => {
+                self.problems.remove("configuration");
+                return;
+            }
+            Ok(fields) => format!("{} changed: restart to apply", fields.join(", ")),
+            Err(problem) => format!("{problem}; the one before it holds"),
+        };
+        if self.problems.get("configuration") != Some(&problem) {
+            tracing::warn!("configuration: {problem}");
+        }
+        self.problems.insert("configuration", problem);
+    }
+
+    fn set_policy(&mut self, policy: Arc<Policy>, forced: bool) -> Result<ReloadReport, String> {
         let current = self.engine.policy().map(|policy| policy.generation());
-        let changed = current != Some(policy.generation());
+        let changed = forced || current != Some(policy.generation());
         let cut = self.engine.counters().done(Done::FlowsCut);
         let rejudged = self.engine.status().verdicts as u64;
         if changed {
@@ -189,28 +244,31 @@ impl Core {
     }
 }
 
-fn load(config: &Config, used: Fingerprint) -> Loaded {
-    let files = fingerprint(config);
+fn load(running: &Arc<Config>, used: Fingerprint) -> Loaded {
+    let (config, restart) = match Config::load(&running.file) {
+        Ok(new) => {
+            let taken = running.taking_over(&new);
+            let restart = taken.needs_restart(&new);
+            (if taken == **running { Arc::clone(running) } else { Arc::new(taken) }, Ok(restart))
+        }
+        Err(error) => (Arc::clone(running), Err(error.to_string())),
+    };
+    let files = fingerprint(&config);
     let trust = if files == used {
         Ok(None)
     } else {
-        materials::load_trust(config, now().unix_seconds())
+        materials::load_trust(&config, now().unix_seconds())
             .map(|(trust, issuer)| Some(NewTrust { trust, issuer, files }))
             .map_err(|error| error.to_string())
     };
-    Loaded { policy: materials::load_policy(config).map_err(|error| error.to_string()), trust }
+    let policy = materials::load_policy(&config).map_err(|error| error.to_string());
+    Loaded { config, restart, policy, trust }
 }
 
 /// A file that cannot be read counts as empty here; loading it tells why.
 fn fingerprint(config: &Config) -> Fingerprint {
-    let files: Vec<_> = match &config.identity.trust {
-        TrustConfig::Psk { file } => vec![file],
-        TrustConfig::Pki { authorities, node_certificate, node_key } => {
-            authorities.iter().chain([node_certificate, node_key]).collect()
-        }
-    };
     let mut hasher = blake3::Hasher::new();
-    for file in files {
+    for file in config.identity.files() {
         let bytes = zeroize::Zeroizing::new(std::fs::read(file).unwrap_or_default());
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(&bytes);

@@ -7,6 +7,7 @@ use enforcer_common::abi::{
     ABI_VERSION, Address, DropReason, Event, FlowKey, FlowValue, direction, flow_state,
 };
 
+use super::attach::{Problem, Unit};
 use super::backend::Request;
 use super::clock::now;
 use super::core::Core;
@@ -41,8 +42,12 @@ impl Core {
         let mut reasons = Vec::new();
         for unit in &self.units {
             let (name, interface) = (unit.workload.identity.name(), &unit.workload.interface);
-            if let Some(problem) = &unit.problem {
-                reasons.push(format!("workload {name:?} on {interface}: {problem}"));
+            match &unit.problem {
+                None | Some(Problem::NoInterface(_)) => {}
+                Some(problem) => {
+                    let problem = problem.text();
+                    reasons.push(format!("workload {name:?} on {interface}: {problem}"));
+                }
             }
         }
         let now = now();
@@ -55,6 +60,19 @@ impl Core {
             reasons.push("no policy is loaded".to_owned());
         }
         reasons
+    }
+
+    /// Workloads whose interface is not there: nothing can pass, and they are attached when it comes.
+    pub(super) fn waiting(&self) -> Vec<String> {
+        let waits = |unit: &&Unit| matches!(unit.problem, Some(Problem::NoInterface(_)));
+        self.units
+            .iter()
+            .filter(waits)
+            .map(|unit| {
+                let (name, interface) = (unit.workload.identity.name(), &unit.workload.interface);
+                format!("workload {name:?} for its interface {interface}")
+            })
+            .collect()
     }
 
     /// Questions for whose answers live flows stand, each once: of all flows, or of those that were
@@ -95,6 +113,7 @@ impl Core {
             pid: std::process::id(),
             ready: reasons_not_ready.is_empty(),
             reasons_not_ready,
+            waiting: self.waiting(),
             problems: self.problems.iter().map(|(area, text)| format!("{area}: {text}")).collect(),
             uptime_seconds: self.started.elapsed().as_secs(),
             kernel: self.kernel.clone(),
@@ -112,10 +131,11 @@ impl Core {
         })
     }
 
-    fn attachment(&self, unit: &super::attach::Unit) -> AttachReport {
+    fn attachment(&self, unit: &Unit) -> AttachReport {
         AttachReport {
             workload: unit.workload.identity.name().to_owned(),
             interface: unit.workload.interface.clone(),
+            mode: unit.workload.mode.as_str().to_owned(),
             method: self.mechanism(unit.id).map(method),
         }
     }
@@ -263,6 +283,8 @@ impl Core {
             report.events.insert(format!("ring_records_{name}"), counter.load(ordering));
         }
         report.events.insert("verifications_panicked".to_owned(), self.pool.panics());
+        report.events.insert("programs_detached_by_others".to_owned(), self.detached);
+        report.events.insert("programs_displaced_by_others".to_owned(), self.displaced);
         Ok(report)
     }
 

@@ -9,16 +9,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::attach::Unit;
+use super::attach::{Problem, Unit};
 use super::backend::Request;
 use super::clock::now;
-use super::core::{Core, TICK};
+use super::core::{Core, TICK, glances};
 use super::log::Log;
 use super::memory::Memory;
 use super::pool::Pool;
 use super::reload::Reloading;
 use crate::config::{Config, Existing, Mode, WorkloadConfig};
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Watcher};
 use crate::engine::{Adopted, Engine, Input, Mesh, Settings, WorkloadSpec};
 use crate::fault::{self, KillPoint};
 use crate::identity::Verifier;
@@ -42,6 +42,8 @@ impl Core {
         let (memory, remembered) = Memory::open(&config.instance_run_dir());
         fault::reached(KillPoint::MemoryOpened);
         let (datapath, events) = Datapath::open(&config)?;
+        // Before the first look at an interface, so that no change is missed behind it.
+        let watcher = Watcher::open()?;
         let mut ticker = interval(TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut core = Self {
@@ -60,7 +62,12 @@ impl Core {
             started: Instant::now(),
             kernel: kernel_release(),
             settled: false,
-            ready: false,
+            ready: None,
+            watcher,
+            glanced: 0,
+            detached: 0,
+            displaced: 0,
+            glances: glances(),
             ticks: 0,
             ticker,
             next_sweep: Instant::now(),
@@ -85,6 +92,12 @@ impl Core {
     fn adopt(&mut self, remembered: Vec<Vec<u8>>) -> anyhow::Result<()> {
         let Some(pinned) = self.datapath.adopted()? else { return Ok(()) };
         fault::reached(KillPoint::PinsRead);
+        let kept = self.datapath.remembered()?;
+        let written = kept.iter().all(|credential| self.memory.append(credential));
+        if written {
+            self.datapath.forget_remembered()?;
+        }
+        let remembered = remembered.into_iter().chain(kept).collect();
         let adopted = Adopted { remembered, ..pinned };
         tracing::info!(
             epoch = adopted.epoch,
@@ -98,17 +111,41 @@ impl Core {
 
     fn add_workloads(&mut self) -> anyhow::Result<()> {
         for workload in self.config.workloads.clone() {
-            let name = workload.identity.name().to_owned();
-            self.handle(Input::AddWorkload(spec(&workload)))?;
-            if let Some(problem) = self.problems.remove("engine") {
-                bail!("workload {name:?}: {problem}");
-            }
-            let id = self.engine.workload_id(&name);
-            let id = id.with_context(|| format!("workload {name:?}: it got no id"))?;
-            let problem = Some("not attached yet".to_owned());
-            self.units.push(Unit { id, workload, problem });
+            self.add_workload(workload)?;
         }
         Ok(())
+    }
+
+    fn add_workload(&mut self, workload: WorkloadConfig) -> anyhow::Result<()> {
+        let name = workload.identity.name().to_owned();
+        self.handle(Input::AddWorkload(spec(&workload)))?;
+        if let Some(problem) = self.problems.remove("engine") {
+            bail!("workload {name:?}: {problem}");
+        }
+        let id = self.engine.workload_id(&name);
+        let id = id.with_context(|| format!("workload {name:?}: it got no id"))?;
+        let problem = Some(Problem::Open("not attached yet".to_owned()));
+        self.units.push(Unit { id, workload, problem });
+        Ok(())
+    }
+
+    /// Takes on the workloads of the configuration that are not here, and lets go of those that are
+    /// not in it any more.
+    pub(super) fn change_workloads(&mut self, before: &Config) {
+        let config = Arc::clone(&self.config);
+        for gone in before.gone(&config) {
+            let name = gone.identity.name();
+            self.units.retain(|unit| unit.workload.identity.name() != name);
+            self.tell(Input::RemoveWorkload(name.to_owned()));
+            tracing::info!(workload = %gone.identity, interface = gone.interface, "no longer enforced");
+        }
+        for new in config.gone(before) {
+            if let Err(error) = self.add_workload(new.clone()) {
+                self.log.problem(&format!("{error:#}"));
+            }
+        }
+        self.attach_missing();
+        self.tell_readiness();
     }
 }
 
@@ -118,10 +155,15 @@ fn settings(config: &Config) -> Settings {
         peers: entries(config.limits.peers),
         verdicts: entries(config.limits.verdicts),
         credential: materials::credential_limits(config),
-        mesh: Mesh {
-            networks: config.mesh.networks.clone(),
-            virtual_addresses: config.mesh.virtual_addresses.clone(),
-        },
+        mesh: mesh(config),
+    }
+}
+
+/// Where the mesh is.
+pub(super) fn mesh(config: &Config) -> Mesh {
+    Mesh {
+        networks: config.mesh.networks.clone(),
+        virtual_addresses: config.mesh.virtual_addresses.clone(),
     }
 }
 

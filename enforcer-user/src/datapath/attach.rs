@@ -377,6 +377,16 @@ impl Attachment {
         Ok(Health::InPlace)
     }
 
+    /// The same for the chains alone, and without asking what is cheaper to be told: filters of a
+    /// clsact qdisc do not change without a note of the kernel's.
+    pub(super) fn looks_first(&self) -> bool {
+        self.mechanism == Mechanism::Clsact
+            || self.hooks.iter().all(|hook| {
+                sys::query_chain(self.ifindex, hook.hook.tcx())
+                    .is_ok_and(|chain| chain.first() == Some(&hook.program_id))
+            })
+    }
+
     fn check_tcx(&self, hook: &AttachedHook) -> Result<Health, DatapathError> {
         let program = hook.program;
         let chain = chain(program, &self.interface, self.ifindex, hook.hook)?;

@@ -7,6 +7,7 @@
 //! earlier daemon are swapped in place.
 
 mod attach;
+mod changes;
 mod checksum;
 mod clock;
 mod detach;
@@ -20,6 +21,7 @@ mod maps;
 mod netlink;
 pub mod record;
 mod reinject;
+mod remembered;
 mod reset;
 mod sweep;
 mod sys;
@@ -36,6 +38,7 @@ use crate::engine::{Adopted, AdoptedPeer, LiveFlow, Output, Sweep};
 use crate::fault::{self, KillPoint};
 
 pub use attach::{Attachment, Health, Mechanism};
+pub use changes::{Changes, Watcher};
 pub use clock::{Clock, boot_ns};
 pub use detach::Report;
 pub use error::DatapathError;
@@ -51,6 +54,7 @@ pub use table::Table;
 
 use folder::PinFolder as Folder;
 use keep::Keeper;
+use remembered::Remembered;
 use sweep::{Sweeper, Tools};
 
 /// Removes everything that an instance attached and pinned; may be repeated.
@@ -98,6 +102,7 @@ pub struct Datapath {
     loaded: Loaded,
     mechanism: Mechanism,
     reinjector: Reinjector,
+    remembered: Remembered,
     sweeper: Sweeper,
     attachments: BTreeMap<u16, Attachment>,
     keeper: Keeper,
@@ -123,8 +128,10 @@ impl Datapath {
         let reinjector = Reinjector::open(&config.instance, &mut loaded, mechanism)?;
         fault::reached(KillPoint::HelperMade);
         let maps = Maps::open(folder.path())?;
+        let remembered = Remembered::open(&folder)?;
         let mut datapath = Self {
             maps,
+            remembered,
             folder,
             loaded,
             mechanism,
@@ -177,6 +184,24 @@ impl Datapath {
             found.peers.push(AdoptedPeer { key: *key, hash, identity, deadline_ns });
         })?;
         Ok(Some(found))
+    }
+
+    /// Keeps a verified credential for a later daemon where the memory file has no room.
+    ///
+    /// # Errors
+    /// There is no room here either.
+    pub fn remember(&mut self, hash: &[u8; 32], credential: &[u8]) -> Result<(), DatapathError> {
+        self.remembered.keep(hash, credential)
+    }
+
+    /// What was kept by [`Self::remember`], this time or earlier.
+    pub fn remembered(&self) -> Result<Vec<Vec<u8>>, DatapathError> {
+        self.remembered.all()
+    }
+
+    /// Forgets what was kept: the memory file has it.
+    pub fn forget_remembered(&mut self) -> Result<(), DatapathError> {
+        self.remembered.clear()
     }
 
     /// Does what the engine asks of the kernel; gives back what is not the kernel's. After an
@@ -354,6 +379,23 @@ impl Datapath {
     pub fn watch(&self) -> Result<Vec<(u16, Health)>, DatapathError> {
         let each = self.attachments.iter();
         each.map(|(id, attachment)| Ok((*id, attachment.check_first()?))).collect()
+    }
+
+    /// The same for the one workload.
+    pub fn watch_one(&self, id: u16) -> Result<Option<Health>, DatapathError> {
+        self.attachments.get(&id).map(Attachment::check_first).transpose()
+    }
+
+    /// Whether every program of the next `most` attachments behind that of the workload `after` is
+    /// first in its chain, as far as that is cheap to ask: two system calls for each. Returns
+    /// the workloads for which it is not, and the one to go on after.
+    #[must_use]
+    pub fn glance(&self, after: u16, most: usize) -> (Vec<u16>, u16) {
+        let behind = self.attachments.range(after.saturating_add(1)..).take(most);
+        let mut looked: Vec<(u16, &Attachment)> = behind.map(|(id, one)| (*id, one)).collect();
+        let next = if looked.len() < most { 0 } else { looked.last().map_or(0, |(id, _)| *id) };
+        looked.retain(|(_, attachment)| !attachment.looks_first());
+        (looked.into_iter().map(|(id, _)| id).collect(), next)
     }
 
     /// Ends flows that the policy in force denies. The work is done by the next steps of

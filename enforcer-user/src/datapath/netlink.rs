@@ -16,7 +16,7 @@ const ATTRIBUTE_BYTES: usize = 4;
 const TYPE_MASK: u16 = 0x3fff;
 
 /// Receive buffer: the kernel never sends a longer datagram than the reader offers, up to 32 KiB.
-const BUFFER_BYTES: usize = 32_768;
+pub(super) const BUFFER_BYTES: usize = 32_768;
 /// The most datagrams of one answer.
 const MAX_DATAGRAMS: usize = 4096;
 
@@ -162,6 +162,31 @@ pub(super) fn remove_clsact(ifindex: u32) -> Result<bool, DatapathError> {
         }
         Err(e) => Err(netlink_error(format!("remove clsact of interface {ifindex}"), e)),
     }
+}
+
+/// A note of the kernel's about an interface.
+#[derive(Debug)]
+pub(super) struct Note {
+    /// The interface's number.
+    pub(super) ifindex: u32,
+    /// Whether it is about qdiscs or filters.
+    pub(super) filters: bool,
+    /// What the interface is, if the note tells.
+    pub(super) link: Option<LinkFacts>,
+}
+
+/// The notes of a datagram. The interface's number stands at the same place in `ifinfomsg`, `ifaddrmsg` and
+/// `tcmsg`.
+pub(super) fn notes(datagram: &[u8]) -> io::Result<Vec<Note>> {
+    let notes = split(datagram)?.into_iter().filter_map(|note| {
+        let is_link = matches!(note.kind, libc::RTM_NEWLINK | libc::RTM_DELLINK);
+        Some(Note {
+            ifindex: read_u32(&note.body, 4)?,
+            filters: note.kind >= libc::RTM_NEWQDISC,
+            link: is_link.then(|| read_link(&note.body)).flatten(),
+        })
+    });
+    Ok(notes.collect())
 }
 
 struct Answer {
@@ -356,6 +381,7 @@ mod tests {
         #[test]
         fn answers_of_any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
             let _ = split(&bytes);
+            let _ = notes(&bytes);
             let _ = read_link(&bytes);
             let _ = read_filter(&bytes);
             let _ = find(&bytes, 1);

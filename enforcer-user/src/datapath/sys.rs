@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
 
 /// The most programs of one chain (`BPF_MPROG_MAX`, kernel commit 053c8e1f235d).
 const MAX_CHAIN: usize = 64;
@@ -58,6 +58,31 @@ pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     // SAFETY: the path is ended by a zero and outlives the call.
     let fd = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?;
+    // SAFETY: the command returns a new descriptor, which is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a hash map whose entries take memory only when there are any (`BPF_MAP_CREATE`).
+pub(super) fn create_hash(
+    name: &str,
+    key_bytes: usize,
+    value_bytes: usize,
+    entries: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_HASH as u32;
+    attr.__bindgen_anon_1.key_size = u32::try_from(key_bytes).map_err(io::Error::other)?;
+    attr.__bindgen_anon_1.value_size = u32::try_from(value_bytes).map_err(io::Error::other)?;
+    attr.__bindgen_anon_1.max_entries = entries;
+    attr.__bindgen_anon_1.map_flags = BPF_F_NO_PREALLOC;
+    // SAFETY: this variant of the union is the one that was just filled.
+    let field = unsafe { &mut attr.__bindgen_anon_1.map_name };
+    let last = field.len() - 1;
+    for (slot, byte) in field.iter_mut().take(last).zip(name.bytes()) {
+        *slot = byte.cast_signed();
+    }
+    // SAFETY: the command reads nothing but what stands in `attr`.
+    let fd = unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?;
     // SAFETY: the command returns a new descriptor, which is nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,40 +1,57 @@
 //! What an earlier daemon left in the kernel becomes this one's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use enforcer_common::abi::{Handle, WorkloadValue};
 
 use super::Engine;
 use super::change::parity;
 use super::clock::Now;
 use super::io::{Adopted, Output, Question, Sweep};
-use super::peers::{Peer, Vetted};
+use super::peers::{Ends, Peer, Vetted};
 use super::verdicts::Verdict;
-use crate::identity::{Part, VerifiedCredential, Verifier, VerifyError};
+use super::workloads::MAX_CREDENTIALS;
+use crate::identity::{VerifiedCredential, Verifier, VerifyError};
 
-/// Verifies a credential that may have ended by now: connections may stand on its identity's lease.
+/// How long an attempt may be under way, in seconds: as long as a stack repeats its SYN by itself
+/// (`tcp_syn_retries` of 6, tcp(7)).
+const ATTEMPT_SECONDS: u64 = 130;
+
+/// Verifies a credential that was verified before and that may be outside its time by a wall clock
+/// that went on or was set: connections may stand on its identity's lease, which has ends of its own.
 pub(super) fn verify_again(
     verifier: &Verifier,
     bytes: &[u8],
     now: Now,
 ) -> Option<VerifiedCredential> {
-    match verifier.verify(bytes, now.unix_seconds()) {
-        Ok(credential) => Some(credential),
-        Err(VerifyError::Expired { part: Part::Credential, validity, .. }) => {
-            verifier.verify(bytes, validity.not_after.saturating_sub(1)).ok()
+    let mut unix_seconds = now.unix_seconds();
+    // At most its node's certificate and it itself are outside their time.
+    for _ in 0..2 {
+        match verifier.verify(bytes, unix_seconds) {
+            Err(
+                VerifyError::Expired { validity, .. } | VerifyError::NotYetValid { validity, .. },
+            ) => unix_seconds = validity.not_after.saturating_sub(1),
+            judged => return judged.ok(),
         }
-        Err(_) => None,
     }
+    verifier.verify(bytes, unix_seconds).ok()
 }
 
 impl Engine {
     pub(super) fn on_adopt(&mut self, adopted: Adopted, now: Now, out: &mut Vec<Output>) {
         self.epoch = adopted.epoch;
+        let spare = self.adopt_credentials(adopted.credentials, &adopted.workloads, now);
         self.workloads.adopt(adopted.workloads);
-        self.adopted_credentials = adopted.credentials.into_iter().collect();
         for (bits, key) in adopted.networks {
             self.installed[parity(key.rule_set)].insert((bits, key));
         }
-        let remembered = self.remember(adopted.remembered, now);
+        let mut pinned: HashMap<[u8; 32], u64> = HashMap::new();
+        for peer in &adopted.peers {
+            let end = pinned.entry(peer.hash).or_default();
+            *end = peer.deadline_ns.max(*end);
+        }
+        let remembered = self.remember(adopted.remembered, &pinned, now);
         for peer in adopted.peers {
             let verified = remembered.get(&peer.hash);
             let mirrored = Peer {
@@ -52,6 +69,9 @@ impl Engine {
             };
             out.extend(displaced.map(Output::RemovePeer));
         }
+        for handle in spare {
+            self.remove_credential(handle, out);
+        }
         for (key, value) in adopted.verdicts {
             let live = key.epoch == self.epoch && value.deadline_ns > now.boot_ns;
             let verdict = Verdict { value, installed_ns: now.boot_ns, used_ns: now.boot_ns };
@@ -64,12 +84,43 @@ impl Engine {
         }
     }
 
-    /// Credentials that an earlier daemon verified and that verify again, by their hash.
-    fn remember(&mut self, remembered: Vec<Vec<u8>>, now: Now) -> HashMap<[u8; 32], Arc<Vetted>> {
+    /// Takes over the credentials of earlier daemons: those that workloads show, to their end; the others,
+    /// on which only attempts under way are frozen, for as long as an attempt may take. Returns those that are
+    /// too many: a daemon that is restarted again and again must not fill the kernel's map.
+    fn adopt_credentials(
+        &mut self,
+        credentials: Vec<(Handle, u64)>,
+        workloads: &[(u16, WorkloadValue)],
+        now: Now,
+    ) -> Vec<Handle> {
+        let shown: HashSet<Handle> = workloads.iter().map(|(_, value)| value.credential).collect();
+        let (shown, mut others): (Vec<_>, Vec<_>) =
+            credentials.into_iter().partition(|(handle, _)| shown.contains(handle));
+        // Those that end last were issued last.
+        others.sort_unstable_by_key(|(_, end)| std::cmp::Reverse(*end));
+        let room = others.len().min(workloads.len().saturating_mul(MAX_CREDENTIALS - 1));
+        let spare = others.split_off(room);
+        let until = now.after(ATTEMPT_SECONDS);
+        let others = others.into_iter().map(|(handle, end)| (handle, end.min(until)));
+        self.adopted_credentials = shown.into_iter().chain(others).collect();
+        spare.into_iter().map(|(handle, _)| handle).collect()
+    }
+
+    /// Credentials that an earlier daemon verified and that verify again, by their hash. They end as
+    /// if they were verified now, and not before the deadline that is pinned.
+    fn remember(
+        &mut self,
+        remembered: Vec<Vec<u8>>,
+        pinned: &HashMap<[u8; 32], u64>,
+        now: Now,
+    ) -> HashMap<[u8; 32], Arc<Vetted>> {
         let mut by_hash = HashMap::new();
         for bytes in remembered {
             let Some(credential) = verify_again(&self.verifier, &bytes, now) else { continue };
-            let vetted = Arc::new(Vetted { credential, bytes: bytes.into_boxed_slice() });
+            let mut ends = Ends::of(&credential, now);
+            let deadline_ns = pinned.get(&credential.hash).copied().unwrap_or_default();
+            ends.credential_ns = ends.credential_ns.max(deadline_ns);
+            let vetted = Arc::new(Vetted { credential, bytes: bytes.into_boxed_slice(), ends });
             if self.peers.learn(&vetted).is_ok() {
                 by_hash.insert(vetted.hash, vetted);
             }

@@ -131,9 +131,15 @@ impl Engine {
         if self.negative.holds(&hash, now) {
             return Err(Refused::Negative);
         }
+        let known = self.peers.vetted(key.remote).filter(|vetted| vetted.hash == hash);
+        if known.is_some_and(|vetted| vetted.ends.credential_ns <= now.boot_ns)
+            || self.ended.holds(&hash)
+        {
+            // A wall clock that was set back would let it begin again.
+            return Err(Refused::Expired);
+        }
         let verifier = Arc::clone(&self.verifier);
-        let unix_seconds = now.unix_seconds();
-        let work = Work::Verify { verifier, credential, local, unix_seconds };
+        let work = Work::Verify { verifier, credential, local, now };
         self.queue(About::Credential(hash), held, work, now, out)
     }
 

@@ -144,7 +144,7 @@ impl Engine {
         let keys = keys.map_err(|_| Refused::NoPairKey)?;
         let own = self.workloads.by_handle(key.local).and_then(|w| w.credential(key.local));
         let own_end = own.ok_or(Refused::NoLocalCredential)?.deadline_ns;
-        let deadline_ns = now.boot_deadline(peer.not_after).min(own_end);
+        let deadline_ns = peer.ends.credential_ns.min(own_end);
         if deadline_ns <= now.boot_ns {
             return Err(Refused::Expired);
         }

@@ -12,6 +12,7 @@ use enforcer_common::abi::{
 use zeroize::Zeroize;
 
 use super::jobs::{Job, JobResult};
+use super::networks::Mesh;
 use super::peers::Vetted;
 use crate::identity::{Identity, Issuer, Verifier};
 use crate::policy::Policy;
@@ -181,6 +182,8 @@ pub enum Input {
         /// Every flow of the kernel's tables.
         live: Vec<LiveFlow>,
     },
+    /// The mesh of the next policy change.
+    SetMesh(Mesh),
     /// Applying a policy change failed before its flip: everything stays as it was.
     ChangeFailed,
     /// Applying [`Output::InstallPeer`] failed.

@@ -11,7 +11,7 @@ use enforcer_common::abi::{Address, Handle};
 use super::clock::{Now, SECOND_NS};
 use super::counters::Refused;
 use super::io::HeldFrame;
-use super::peers::Vetted;
+use super::peers::{Ends, Vetted};
 use crate::identity::{LocalCredential, PairError, PairKeys, Verifier, VerifyError, pair_keys};
 
 /// The most jobs under way.
@@ -41,12 +41,7 @@ pub struct Job {
 #[derive(Debug)]
 pub(super) enum Work {
     /// Verifies a credential and pairs it with a local one.
-    Verify {
-        verifier: Arc<Verifier>,
-        credential: Vec<u8>,
-        local: Arc<LocalCredential>,
-        unix_seconds: u64,
-    },
+    Verify { verifier: Arc<Verifier>, credential: Vec<u8>, local: Arc<LocalCredential>, now: Now },
     /// Pairs a local credential with peers that were verified before.
     Pair { local: Arc<LocalCredential>, peers: Vec<Arc<Vetted>> },
 }
@@ -71,12 +66,12 @@ impl Job {
     #[must_use]
     pub fn run(self) -> JobResult {
         let outcome = match self.work {
-            Work::Verify { verifier, credential, local, unix_seconds } => {
-                match verifier.verify(&credential, unix_seconds) {
+            Work::Verify { verifier, credential, local, now } => {
+                match verifier.verify(&credential, now.unix_seconds()) {
                     Ok(peer) => {
                         let keys = pair_keys(&local, &peer);
-                        let bytes = credential.into_boxed_slice();
-                        Outcome::Verified(Arc::new(Vetted { credential: peer, bytes }), keys)
+                        let (ends, bytes) = (Ends::of(&peer, now), credential.into_boxed_slice());
+                        Outcome::Verified(Arc::new(Vetted { credential: peer, bytes, ends }), keys)
                     }
                     Err(error) => Outcome::Refused(error),
                 }
@@ -102,8 +97,6 @@ pub(super) enum About {
     Credential([u8; 32]),
     /// A known peer of this hash and the local credential of this handle.
     Pair([u8; 32], Handle),
-    /// A part of the peers of a local credential, whose deadlines are set anew.
-    Dating(Handle, usize),
     /// The next credential of the workload of this id.
     Rotation(u16, Handle),
 }

@@ -33,6 +33,11 @@ impl Judged {
         self.action != verdict_action::DENY
     }
 
+    /// The boot time up to which it holds, if nobody sets the wall clock.
+    pub fn ends_ns(&self, now: Now) -> u64 {
+        self.valid_until.map_or(u64::MAX, |at| now.boot_deadline(at))
+    }
+
     /// The question that this answers: for all ports where none matters.
     pub fn answered(&self, asked: Question) -> Question {
         if self.port_matters { asked } else { asked.any_port() }
@@ -110,9 +115,8 @@ impl Engine {
         } else {
             now.after(DENIED_SECONDS)
         };
-        let policy_end = judged.valid_until.map_or(u64::MAX, |at| now.boot_deadline(at));
         VerdictValue {
-            deadline_ns: end.min(policy_end),
+            deadline_ns: end.min(judged.ends_ns(now)),
             rule: judged.rule,
             action: judged.action,
             zero: [0; 3],
@@ -123,12 +127,15 @@ impl Engine {
     fn credentials_end(&self, asked: &Question, term: Term, now: Now) -> u64 {
         let own = self.workloads.get(asked.workload).and_then(newest_end).unwrap_or(now.boot_ns);
         let Some(known) = self.peers.known(asked.peer) else { return now.boot_ns };
-        let credential = now.boot_deadline(known.latest.not_after);
+        let ends = known.latest.ends;
         let peer = match term {
-            Term::Credentials => credential,
+            Term::Credentials => ends.credential_ns,
             Term::Lease => {
                 let lease = now.after(self.settings.credential.lifetime_seconds);
-                credential.max(lease.min(now.boot_deadline(lease_limit(&known.latest))))
+                // By both clocks: a certificate that was verified by a wrong one is not leased on
+                // for as long as that one was wrong.
+                let by_wall = now.boot_deadline(lease_limit(&known.latest));
+                ends.credential_ns.max(lease.min(ends.node_ns).min(by_wall))
             }
         };
         own.min(peer)

@@ -11,6 +11,11 @@
 //! credential lifetime at a time. So a connection outlives rotations, and with the daemon away
 //! nothing outlives its deadline.
 //!
+//! # Clocks
+//! What a credential says in wall time becomes a deadline in boot time once, when it is verified or
+//! issued. A wall clock that is set later neither ends it nor prolongs it. What is new is judged by
+//! the wall clock: credentials, leases, and windows of time in the policy.
+//!
 //! # Restarts
 //! The kernel's maps hold no claims. A memory file beside them does ([`Engine::remembered`]), so
 //! that a new daemon can judge adopted verdicts again and pair its new credentials with the peers
@@ -27,6 +32,7 @@ mod adopt;
 mod change;
 mod clock;
 mod counters;
+mod ended;
 mod guard;
 mod held;
 mod install;
@@ -100,10 +106,11 @@ pub struct Engine {
     previous: Option<change::Previous>,
     jobs: jobs::Jobs,
     negative: negative::Negative,
+    ended: ended::Ended,
     guard: guard::Guard,
     counters: Counters,
     peers_swept_ns: u64,
-    /// Difference of the clocks at the last tick.
+    /// Difference of the clocks when the wall clock was last seen to be set.
     offset_ns: Option<i128>,
 }
 
@@ -127,6 +134,7 @@ impl Engine {
             previous: None,
             jobs: jobs::Jobs::default(),
             negative: negative::Negative::default(),
+            ended: ended::Ended::default(),
             guard: guard::Guard::default(),
             counters: Counters::default(),
             peers_swept_ns: 0,
@@ -149,6 +157,7 @@ impl Engine {
             Input::SetPolicy { policy, live } => {
                 self.on_set_policy(&policy, &live, now, &mut out);
             }
+            Input::SetMesh(mesh) => self.settings.mesh = mesh,
             Input::ChangeFailed => self.on_change_failed(&mut out),
             Input::PeerLost(key) => drop(self.peers.remove(&key)),
             Input::VerdictLost(key) => drop(self.verdicts.remove(&Question::from(&key))),

@@ -21,6 +21,29 @@ pub struct Vetted {
     pub credential: VerifiedCredential,
     /// What was verified: a later daemon verifies it again.
     pub bytes: Box<[u8]>,
+    /// When it ends, by a clock that nobody sets.
+    pub ends: Ends,
+}
+
+/// The ends of a credential in boot time, nanoseconds: converted once, when it was verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Of the credential.
+    pub credential_ns: u64,
+    /// Of its node's certificate, the bound of leases. A pre-shared key has no end.
+    pub node_ns: u64,
+}
+
+impl Ends {
+    /// The ends of a credential that was verified at `now`. By no clock does it live longer than it
+    /// says itself, also when its time is read by a clock that was set back before it began.
+    pub fn of(credential: &VerifiedCredential, now: Now) -> Self {
+        let life = credential.not_after.saturating_sub(credential.not_before);
+        Self {
+            credential_ns: now.boot_deadline(credential.not_after).min(now.after(life)),
+            node_ns: now.boot_deadline(lease_limit(credential)),
+        }
+    }
 }
 
 impl Deref for Vetted {
@@ -114,15 +137,6 @@ impl Peers {
         self.remotes.get(&handle)?.verified.clone()
     }
 
-    /// The wall clock was set: every credential ends at another moment of boot time.
-    pub fn date(&mut self, now: Now) {
-        for remote in self.remotes.values_mut() {
-            if let Some(verified) = &remote.verified {
-                remote.deadline_ns = now.boot_deadline(verified.not_after);
-            }
-        }
-    }
-
     /// Who has this id.
     pub fn known(&self, identity: u64) -> Option<&Known> {
         self.identities.get(&identity)
@@ -141,7 +155,7 @@ impl Peers {
                 Err(Refused::IdentityCollision)
             }
             Some(known) => {
-                if known.latest.not_after < verified.not_after {
+                if known.latest.ends.credential_ns < verified.ends.credential_ns {
                     known.latest = Arc::clone(verified);
                 }
                 Ok(())
@@ -265,7 +279,7 @@ fn group(verified: &Vetted) -> Arc<str> {
 
 /// The second (Unix time) up to which a lease may be granted on this credential's word: the end of
 /// its node's certificate. A pre-shared key has no end.
-pub fn lease_limit(verified: &Vetted) -> u64 {
+pub fn lease_limit(verified: &VerifiedCredential) -> u64 {
     match verified.proof {
         Proof::Pki { node_not_after, .. } => node_not_after,
         Proof::Psk => u64::MAX,

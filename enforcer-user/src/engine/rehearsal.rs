@@ -14,7 +14,7 @@ impl Engine {
     pub fn rehearse(&mut self, now: Now) -> Option<Job> {
         let workload = self.workloads.iter().next()?;
         let local = workload.credentials.iter().find_map(|own| own.secret.clone())?;
-        let unix_seconds = now.unix_seconds();
+
         if let Some(policy) = &self.policy {
             let own = workload.identity();
             let _ = policy.decide(&Request {
@@ -22,11 +22,11 @@ impl Engine {
                 callee: own,
                 port: 0,
                 protocol: Protocol::TCP,
-                unix_seconds: i64::try_from(unix_seconds).unwrap_or(i64::MAX),
+                unix_seconds: i64::try_from(now.unix_seconds()).unwrap_or(i64::MAX),
             });
         }
         let (verifier, credential) = (Arc::clone(&self.verifier), local.bytes().to_vec());
-        let work = Work::Verify { verifier, credential, local, unix_seconds };
+        let work = Work::Verify { verifier, credential, local, now };
         Some(Job { id: self.jobs.unlisted(), work })
     }
 }

@@ -129,7 +129,9 @@ impl Engine {
     /// Credentials of an earlier daemon that nobody has any more: attempts may be frozen on them.
     fn end_adopted(&mut self, now: Now, out: &mut Vec<Output>) {
         let ended = self.adopted_credentials.extract_if(|_, end| *end <= now.boot_ns);
-        out.extend(ended.map(|(handle, _)| Output::RemoveCredential(handle)));
+        for (handle, _) in ended.collect::<Vec<_>>() {
+            self.remove_credential(handle, out);
+        }
     }
 
     /// Credentials of an earlier daemon that the kernel still stamps, or stamped not long ago.
@@ -219,7 +221,7 @@ impl Engine {
     }
 
     /// Removes a credential from the kernel, and every peer paired with it.
-    fn remove_credential(&mut self, handle: Handle, out: &mut Vec<Output>) {
+    pub(super) fn remove_credential(&mut self, handle: Handle, out: &mut Vec<Output>) {
         for key in self.peers.keys_where(|key, _| key.local == handle) {
             self.peers.remove(&key);
             out.push(Output::RemovePeer(key));

@@ -70,7 +70,7 @@ impl Engine {
     fn is_wanted(&self, asked: &Question, verdict: &Verdict, now: Now) -> bool {
         let recently = now.boot_ns.saturating_sub(USED_SECONDS * SECOND_NS);
         let known = self.peers.known(asked.peer);
-        let alive = known.is_some_and(|k| k.latest.not_after + USED_SECONDS > now.unix_seconds());
+        let alive = known.is_some_and(|known| known.latest.ends.credential_ns > recently);
         alive || (verdict.used_ns > 0 && verdict.used_ns >= recently)
     }
 
@@ -90,7 +90,11 @@ impl Engine {
     }
 
     fn end_peers(&mut self, now: Now, out: &mut Vec<Output>) {
+        self.ended.forget(now);
         for key in self.peers.keys_where(|_, peer| peer.deadline_ns <= now.boot_ns) {
+            if let Some(vetted) = self.peers.vetted(key.remote) {
+                self.ended.note(&vetted, now);
+            }
             self.peers.remove(&key);
             out.push(Output::RemovePeer(key));
         }

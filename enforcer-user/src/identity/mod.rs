@@ -37,7 +37,7 @@ pub use files::FileError;
 pub use issue::{IssueError, Issuer, Limits, LocalCredential};
 pub use keys::{NoRandomness, PresharedKey, PskError, SigningKey};
 pub use pair::{PairError, PairKey, PairKeys, pair_keys};
-pub use trust::{Revocations, Trust, TrustError};
+pub use trust::{MAX_REVOCATIONS, Revocations, Trust, TrustError};
 pub use validity::{CLOCK_SKEW_SECONDS, Validity};
 pub use verify::{Part, Proof, VerifiedCredential, Verifier, VerifyError};
 

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::certificate::{AuthorityCertificate, NodeCertificate};
 use super::claims::is_trust_domain;
+use super::credential::handle;
 use super::envelope::KEY_ID_BYTES;
 use super::keys::PresharedKey;
 use super::{Identity, Namespace};
@@ -48,6 +49,8 @@ pub enum TrustError {
 pub struct Revocations {
     /// Credentials, by the BLAKE3 hash of their bytes.
     pub credentials: HashSet<[u8; 32]>,
+    /// Credentials, by their handles: the first bytes of that hash.
+    pub handles: HashSet<[u8; 8]>,
     /// Node certificates, by the BLAKE3 hash of their bytes.
     pub node_certificates: HashSet<[u8; 32]>,
     /// Namespaces, with all below them.
@@ -55,6 +58,12 @@ pub struct Revocations {
 }
 
 impl Revocations {
+    /// Whether the credential of this hash is revoked.
+    #[must_use]
+    pub fn covers_credential(&self, hash: &[u8; 32]) -> bool {
+        self.credentials.contains(hash) || self.handles.contains(&handle(hash))
+    }
+
     /// Whether the identity's namespace or one above it is revoked.
     #[must_use]
     pub fn covers_namespace(&self, identity: &Identity) -> bool {
@@ -63,7 +72,12 @@ impl Revocations {
     }
 
     fn check(&self) -> Result<(), TrustError> {
-        let counts = [self.credentials.len(), self.node_certificates.len(), self.namespaces.len()];
+        let counts = [
+            self.credentials.len(),
+            self.handles.len(),
+            self.node_certificates.len(),
+            self.namespaces.len(),
+        ];
         match counts.into_iter().find(|count| *count > MAX_REVOCATIONS) {
             Some(count) => Err(TrustError::TooManyRevocations(count)),
             None => Ok(()),

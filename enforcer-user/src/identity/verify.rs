@@ -185,7 +185,7 @@ impl Verifier {
         node: Option<&[u8; 32]>,
     ) -> Result<(), VerifyError> {
         let revoked = &self.trust.revocations;
-        let by = if revoked.credentials.contains(credential) {
+        let by = if revoked.covers_credential(credential) {
             "its credential"
         } else if node.is_some_and(|node| revoked.node_certificates.contains(node)) {
             "its node's certificate"

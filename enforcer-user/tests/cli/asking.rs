@@ -21,7 +21,7 @@ fn status_for_people_and_for_programs() {
         "ready      yes",
         "version    1.2.3 (abi 4)",
         "process    4711, up 5h02m",
-        "workload   web on eth0: tcx",
+        "workload   web on eth0: tcx, observe: denials pass",
         "flows      2",
     ] {
         assert!(table.lines().any(|found| found == line), "{line:?} not in\n{table}");

@@ -51,7 +51,7 @@ impl Backend for Fake {
             reasons_not_ready: reasons,
             uptime_seconds: 18_120,
             kernel: "6.18.1".into(),
-            attach: vec![AttachReport { workload, interface, method }],
+            attach: vec![AttachReport { workload, interface, mode: "observe".into(), method }],
             epoch: 7,
             flows: 2,
             problems: if ready { vec![] } else { vec!["trust: node.key: cannot open".into()] },

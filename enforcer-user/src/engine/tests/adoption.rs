@@ -1,6 +1,6 @@
 //! A restart: what is pinned goes on, known or not.
 
-use enforcer_common::abi::WorkloadValue;
+use enforcer_common::abi::{PeerKey, WorkloadValue};
 
 use super::*;
 
@@ -21,6 +21,7 @@ impl Kernel {
                 Output::InstallCredential(handle, value) => {
                     self.credentials.insert(*handle, value.0.deadline_ns);
                 }
+                Output::RemoveCredential(handle) => drop(self.credentials.remove(handle)),
                 Output::InstallWorkload(id, value) => {
                     self.workloads.insert(*id, **value);
                 }
@@ -123,6 +124,40 @@ fn who_is_not_remembered_is_asked_again_and_its_flows_end_with_the_next_policy()
     assert_eq!(sweep.flows.len(), 1);
     let again = bench.give(&Sent::call(cli.bytes()), at(11));
     assert_eq!(kinds(&bench.run(again, at(11))), ["peer", "verdict", "reinject"]);
+}
+
+#[test]
+fn restarts_without_end_leave_a_bounded_number_of_credentials_and_pairs() {
+    let (mut bench, mut kernel, cli, remembered) = before();
+    for second in 10..60 {
+        let shown = bench.local_handle("web");
+        bench = restart(bench);
+        kernel.apply(&bench.engine.handle(kernel.adopted(remembered.clone()), at(second)));
+        for name in ["other", "web"] {
+            let added = bench.add(name, at(second));
+            kernel.apply(&bench.run(added, at(second)));
+        }
+        kernel.apply(&bench.set_policy(&permit("cli"), Vec::new(), at(second)));
+        // Attempts may be frozen on what was shown a moment ago.
+        assert!(kernel.credentials.contains_key(&shown), "at {second}");
+        // For each workload: those of earlier daemons, the one shown last, and the new one.
+        assert!(
+            kernel.credentials.len() <= 2 * (3 + 2),
+            "{} at {second}",
+            kernel.credentials.len()
+        );
+        assert!(
+            kernel.peers.len() <= kernel.credentials.len(),
+            "{} at {second}",
+            kernel.peers.len()
+        );
+        let key = PeerKey { local: bench.local_handle("web"), remote: cli.handle() };
+        assert!(kernel.peers.iter().any(|peer| peer.key == key), "at {second}");
+    }
+    for second in [60, 200] {
+        kernel.apply(&bench.engine.handle(Input::Tick, at(second)));
+    }
+    assert_eq!(kernel.credentials.len(), 4, "no attempt takes longer");
 }
 
 #[test]

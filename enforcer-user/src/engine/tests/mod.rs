@@ -2,6 +2,7 @@
 
 mod adoption;
 mod change;
+mod clock;
 mod cold;
 mod rotation;
 

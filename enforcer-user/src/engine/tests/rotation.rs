@@ -164,34 +164,6 @@ fn a_removed_workload_leaves_nothing_behind() {
 }
 
 #[test]
-fn when_the_wall_clock_is_set_every_deadline_follows() {
-    let mut bench = Bench::new(&permit("cli"));
-    let (cli, _) = bench.meet("cli", at(1));
-    bench.engine.handle(Input::Tick, at(2)).clear();
-    let later = Now { unix_ns: at(2000).unix_ns, ..at(3) };
-    let first = bench.engine.handle(Input::Tick, later);
-    let outputs = bench.run(first, later);
-    let end = later.boot_deadline(UNIX + 3600);
-    assert!(end < at(1700).boot_ns);
-    let dated = |output: &Output| match output {
-        Output::InstallCredential(_, own) => Some(own.0.deadline_ns),
-        Output::InstallPeer(_, value) => Some(value.deadline_ns),
-        Output::InstallVerdict(_, value) => Some(value.deadline_ns),
-        _ => None,
-    };
-    let ends: Vec<u64> = outputs.iter().filter_map(dated).collect();
-    assert_eq!(ends.iter().filter(|one| **one == end).count(), 3, "{:?}", kinds(&outputs));
-    let past = Now { unix_ns: at(9000).unix_ns, ..at(4) };
-    let outputs = bench.engine.handle(Input::Tick, past);
-    let id = bench.engine.workload_id("web").unwrap();
-    assert!(kinds(&outputs).contains(&"-peer"));
-    let swept = outputs.iter().any(|output| {
-        matches!(output, Output::SweepFlows(sweep) if sweep.covers(&flow(cli.identity_id(), 80, id)))
-    });
-    assert!(swept, "{:?}", kinds(&outputs));
-}
-
-#[test]
 fn a_renewed_node_certificate_is_used_at_once() {
     let mut bench = Bench::new(&permit("cli"));
     let before = bench.local_handle("web");
