@@ -46,7 +46,7 @@ const VERDICT: Home = Home::Programs("prog_verdict");
 const FLOW: Home = Home::Programs("prog_flow");
 
 /// One line for each check, in the order of docs/PROTOCOL.md.
-const MUTATIONS: [Mutation; 17] = [
+const MUTATIONS: [Mutation; 18] = [
     Mutation::new("source-address", HANDSHAKE, "client::s1_that_must_not_leave"),
     Mutation::new("expiry", HANDSHAKE, "a_peer_past_its_deadline_is_unknown"),
     Mutation::new("credential-length", HANDSHAKE, "server::s1_that_must_not_be_accepted"),
@@ -56,6 +56,7 @@ const MUTATIONS: [Mutation; 17] = [
         "server::a_credential_that_only_looks_known_breaks_the_checksum",
     ),
     Mutation::new("amplification", HANDSHAKE, "server::s2_that_must_not_leave"),
+    Mutation::new("old-flow", HANDSHAKE, "server::s3_that_must_not_be_accepted"),
     Mutation::new("mac", HANDSHAKE, "a_wrong_mac_is_dropped"),
     Mutation::new("address-binding", HANDSHAKE, "an_answer_from_another_address_is_dropped"),
     Mutation::new("proof", HANDSHAKE, "server::s3_that_must_not_be_accepted"),

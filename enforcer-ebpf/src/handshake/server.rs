@@ -166,7 +166,9 @@ pub fn answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         keep_proof(s);
         // The stack has forgotten the old connection of the tuple, or it would not answer. What is left of its flow
         // must not carry the acknowledgement that this answer asks for: that would be a connection without a proof.
-        flow::remove(s);
+        if !cfg!(feature = "mutate-old-flow") {
+            flow::remove(s);
+        }
     }
     if step != CONTINUE {
         return step;
