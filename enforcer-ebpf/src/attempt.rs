@@ -153,6 +153,10 @@ fn unknown<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         // workload's stack may as well hear it.
         return if !FROM && resets && in_window { 0 } else { DropReason::NoFlow as u32 };
     }
+    // Before anybody is reset: else a workload had its neighbours' connections reset in their name.
+    if FROM && let Err(reason) = crate::address::check(s, &s.key.local) {
+        return reason as u32;
+    }
     if in_window && !resets {
         return adopt::<FROM>(skb, s);
     }
@@ -166,9 +170,6 @@ fn unknown<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 /// Takes over a connection that was open when the workload was attached.
 #[inline(always)]
 fn adopt<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    if FROM && let Err(reason) = crate::address::check(s, &s.key.local) {
-        return reason as u32;
-    }
     let plain = AttemptValue {
         port: s.key.local_port,
         flags: flow_flags::ADOPTED,

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::capture::PacketSocket;
 use crate::host::Host;
@@ -25,10 +27,30 @@ impl Flood {
     /// Sends `frames` from an interface of the host, in turn, until told to stop or [`FRAMES_MAX`] were sent.
     #[must_use]
     pub fn start(host: &Host, interface: &str, frames: Vec<Vec<u8>>) -> Self {
+        Self::start_where(host, interface, frames, None)
+    }
+
+    /// The same on one processor, which it has for itself if nobody else is there.
+    #[must_use]
+    pub fn start_on(host: &Host, interface: &str, frames: Vec<Vec<u8>>, processor: usize) -> Self {
+        Self::start_where(host, interface, frames, Some(processor))
+    }
+
+    fn start_where(
+        host: &Host,
+        interface: &str,
+        frames: Vec<Vec<u8>>,
+        processor: Option<usize>,
+    ) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (ended, count, interface) =
             (Arc::clone(&stop), Arc::clone(&sent), interface.to_owned());
         let thread = host.spawn(move || {
+            if let Some(processor) = processor {
+                let mut own = CpuSet::new();
+                own.set(processor)?;
+                sched_setaffinity(Pid::from_raw(0), &own).context("a processor of its own")?;
+            }
             let socket = PacketSocket::sender(&interface)?;
             for frame in frames.iter().cycle() {
                 if ended.load(Ordering::Relaxed) || count.load(Ordering::Relaxed) >= FRAMES_MAX {

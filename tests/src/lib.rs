@@ -3,8 +3,8 @@
 //! Read in the order in which a test uses it: [`topology`] makes [`host`]s, [`enforcer`] starts the daemon on
 //! them with a [`config`] and the keys of a [`keys`] fixture, [`tcp`], [`bulk`], [`interactive`], [`both`],
 //! [`udp`] and [`load`] send traffic, [`wire`] loses and disorders it on the way, [`raw`] and [`mod@frame`] forge it,
-//! [`capture`] and [`stats`] see what was on the wire and in the stacks, [`accounting`] compares the two with the drop
-//! counters.
+//! [`recorded`] plays it again, [`handmade`] has keys besides, [`capture`] and [`stats`] see what was on the wire and in
+//! the stacks, [`accounting`] compares the two with the drop counters.
 //! [`scenario`] has the arrangements most tests share, and [`mod@twin`] makes the pair of tests that every
 //! enforcement claim needs. [`mod@bench`] measures instead of testing, [`mod@package`] installs the Debian package, [`mod@soak`]
 //! runs for hours.
@@ -22,6 +22,7 @@ pub mod enforcer;
 pub mod flood;
 pub mod frame;
 pub mod fuzz;
+pub mod handmade;
 pub mod host;
 pub mod interactive;
 pub mod intruder;
@@ -34,6 +35,7 @@ pub mod pins;
 pub mod policy;
 pub mod program;
 pub mod raw;
+pub mod recorded;
 pub mod saved_syn;
 pub mod scenario;
 pub mod soak;

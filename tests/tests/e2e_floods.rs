@@ -8,6 +8,7 @@ use enforcer_tests::capture::{Capture, Flags, Segment};
 use enforcer_tests::config::{Config, NetworkRule, Workload};
 use enforcer_tests::enforcer::{Counters, Enforcer};
 use enforcer_tests::flood::{Flood, link_address, port, spoofed};
+use enforcer_tests::handmade::{Call, Speaker};
 use enforcer_tests::host::{Family, Host};
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::keys::NodeKeys;
@@ -15,10 +16,14 @@ use enforcer_tests::load::{Load, prepare_client};
 use enforcer_tests::policy;
 use enforcer_tests::raw::{Forged, ipv4_sum};
 use enforcer_tests::scenario::{Daemons, NAMESPACE, PORT, Setup};
-use enforcer_tests::tcp::{PATIENCE, Server, Service, dial};
+use enforcer_tests::stats::Stats;
+use enforcer_tests::tcp::{Got, PATIENCE, Server, Service, dial};
 use enforcer_tests::topology::{INTERFACE, ThreeHosts};
+use enforcer_tests::twin;
 use enforcer_tests::twin::Enforcement;
 use enforcer_tests::udp::Responder;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Where the flow stands that lasts through the flood.
 const ECHO: u16 = 8081;
@@ -36,6 +41,8 @@ const GROWTH: u64 = 128 << 20;
 /// Half-open connections that the server's tables hold in these tests: few, so that a flood fills them.
 const ATTEMPTS: u64 = 1024;
 const FLOWS: u64 = 4096;
+/// Valid identities of a flood: several times the peers that the server's table then holds.
+const IDENTITIES: u32 = 400;
 
 /// A client that is known, a server that is flooded, and a host from which the flood comes.
 struct Scene {
@@ -49,6 +56,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with_limits(&[])
+    }
+
+    /// With these limits of the server's besides.
+    fn with_limits(limits: &[(&str, u64)]) -> Self {
         let net = ThreeHosts::new().unwrap();
         let mut setup = Setup::pki().unwrap();
         let everybody = NetworkRule::ingress("open", "tcp", "0.0.0.0/0", OPEN);
@@ -56,6 +68,7 @@ impl Scene {
         setup.server = setup.server.rule(everybody).rule(names);
         setup.server.limits.insert("attempts".into(), ATTEMPTS);
         setup.server.limits.insert("flows".into(), FLOWS);
+        setup.server.limits.extend(limits.iter().map(|(name, limit)| ((*name).to_owned(), *limit)));
         let stranger = setup.keys.node("stranger-node", NAMESPACE).unwrap();
         let daemons = setup.start(&net.client, &net.server, Enforcement::Enforced).unwrap();
         // What is answered to spoofed sources has somewhere to go, and nobody answers it.
@@ -93,9 +106,16 @@ impl Scene {
 
     /// Floods the server, and fails unless known identities and the flow go on during it and after it, and it is
     /// counted under the reason.
-    fn survives(mut self, frames: Vec<Vec<u8>>, reason: &str) {
+    fn survives(self, frames: Vec<Vec<u8>>, reason: &str) {
+        self.survives_by(Daemon::Works, frames, reason);
+    }
+
+    fn survives_by(mut self, daemon: Daemon, frames: Vec<Vec<u8>>, reason: &str) {
         let before = self.counters();
         let memory = self.memory();
+        if daemon == Daemon::Hangs {
+            self.signal(Signal::SIGSTOP);
+        }
         let flood = Flood::start(&self.net.other, INTERFACE, frames);
         wait_for(&flood, BEGUN);
         let load = Load::connections(self.to(), CONNECTIONS).clients(2);
@@ -105,11 +125,14 @@ impl Scene {
         }
         let report = running.finish().unwrap();
         let sent = flood.finish().unwrap();
+        if daemon == Daemon::Hangs {
+            self.signal(Signal::SIGCONT);
+        }
         assert!(sent > BEGUN, "{sent} frames");
         assert_eq!(report.failed, 0, "during {sent} frames: {:?}", report.first_failure);
         assert_eq!(report.completed, CONNECTIONS);
         let moved = self.counters().since(&before);
-        assert!(moved.drop(reason) > 0, "no {reason}: {moved:?}");
+        assert!(moved.drop(reason) + moved.event(reason) > 0, "no {reason}: {moved:?}");
         self.is_as_before(memory);
     }
 
@@ -125,6 +148,11 @@ impl Scene {
 
     fn counters(&mut self) -> Counters {
         self.daemons.server().unwrap().counters().unwrap()
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        let pid = self.daemons.server().unwrap().pid().unwrap();
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
     }
 
     /// Resident bytes of the server's daemon.
@@ -148,6 +176,21 @@ fn noise(n: u32) -> blake3::Hash {
     blake3::hash(&n.to_be_bytes())
 }
 
+fn garbage(n: u32, to: SocketAddr) -> Forged {
+    let junk = noise(n);
+    Forged::syn(spoofed(n), to)
+        .identity(&junk.as_bytes()[..16])
+        .payload(&junk.as_bytes().repeat(20))
+}
+
+/// What the server's daemon does during a flood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Daemon {
+    Works,
+    /// It is stopped, and reads nothing.
+    Hangs,
+}
+
 #[test]
 fn plain_syns_to_an_enforced_port() {
     let scene = Scene::new();
@@ -169,13 +212,98 @@ fn plain_syns_to_a_port_that_is_open_to_everybody() {
 fn garbage_instead_of_credentials_fills_the_rings() {
     let scene = Scene::new();
     let to = scene.to();
-    let frames = scene.frames(|n| {
-        let junk = noise(n);
-        Forged::syn(spoofed(n), to)
-            .identity(&junk.as_bytes()[..16])
-            .payload(&junk.as_bytes().repeat(20))
-    });
+    let frames = scene.frames(|n| garbage(n, to));
     scene.survives(frames, "cold_rate_limited");
+}
+
+/// More than the rings bear, and nobody who empties them.
+#[test]
+fn garbage_instead_of_credentials_while_the_daemon_hangs() {
+    let scene = Scene::with_limits(&[("cold_per_second", 1_000_000)]);
+    let to = scene.to();
+    let frames = scene.frames(|n| garbage(n, to));
+    scene.survives_by(Daemon::Hangs, frames, "ring_full");
+}
+
+/// All of them valid, of one node: it displaces its own.
+#[test]
+fn more_valid_identities_of_one_node_than_the_table_of_peers_holds() {
+    let scene = Scene::with_limits(&[("peers", 64)]);
+    let speaker = Speaker::new(&scene.stranger).unwrap();
+    let credentials: Vec<Vec<u8>> = (0..IDENTITIES)
+        .map(|n| {
+            let id = format!("spiffe://example.org{NAMESPACE}/stranger-{n}");
+            speaker.issue(&id).unwrap().bytes().to_vec()
+        })
+        .collect();
+    let to = scene.to();
+    let frames = scene.frames(|n| {
+        let credential = &credentials[n as usize % credentials.len()];
+        Call::new(spoofed(n), to).hello(credential)
+    });
+    scene.survives(frames, "engine_peers_displaced");
+}
+
+/// Whom a network rule lets in can fill the table of flows; what is open stays, and the table empties by itself.
+#[test]
+fn connections_that_fill_the_flow_table_end_none_and_bar_nobody_for_long() {
+    let mut scene = Scene::with_limits(&[("flows", 1024)]);
+    let _server = Server::start_threads(&scene.net.server, OPEN, &Service::OneByte, 8).unwrap();
+    scene.net.other.nft("delete table inet mute").unwrap();
+    prepare_client(&scene.net.other).unwrap();
+    let memory = scene.memory();
+    let to = scene.net.server.at(Family::V4, OPEN);
+    let load = Load { timeout: Duration::from_millis(300), ..Load::connections(to, u64::MAX) };
+    let flood = load.clients(4).start(&scene.net.other).unwrap();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while scene.counters().drop("flow_table_full") == 0 {
+        assert!(Instant::now() < deadline, "{} connections fill no table", flood.completed());
+        scene.flow.exchange().unwrap();
+    }
+    for _ in 0..200 {
+        scene.flow.exchange().unwrap();
+    }
+    flood.stop().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let connects =
+        || dial(&scene.net.client, scene.to(), PATIENCE).unwrap().got() == Got::Connection;
+    while !connects() {
+        assert!(Instant::now() < deadline, "the table does not empty");
+    }
+    scene.is_as_before(memory);
+}
+
+twin!(what_a_flood_sends_reaches_no_stack, reaches_the_stack, enforced: false, Absent: true);
+
+/// Whether the server's stack has to deal with floods of plain SYNs, garbage and segments of no connection.
+fn reaches_the_stack(enforcement: Enforcement) -> bool {
+    let net = ThreeHosts::new().unwrap();
+    let setup = Setup::pki().unwrap();
+    let _daemons = setup.start(&net.client, &net.server, enforcement).unwrap();
+    let _server = Server::start(&net.server, PORT, &Service::OneByte).unwrap();
+    net.other.drop_arriving_tcp().unwrap();
+    let (to, link) =
+        (net.server.at(Family::V4, PORT), link_address(&net.server, INTERFACE).unwrap());
+    let frames = (0..FRAMES).map(|n| {
+        let source = net.other.at(Family::V4, port(n));
+        let forged = match n % 3 {
+            0 => Forged::syn(source, to),
+            1 => Forged::syn(source, to).identity(&noise(n).as_bytes()[..16]).payload(&[7; 600]),
+            _ => Forged { sequence: n, ..Forged::new(source, to, Flags::ACK) }.payload(b"x"),
+        };
+        forged.frame(link).unwrap()
+    });
+    let frames = frames.collect();
+    let before = Stats::read(&net.server).unwrap();
+    let flood = Flood::start(&net.other, INTERFACE, frames);
+    wait_for(&flood, BEGUN);
+    let sent = flood.finish().unwrap();
+    let heard = Stats::read(&net.server).unwrap().since(&before, "Tcp.InSegs").unwrap();
+    let reached = u64::try_from(heard).unwrap() > sent / 10;
+    if enforcement == Enforcement::Enforced {
+        assert!(heard < 100, "{heard} of {sent} segments reached the stack");
+    }
+    reached
 }
 
 #[test]

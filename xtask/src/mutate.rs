@@ -56,6 +56,7 @@ const MUTATIONS: [Mutation; 18] = [
         "server::a_credential_that_only_looks_known_breaks_the_checksum",
     ),
     Mutation::new("amplification", HANDSHAKE, "server::s2_that_must_not_leave"),
+    Mutation::new("old-flow", HANDSHAKE, "server::s3_that_must_not_be_accepted"),
     Mutation::new("mac", HANDSHAKE, "a_wrong_mac_is_dropped"),
     Mutation::new("address-binding", HANDSHAKE, "an_answer_from_another_address_is_dropped"),
     Mutation::new("proof", HANDSHAKE, "server::s3_that_must_not_be_accepted"),

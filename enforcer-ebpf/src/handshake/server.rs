@@ -164,6 +164,11 @@ pub fn answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         keep_answer(s);
         mac::tag(s);
         keep_proof(s);
+        // The stack has forgotten the old connection of the tuple, or it would not answer. What is left of its flow
+        // must not carry the acknowledgement that this answer asks for: that would be a connection without a proof.
+        if !cfg!(feature = "mutate-old-flow") {
+            flow::remove(s);
+        }
     }
     if step != CONTINUE {
         return step;

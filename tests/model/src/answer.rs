@@ -112,6 +112,7 @@ impl Node {
         a.answer = mac::answer(self.weakening, &peer.as_responder, &transcript, tuple.local);
         a.proof = mac::proof(self.weakening, &peer.as_responder, &transcript);
         a.answered = 1;
+        self.flows.remove(&tuple);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::cold::Cold;
 use super::figures::{Figures, Samples, Spread};
+use super::flood::{Floods, Kind};
 use super::process::Processes;
 use super::program::Programs;
 use super::rounds::{CLIENTS, P50, STREAMS, rate_name, stream_name};
@@ -38,6 +39,7 @@ impl Budget {
 pub fn all(
     rounds: &[Figures],
     cold: &Cold,
+    flood: &Floods,
     programs: &Programs,
     processes: &Processes,
 ) -> Vec<Budget> {
@@ -68,6 +70,23 @@ pub fn all(
     // What one tick of the clock of process times is worth: no work of userspace for a warm connection.
     let micros = processes.warm.micros_per_connection();
     budgets.push(Budget::at_most("daemons_warm_connection_us", 1.0, micros));
+    budgets.extend(floods(flood));
+    budgets
+}
+
+/// What known identities keep under floods.
+#[must_use]
+pub fn floods(floods: &Floods) -> Vec<Budget> {
+    let mut budgets = Vec::new();
+    for kind in Kind::ALL {
+        let name = format!("flood_{}_rate_ratio", kind.name());
+        let median = |values| Spread::of(values).median;
+        let kept = median(floods.kept(Setting::Enforced, kind));
+        budgets.push(Budget::at_least(&name, 0.9, kept));
+        let to_nftables = median(floods.kept_to_nftables(kind));
+        budgets.push(Budget::at_least(format!("{name}_to_nftables"), 0.9, to_nftables));
+    }
+    budgets.push(Budget::at_most("flood_failed_connections", 0.0, floods.failed()));
     budgets
 }
 

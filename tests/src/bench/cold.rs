@@ -33,7 +33,7 @@ pub fn measure(native: &Stage, options: &Options) -> Result<Cold> {
     let _native = Server::start(&native.net.server, FIRST_PORT, &Service::Echo)?;
     let mut cold = Cold::default();
     for _ in 0..options.first_contacts() {
-        let _daemons = enforce(&net)?;
+        let _daemons = enforce(&net.client, &net.server)?;
         cold.native_us.push(connect(&native.net)?);
         cold.first_us.push(connect(&net).context("a first contact")?);
         cold.second_us.push(connect(&net)?);

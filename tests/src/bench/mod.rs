@@ -2,13 +2,14 @@
 //! that what disturbs the machine disturbs all three.
 //!
 //! `options` says how much, [`stage`] has the arrangements, `rounds` goes round over `rate` and [`stream`];
-//! `cold`, [`program`] and [`process`] measure what has no native counterpart; `budget` compares with
+//! `cold`, [`flood`], [`program`] and [`process`] measure what has no native counterpart; `budget` compares with
 //! what is aimed at and `report` prints. Nothing here is a test: a budget that is missed is reported, not an
 //! error, but a connection that fails is one, since its figures would mean nothing.
 
 mod budget;
 mod cold;
 mod figures;
+pub mod flood;
 mod machine;
 mod options;
 pub mod process;
@@ -31,8 +32,8 @@ use stage::Stages;
 pub use budget::Budget;
 pub use figures::{Figures, Samples, Spread};
 pub use machine::Machine;
-pub use options::Options;
-pub use report::{Report, table};
+pub use options::{Only, Options};
+pub use report::{FloodReport, Report, flood_table, table};
 
 /// How long the daemons are left alone to see what they cost when nothing happens.
 const IDLE: Duration = Duration::from_secs(3);
@@ -59,8 +60,15 @@ pub fn run(options: &Options) -> Result<Report> {
         eprintln!("bench: first contact was not measured: {error:#}");
         cold::Cold::default()
     });
+    let floods = flood::measure(options)?;
     let processes = process::Processes { idle, warm, whole, resident_kib };
-    Ok(Report::new(rounds, cold, programs, processes))
+    Ok(Report::new(rounds, cold, floods, programs, processes))
+}
+
+/// Measures what floods cost, and nothing else.
+pub fn run_floods(options: &Options) -> Result<FloodReport> {
+    need::environment()?;
+    Ok(FloodReport::new(flood::measure(options)?))
 }
 
 /// Says on standard error how far the run is.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 /// Measures the enforcer beside the native stack and an nftables conntrack rule.
 #[derive(Debug, Parser)]
@@ -18,9 +18,19 @@ pub struct Options {
     /// Two short rounds and few samples: to see that it works, not to quote
     #[arg(long)]
     quick: bool,
+    /// Measure one thing only
+    #[arg(long, value_name = "WHAT")]
+    pub only: Option<Only>,
     /// Fail if a budget is missed
     #[arg(long)]
     pub strict: bool,
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Only {
+    /// What known identities keep of their connection rate under a flood.
+    Flood,
 }
 
 impl Options {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::budget::{self, Budget};
 use super::cold::Cold;
 use super::figures::{Figures, Samples, Spread};
+use super::flood::{Floods, Kind};
 use super::machine::{self, Machine};
 use super::process::{Processes, Usage};
 use super::program::{Live, Programs};
@@ -22,6 +23,8 @@ pub struct Report {
     pub rounds: Vec<Figures>,
     /// First contacts.
     pub cold: Cold,
+    /// Known identities under floods.
+    pub flood: Floods,
     /// What the programs cost.
     pub programs: Programs,
     /// What the daemons used.
@@ -35,17 +38,59 @@ pub struct Report {
 impl Report {
     /// Judges the figures.
     #[must_use]
-    pub fn new(rounds: Vec<Figures>, cold: Cold, programs: Programs, processes: Processes) -> Self {
+    pub fn new(
+        rounds: Vec<Figures>,
+        cold: Cold,
+        flood: Floods,
+        programs: Programs,
+        processes: Processes,
+    ) -> Self {
         Self {
-            budgets: budget::all(&rounds, &cold, &programs, &processes),
+            budgets: budget::all(&rounds, &cold, &flood, &programs, &processes),
             rounds,
             cold,
+            flood,
             programs,
             processes,
             machine: Machine::here(),
             commit: machine::commit(),
         }
     }
+}
+
+/// What was measured of floods alone.
+#[derive(Debug, Clone, Serialize)]
+pub struct FloodReport {
+    /// What is aimed at, and whether it is met.
+    pub budgets: Vec<Budget>,
+    /// Known identities under floods.
+    pub flood: Floods,
+    /// Where.
+    pub machine: Machine,
+    /// Of which source.
+    pub commit: String,
+}
+
+impl FloodReport {
+    /// Judges the figures.
+    #[must_use]
+    pub fn new(flood: Floods) -> Self {
+        Self {
+            budgets: budget::floods(&flood),
+            flood,
+            machine: Machine::here(),
+            commit: machine::commit(),
+        }
+    }
+}
+
+/// The report of floods as text.
+#[must_use]
+pub fn flood_table(report: &FloodReport) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = floods(&mut text, &report.flood).and_then(|()| budgets(&mut text, &report.budgets));
+    text
 }
 
 /// The report as text.
@@ -70,6 +115,7 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
     )?;
     rounds(out, &report.rounds)?;
     first_contacts(out, &report.cold)?;
+    floods(out, &report.flood)?;
     programs(out, &report.programs)?;
     processes(out, &report.processes)?;
     budgets(out, &report.budgets)
@@ -106,6 +152,33 @@ fn rounds(out: &mut String, rounds: &[Figures]) -> std::fmt::Result {
 /// A ratio with its spread over the rounds.
 fn spread(s: Spread) -> String {
     format!("{:.3} ({:.3}..{:.3})", s.median, s.least, s.most)
+}
+
+fn floods(out: &mut String, floods: &Floods) -> std::fmt::Result {
+    writeln!(
+        out,
+        "{:<10} {:>14} {:>14}   {:<22} {:<22} {:<22}",
+        "flood",
+        "frames/s nft",
+        "enforced",
+        "nftables keeps",
+        "enforced keeps",
+        "enforced/nftables"
+    )?;
+    for kind in Kind::ALL {
+        let frames = |setting| Spread::of(floods.frames(setting, kind)).median;
+        writeln!(
+            out,
+            "{:<10} {:>14.0} {:>14.0}   {:<22} {:<22} {:<22}",
+            kind.name(),
+            frames(Setting::Nftables),
+            frames(Setting::Enforced),
+            spread(Spread::of(floods.kept(Setting::Nftables, kind))),
+            spread(Spread::of(floods.kept(Setting::Enforced, kind))),
+            spread(Spread::of(floods.kept_to_nftables(kind)))
+        )?;
+    }
+    writeln!(out)
 }
 
 fn first_contacts(out: &mut String, cold: &Cold) -> std::fmt::Result {

@@ -17,7 +17,7 @@ pub const FIRST_PORT: u16 = 20_000;
 /// The last port that the firewall lets through.
 const LAST_PORT: u16 = 29_999;
 /// The least port of clients: above those of the servers.
-const CLIENT_PORTS: &str = "30000 65535";
+pub(super) const CLIENT_PORTS: &str = "30000 65535";
 /// Rules that the policy holds besides the one that is used.
 const OTHER_RULES: usize = 99;
 /// Entries of each flow table. A closed flow stays for two minutes, as in conntrack, and a run makes more
@@ -75,7 +75,7 @@ impl Stage {
                 firewall(&net.server)?;
                 None
             }
-            Setting::Enforced => Some(enforce(&net)?),
+            Setting::Enforced => Some(enforce(&net.client, &net.server)?),
         };
         Ok(Self { setting, daemons, net })
     }
@@ -122,7 +122,7 @@ impl Stages {
 }
 
 /// Starts an enforcer on both hosts, as it would be run: certificates, a hundred rules, ordinary log.
-pub fn enforce(net: &TwoHosts) -> Result<[Enforcer; 2]> {
+pub fn enforce(client: &Host, server: &Host) -> Result<[Enforcer; 2]> {
     let rules = policy();
     let setup = Setup::pki()?.client_policy(&rules).server_policy(&rules);
     let ordinary = |mut config: Config| {
@@ -131,8 +131,8 @@ pub fn enforce(net: &TwoHosts) -> Result<[Enforcer; 2]> {
         config
     };
     Ok([
-        Enforcer::start(&net.client, &ordinary(setup.client))?,
-        Enforcer::start(&net.server, &ordinary(setup.server))?,
+        Enforcer::start(client, &ordinary(setup.client))?,
+        Enforcer::start(server, &ordinary(setup.server))?,
     ])
 }
 
@@ -144,7 +144,8 @@ fn policy() -> String {
     others.chain([used]).collect::<Vec<_>>().join("\n")
 }
 
-fn firewall(host: &Host) -> Result<()> {
+/// A firewall on a host: policy drop, the servers' ports open.
+pub(super) fn firewall(host: &Host) -> Result<()> {
     let accept =
         format!("ct state established,related accept; tcp dport {FIRST_PORT}-{LAST_PORT} accept");
     let chain = |hook: &str| {

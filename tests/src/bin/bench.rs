@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use enforcer_tests::bench::{self, Options};
+use enforcer_tests::bench::{self, Budget, Only, Options};
+use serde::Serialize;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -25,11 +26,20 @@ fn main() -> ExitCode {
 
 /// Measures, prints, writes. Returns whether every budget is met.
 fn run(options: &Options) -> Result<bool> {
+    if options.only == Some(Only::Flood) {
+        let report = bench::run_floods(options)?;
+        println!("{}", bench::flood_table(&report));
+        return tell(options, &report, &report.budgets);
+    }
     let report = bench::run(options)?;
     println!("{}", bench::table(&report));
+    tell(options, &report, &report.budgets)
+}
+
+fn tell(options: &Options, report: &impl Serialize, budgets: &[Budget]) -> Result<bool> {
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&report)?;
+        let text = serde_json::to_string_pretty(report)?;
         fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(report.budgets.iter().all(|budget| budget.met))
+    Ok(budgets.iter().all(|budget| budget.met))
 }

@@ -21,13 +21,19 @@ impl Covered {
     /// `mac_A`: label, handles, nonces.
     #[must_use]
     pub fn proof(&self, key: &[u8; 32]) -> Mac {
-        keyed(key, &self.bytes(*b"EN3\x01"))
+        self.proof_labelled(*b"EN3\x01", key)
+    }
+
+    /// What a proof would be under another label.
+    #[must_use]
+    pub fn proof_labelled(&self, label: [u8; 4], key: &[u8; 32]) -> Mac {
+        keyed(key, &self.bytes(label))
     }
 
     /// What a proof would be under the label of S2: no one must take it for one.
     #[must_use]
     pub fn proof_of_another_step(&self, key: &[u8; 32]) -> Mac {
-        keyed(key, &self.bytes(*b"EN2\x01"))
+        self.proof_labelled(*b"EN2\x01", key)
     }
 
     fn bytes(&self, label: [u8; 4]) -> Vec<u8> {

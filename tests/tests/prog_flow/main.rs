@@ -353,16 +353,39 @@ fn connections_older_than_the_attachment() {
     check(
         Side::Server,
         Hook::From,
-        &[drops(
-            "not from a spoofed address",
-            |w| {
-                let later = w.later();
-                w.set_workload(|workload| workload.adopt_until_ns = later);
-                w.local.address = w.outside.address;
-                w.data_out().frame()
-            },
-            &["spoofed_source"],
-        )],
+        &[
+            drops(
+                "not from a spoofed address",
+                |w| {
+                    let later = w.later();
+                    w.set_workload(|workload| workload.adopt_until_ns = later);
+                    w.local.address = w.outside.address;
+                    w.data_out().frame()
+                },
+                &["spoofed_source"],
+            ),
+            drops(
+                "nobody is reset in another's name",
+                |w| {
+                    let later = w.later();
+                    w.set_workload(|workload| {
+                        workload.adopt_until_ns = later;
+                        workload.flags |= workload_flags::RESET_UNKNOWN;
+                    });
+                    w.local.address = w.outside.address;
+                    w.data_out().frame()
+                },
+                &["spoofed_source"],
+            ),
+            drops(
+                "nor later",
+                |w| {
+                    w.local.address = w.outside.address;
+                    w.data_out().frame()
+                },
+                &["spoofed_source"],
+            ),
+        ],
     );
 }
 

@@ -310,6 +310,24 @@ fn s3_that_must_not_be_accepted() {
                 &["no_attempt"],
             ),
             drops(
+                "no proof, where an older connection of the tuple left a flow",
+                |w| {
+                    w.established();
+                    w.after_s2_out();
+                    w.ack_in().frame()
+                },
+                &["awaiting_proof"],
+            ),
+            drops(
+                "data, where an older connection of the tuple left a flow",
+                |w| {
+                    w.established();
+                    w.after_s2_out();
+                    w.data_in().frame()
+                },
+                &["awaiting_proof"],
+            ),
+            drops(
                 "another sequence number",
                 |w| {
                     w.after_s2_out();
@@ -347,5 +365,23 @@ fn s3_that_must_not_be_accepted() {
                 &["flow_table_full"],
             ),
         ],
+    );
+}
+
+/// Whoever replays S1 must not end a connection: only the workload's own answer shows that its stack has forgotten it.
+#[test]
+fn an_s1_beside_a_flow_leaves_it_alone() {
+    check(
+        Side::Server,
+        Hook::To,
+        &[passes(
+            "data of the flow",
+            |w| {
+                w.established();
+                w.after_s1_in();
+                w.data_in().frame()
+            },
+            &[],
+        )],
     );
 }
