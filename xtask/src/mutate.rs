@@ -46,7 +46,7 @@ const VERDICT: Home = Home::Programs("prog_verdict");
 const FLOW: Home = Home::Programs("prog_flow");
 
 /// One line for each check, in the order of docs/PROTOCOL.md.
-const MUTATIONS: [Mutation; 18] = [
+const MUTATIONS: [Mutation; 19] = [
     Mutation::new("source-address", HANDSHAKE, "client::s1_that_must_not_leave"),
     Mutation::new("expiry", HANDSHAKE, "a_peer_past_its_deadline_is_unknown"),
     Mutation::new("credential-length", HANDSHAKE, "server::s1_that_must_not_be_accepted"),
