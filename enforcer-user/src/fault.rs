@@ -17,6 +17,8 @@ pub enum Phase {
     Start,
     /// A start over a live datapath.
     Adoption,
+    /// A start over a live datapath of the layout before, up to where it goes on as an adoption.
+    Upgrade,
     /// A policy change of a running daemon that also cuts a flow.
     Change,
     /// A new credential of a running daemon.
@@ -70,6 +72,26 @@ kill_points! {
     StateWritten = "state_written" in [Start 1, Adoption 1];
     /// A program is loaded.
     ProgramLoaded = "program_loaded" in [Start 3, Adoption 3];
+    /// Maps and programs of this layout are there, beside those of the layout before.
+    BesideMade = "beside_made" in [Upgrade 1];
+    /// Everything is copied into the maps of this layout.
+    StateCopied = "state_copied" in [Upgrade 1];
+    /// A program of this layout took the place of one of the layout before.
+    PlaceTaken = "place_taken" in [Upgrade 2];
+    /// One program of each interface is of this layout, and knows every flow that the old one opened.
+    FlowsCopiedAgain = "flows_copied_again" in [Upgrade 1];
+    /// From here on only this layout's daemon can start.
+    TakeoverBegun = "takeover_begun" in [Upgrade 1];
+    /// Every program is of this layout.
+    PlacesTaken = "places_taken" in [Upgrade 1];
+    /// Flows and counters hold what programs of both layouts saw.
+    FlowsCarried = "flows_carried" in [Upgrade 1];
+    /// The maps of the layout before are read by nobody.
+    TakeoverEnded = "takeover_ended" in [Upgrade 1];
+    /// Half of the maps are pinned where those of the layout before were.
+    PinsHalfMoved = "pins_half_moved" in [Upgrade 1];
+    /// All are.
+    PinsMoved = "pins_moved" in [Upgrade 1];
     /// The event rings are read.
     RingsOpened = "rings_opened" in [Start 1, Adoption 1];
     /// The helper interface is there.

@@ -1,7 +1,8 @@
 //! Bulk streams whose every byte is known: sent one way or the other, and compared by hash.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -21,10 +22,53 @@ pub fn upload(host: &Host, to: SocketAddr, bytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// The same at a few megabytes a second: a stream that stays open and leaves captures their time.
+pub fn upload_slowly(host: &Host, to: SocketAddr, bytes: u64) -> Result<()> {
+    let mut stream = Slow(dial(host, to, PATIENCE)?.stream()?);
+    let sent = write_pattern(&mut stream, bytes).context("sending")?;
+    stream.0.shutdown(Shutdown::Write)?;
+    let mut answer = [0; blake3::OUT_LEN];
+    stream.0.read_exact(&mut answer).context("waiting for the digest")?;
+    ensure!(sent == answer, "{bytes} bytes to {to} arrived changed");
+    Ok(())
+}
+
+/// As [`download`], as slow as [`upload_slowly`].
+pub fn download_slowly(host: &Host, to: SocketAddr, bytes: u64) -> Result<()> {
+    let mut stream = Slow(dial(host, to, PATIENCE)?.stream()?);
+    compare(&mut stream, to, bytes)
+}
+
+/// Rests before every chunk.
+struct Slow(TcpStream);
+
+const REST: Duration = Duration::from_millis(10);
+
+impl Write for Slow {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        std::thread::sleep(REST);
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Read for Slow {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        std::thread::sleep(REST);
+        self.0.read(bytes)
+    }
+}
+
 /// Reads the stream of a [`crate::tcp::Service::Source`] and fails unless it is `bytes` of [`pattern`].
 pub fn download(host: &Host, to: SocketAddr, bytes: u64) -> Result<()> {
-    let mut stream = dial(host, to, PATIENCE)?.stream()?;
-    let (hash, length) = hash_to_end(&mut stream).context("receiving")?;
+    compare(&mut dial(host, to, PATIENCE)?.stream()?, to, bytes)
+}
+
+fn compare(stream: &mut impl Read, to: SocketAddr, bytes: u64) -> Result<()> {
+    let (hash, length) = hash_to_end(stream).context("receiving")?;
     ensure!(length == bytes, "{length} of {bytes} bytes arrived from {to}");
     ensure!(
         hash == write_pattern(&mut io::sink(), bytes)?,

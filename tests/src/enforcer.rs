@@ -33,18 +33,24 @@ const FAULTS: &str = "ENFORCER_FAULTS";
 
 /// The enforcer's binary: `ENFORCER_BIN`, or the one of the build that the test program belongs to.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("ENFORCER_BIN") {
+    find_binary("ENFORCER_BIN", "enforcer", "cargo xtask build")
+}
+
+/// The binary of the next layout of the maps: `ENFORCER_NEXT_BIN`, or the one beside the test program.
+pub fn next_binary() -> Result<PathBuf> {
+    find_binary("ENFORCER_NEXT_BIN", "enforcer-next", "cargo xtask build --next")
+}
+
+fn find_binary(variable: &str, name: &str, made_by: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
-        ensure!(path.is_file(), "ENFORCER_BIN is {}, and there is no such file", path.display());
+        ensure!(path.is_file(), "{variable} is {}, and there is no such file", path.display());
         return Ok(path);
     }
     let exe = std::env::current_exe().context("the path of the test program is unknown")?;
-    let mut candidates = exe.ancestors().skip(1).take(2).map(|folder| folder.join("enforcer"));
+    let mut candidates = exe.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     candidates.find(|file| file.is_file()).with_context(|| {
-        format!(
-            "no enforcer binary beside {}; build it (`cargo xtask build`) or set ENFORCER_BIN",
-            exe.display()
-        )
+        format!("no {name} beside {}; build it (`{made_by}`) or set {variable}", exe.display())
     })
 }
 
@@ -56,6 +62,7 @@ pub struct Enforcer {
     folder: TempDir,
     place: Place,
     process: Option<Child>,
+    binary: PathBuf,
     /// All it may ever have; the test's own if none.
     capabilities: Option<Vec<Capability>>,
     /// Read again at every start.
@@ -91,6 +98,7 @@ impl Enforcer {
             folder,
             place,
             process: None,
+            binary: binary()?,
             capabilities: None,
             _keys: config.keys.clone(),
         };
@@ -104,6 +112,11 @@ impl Enforcer {
         self.capabilities = Some(capabilities.to_vec());
     }
 
+    /// From the next start or command on, the enforcer is this one.
+    pub fn use_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
     /// Starts the daemon (again) and waits until it is ready.
     pub fn launch(&mut self) -> Result<()> {
         self.spawn()?;
@@ -114,7 +127,7 @@ impl Enforcer {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon of {} runs already", self.host.label());
         let log = File::options().append(true).create(true).open(self.log_file())?;
-        let mut command = self.host.command(binary()?);
+        let mut command = self.host.command(&self.binary);
         if let Some(capabilities) = &self.capabilities {
             bound(&mut command, capabilities);
         }
@@ -208,7 +221,7 @@ impl Enforcer {
 
     fn command(&self, words: &[&str]) -> Result<Command> {
         let (name, rest) = words.split_first().context("a command without words")?;
-        let mut command = self.host.command(binary()?);
+        let mut command = self.host.command(&self.binary);
         command.arg(name).arg("--config").arg(self.config_file()).args(rest);
         Ok(command)
     }

@@ -245,7 +245,7 @@ fn rotate(scene: &Scene) {
 fn the_table_names_each_point_once() {
     let names: BTreeSet<&str> = KillPoint::ALL.iter().map(|point| point.name()).collect();
     assert_eq!(names.len(), KillPoint::ALL.len());
-    let phases = [Phase::Start, Phase::Adoption, Phase::Change, Phase::Rotation];
+    let phases = [Phase::Start, Phase::Adoption, Phase::Upgrade, Phase::Change, Phase::Rotation];
     for point in KillPoint::ALL {
         assert!(phases.iter().any(|phase| point.times(*phase) > 0), "{point:?} is never tried");
     }

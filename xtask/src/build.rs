@@ -15,6 +15,10 @@ pub const PROFILE: &str = "bpf";
 
 /// Names the enforcer's program to the tests, the demo and the benchmark.
 pub const ENFORCER_VARIABLE: &str = "ENFORCER_BIN";
+/// Names the enforcer of the next layout of the maps to the tests.
+pub const NEXT_VARIABLE: &str = "ENFORCER_NEXT_BIN";
+/// The feature of the crates that has the next layout.
+const NEXT_FEATURE: &str = "abi-next";
 /// Names another eBPF object than the ordinary one: to the program tests when they run, to
 /// `enforcer-user/build.rs` when it is embedded.
 pub const OBJECT_VARIABLE: &str = "ENFORCER_EBPF_OBJECT";
@@ -25,10 +29,19 @@ pub struct Options {
     /// Build the host crates optimised
     #[arg(long)]
     pub release: bool,
+    /// Build nothing but the enforcer of the next layout of the maps, which tests of upgrades need beside
+    /// the ordinary one
+    #[arg(long, conflicts_with = "release")]
+    next: bool,
 }
 
 /// Builds everything.
 pub fn run(options: &Options) -> Result<()> {
+    if options.next {
+        next_enforcer()?;
+        // The ordinary one back to its place.
+        return enforcer(&Variant::default()).map(drop);
+    }
     ebpf()?;
     let mut build = process::cargo();
     build.arg("build");
@@ -84,6 +97,24 @@ pub fn enforcer(variant: &Variant) -> Result<PathBuf> {
     binary("enforcer-user", "enforcer", variant)
 }
 
+/// Builds the enforcer of the next layout of the maps, with its own eBPF object, and returns its path. It is
+/// built where the ordinary one is, so that both share all they depend on: the ordinary one must be built
+/// behind it.
+pub fn next_enforcer() -> Result<PathBuf> {
+    let object = project::ebpf_object().with_file_name("enforcer-ebpf-next");
+    ebpf_with(&[NEXT_FEATURE], &object, process::run)?;
+    let mut build = process::cargo();
+    build.args(["build", "--package", "enforcer-user", "--bin", "enforcer"]);
+    build.args(["--features", NEXT_FEATURE]).env(OBJECT_VARIABLE, &object);
+    process::run(&mut build)?;
+    let folder = project::target_dir().join("debug");
+    let next = folder.join("enforcer-next");
+    replace_if_changed(&folder.join("enforcer"), &next)?;
+    let permissions = fs::metadata(folder.join("enforcer"))?.permissions();
+    fs::set_permissions(&next, permissions)?;
+    Ok(next)
+}
+
 /// Builds one program of the host crates and returns its path.
 pub fn binary(package: &str, name: &str, variant: &Variant) -> Result<PathBuf> {
     let mut build = process::cargo();
@@ -97,7 +128,8 @@ pub fn binary(package: &str, name: &str, variant: &Variant) -> Result<PathBuf> {
 /// Copies `from` over `to` unless they hold the same bytes: a new time stamp alone would rebuild
 /// every crate that embeds the object.
 fn replace_if_changed(from: &Path, to: &Path) -> Result<()> {
-    let bytes = fs::read(from).with_context(|| format!("no object at {}", from.display()))?;
+    let bytes =
+        fs::read(from).with_context(|| format!("nothing was built at {}", from.display()))?;
     if fs::read(to).is_ok_and(|present| present == bytes) {
         return Ok(());
     }

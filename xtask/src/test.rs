@@ -113,23 +113,27 @@ fn unit(arguments: &[OsString]) -> Result<Tally> {
 }
 
 fn prog(arguments: &[OsString]) -> Result<Tally> {
-    on_this_kernel(arguments, TestProgram::is_of_program_layer)
+    on_this_kernel(arguments, None, TestProgram::is_of_program_layer)
 }
 
 fn e2e(arguments: &[OsString]) -> Result<Tally> {
-    on_this_kernel(arguments, |program| !program.is_of_program_layer())
+    let next = build::next_enforcer()?;
+    on_this_kernel(arguments, Some(&next), |program| !program.is_of_program_layer())
 }
 
 fn on_this_kernel(
     arguments: &[OsString],
+    next: Option<&Path>,
     selected: impl Fn(&TestProgram) -> bool,
 ) -> Result<Tally> {
     setup::ensure(Group::E2e)?;
     let variant = Variant::default();
     let enforcer = build::enforcer(&variant)?;
+    let mut settings = vec![(build::ENFORCER_VARIABLE, enforcer.as_os_str())];
+    settings.extend(next.map(|next| (build::NEXT_VARIABLE, next.as_os_str())));
     let mut sum = Tally::default();
     for program in test_programs(&variant)?.iter().filter(|program| selected(program)) {
-        sum += tallied(program.command(&enforcer)?.args(arguments))?;
+        sum += tallied(program.command_with(&settings)?.args(arguments))?;
     }
     Ok(sum)
 }
@@ -158,12 +162,7 @@ impl TestProgram {
         &self.executable
     }
 
-    /// The program as root, as cargo would start it, told where the enforcer is.
-    pub fn command(&self, enforcer: &Path) -> Result<Command> {
-        self.command_with(&[(build::ENFORCER_VARIABLE, enforcer.as_os_str())])
-    }
-
-    /// The same with other settings of the environment.
+    /// The program as root, as cargo would start it, with settings of the environment.
     pub fn command_with(&self, settings: &[(&str, &OsStr)]) -> Result<Command> {
         let folder = project::root().join("tests");
         let threads = env::var_os(THREADS_VARIABLE).unwrap_or_else(|| THREADS.into());

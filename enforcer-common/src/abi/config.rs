@@ -23,6 +23,9 @@ pub struct Config {
     pub attempts_per_source: u32,
     /// Flows of other protocols than TCP that one workload may have open in one direction.
     pub datagram_flows: u32,
+    /// Zero.
+    #[cfg(feature = "abi-next")]
+    pub zero: [u32; 2],
 }
 
 /// Flags of the configuration.
@@ -42,4 +45,8 @@ pub struct NonceState {
     pub counter: u64,
 }
 
-pod!(Config = 32, NonceState = 40);
+pod!(NonceState = 40);
+#[cfg(not(feature = "abi-next"))]
+pod!(Config = 32);
+#[cfg(feature = "abi-next")]
+pod!(Config = 40);

@@ -14,6 +14,10 @@ pub struct CounterKey {
 
 pod!(CounterKey = 4);
 
+/// Bit of [`CounterKey::counter`]: what programs of an earlier layout had counted. Only the daemon writes
+/// it, since it could not add to what programs write without losing counts.
+pub const COUNTED_BEFORE: u16 = 0x8000;
+
 macro_rules! numbered {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $number:literal, $text:literal;)+ }) => {
         $(#[$meta])*

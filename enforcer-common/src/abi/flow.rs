@@ -78,6 +78,13 @@ impl From<FlowKey4> for FlowKey6 {
     }
 }
 
+/// Packets of a flow in one direction.
+#[cfg(not(feature = "abi-next"))]
+pub type PacketCount = u32;
+/// Packets of a flow in one direction.
+#[cfg(feature = "abi-next")]
+pub type PacketCount = u64;
+
 /// A flow. With 48 bytes of the kernel's element header an IPv4 entry takes 160 bytes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,9 +100,9 @@ pub struct FlowValue {
     /// Bytes towards the workload.
     pub bytes_in: u64,
     /// Packets from the workload; wraps.
-    pub packets_out: u32,
+    pub packets_out: PacketCount,
     /// Packets towards the workload; wraps.
-    pub packets_in: u32,
+    pub packets_in: PacketCount,
     /// Epoch under which the verdict was last asked.
     pub epoch: u32,
     /// One past the highest sequence number the workload sent.
@@ -122,7 +129,11 @@ pub struct FlowValue {
     pub zero: [u8; 4],
 }
 
-pod!(FlowKey4 = 16, FlowKey6 = 40, FlowValue = 96);
+pod!(FlowKey4 = 16, FlowKey6 = 40);
+#[cfg(not(feature = "abi-next"))]
+pod!(FlowValue = 96);
+#[cfg(feature = "abi-next")]
+pod!(FlowValue = 104);
 
 /// States of a flow.
 pub mod flow_state {
@@ -154,4 +165,7 @@ pub mod flow_flags {
     pub const FIN_OUT: u8 = 16;
     /// The far side sent a FIN.
     pub const FIN_IN: u8 = 32;
+    /// Copied from the tables of the layout before, whose programs may still see packets of it. Programs
+    /// leave it as it is.
+    pub const CARRIED: u8 = 64;
 }

@@ -5,6 +5,7 @@
 //! kernel compares keys as bytes. Enumerations travel as integers and are checked when read.
 
 mod attempt;
+pub mod before;
 mod config;
 mod counter;
 mod event;
@@ -16,9 +17,9 @@ mod workload;
 
 pub use attempt::{AttemptValue, role};
 pub use config::{Config, NonceState, config_flags};
-pub use counter::{CounterKey, DropReason, Event};
+pub use counter::{COUNTED_BEFORE, CounterKey, DropReason, Event};
 pub use event::{HELD_FRAME_MAX, HeldSegment, ReinjectTrailer, RejectedSegment, record_kind};
-pub use flow::{FlowKey, FlowKey4, FlowKey6, FlowValue, flow_flags, flow_state};
+pub use flow::{FlowKey, FlowKey4, FlowKey6, FlowValue, PacketCount, flow_flags, flow_state};
 pub use network::{NETWORK_ENTRIES, NetworkEntry, NetworkKey, NetworkValue, network_flags};
 pub use peer::{CredentialValue, MAX_CREDENTIAL_BYTES, PeerKey, PeerValue};
 pub use verdict::{VerdictKey, VerdictValue, direction, verdict_action};
@@ -27,8 +28,9 @@ pub use workload::{
     interface_flags, workload_flags,
 };
 
-/// Version of everything in this module. A daemon adopts pinned maps only of its own version.
-pub const ABI_VERSION: u32 = 2;
+/// Version of everything in this module. A daemon adopts pinned maps of its own version, and takes over
+/// those of the version that [`before`] holds; all others it refuses.
+pub const ABI_VERSION: u32 = 2 + cfg!(feature = "abi-next") as u32;
 
 /// A handle: the first 8 bytes of BLAKE3 over a credential.
 pub type Handle = [u8; 8];

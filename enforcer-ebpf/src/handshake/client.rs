@@ -50,7 +50,9 @@ fn try_open(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     }
     room::ensure(skb, s)?;
     let handle = match attempt::find(s) {
-        Some(a) if calls(a) && a.local_isn == s.packet.sequence => {
+        // Also once S2 was accepted: the stack may have sent again before it read the answer. The flow's
+        // proof stands on the nonce that S2 answered.
+        Some(a) if (calls(a) || a.role == role::CLIENT) && a.local_isn == s.packet.sequence => {
             s.option = HandshakeOption::hello(a.local_handle, a.local_nonce);
             a.local_handle
         }

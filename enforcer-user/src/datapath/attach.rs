@@ -430,6 +430,49 @@ pub(super) fn pin_programs(folder: &PinFolder, loaded: &mut Loaded) -> Result<()
     Ok(())
 }
 
+/// Puts a program where an earlier daemon's of that name stands, at every interface, each in one step of
+/// the kernel. Nothing is attached where nothing was.
+pub(super) fn replace_everywhere(
+    folder: &PinFolder,
+    loaded: &mut Loaded,
+    program: &'static str,
+    interfaces: &[u32],
+) -> Result<(), DatapathError> {
+    let classifier = loaded.program(program)?;
+    for pin in folder.names()?.iter().filter(|pin| program_of_pin(pin) == Some(program)) {
+        match swap(folder, classifier, pin) {
+            // The interface is gone, and the link's place with it.
+            Err(error) if is_gone(&error) => continue,
+            other => other.map_err(program_error(program, format!("put into {pin}")))?,
+        }
+        fault::reached(KillPoint::PlaceTaken);
+    }
+    for ifindex in interfaces {
+        let Some(facts) = netlink::link_of(*ifindex)? else { continue };
+        for hook in [Hook::Ingress, Hook::Egress] {
+            let filters = netlink::filters(*ifindex, hook.parent())?;
+            let is_same = |filter: &netlink::Filter| filter.name.as_deref() == Some(program);
+            if filters.iter().any(|filter| is_ours(filter) && is_same(filter)) {
+                attach_clsact(folder, classifier, program, &facts, hook)?;
+                fault::reached(KillPoint::PlaceTaken);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The program in a pinned link, by the pin's name; also of one that waits to take another's place.
+fn program_of_pin(pin: &str) -> Option<&'static str> {
+    ifindex_of_pin(pin)?;
+    let name = pin.strip_suffix(NEXT_SUFFIX).unwrap_or(pin);
+    let mut all = programs(false).into_iter();
+    all.find(|(_, suffix, _)| name.rsplit('_').next() == Some(suffix)).map(|(program, ..)| program)
+}
+
+fn is_gone(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(e) if e.io_error.raw_os_error() == Some(libc::ENOLINK))
+}
+
 /// Takes our programs off an interface: links by their pins, filters, and the qdisc if this
 /// instance made it and nothing else uses it. Says what it removed.
 pub(super) fn detach(folder: &PinFolder, ifindex: u32) -> Result<Vec<String>, DatapathError> {
@@ -505,6 +548,9 @@ mod tests {
     fn pins_name_their_interface() {
         assert_eq!(ifindex_of_pin(&link_pin(42, "from")), Some(42));
         assert_eq!(ifindex_of_pin("link_42_to_next"), Some(42));
+        assert_eq!(program_of_pin(&link_pin(42, "from")), Some("from_workload"));
+        assert_eq!(program_of_pin("link_42_to_next"), Some("to_workload"));
+        assert_eq!(program_of_pin("program_reinject"), None);
         assert_eq!(ifindex_of_pin("program_reinject"), None);
         assert_eq!(ifindex_of_pin("link_x_from"), None);
     }

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use enforcer_common::abi::InterfaceValue;
+
 use super::attach::{self, ifindex_of_pin};
 use super::error::DatapathError;
 use super::folder::PinFolder;
 use super::load::CLSACT_PREFIX;
-use super::maps::Maps;
+use super::table::Table;
+use super::upgrade;
 
 /// What was removed, a line each; empty if there was nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,7 +29,8 @@ pub(super) fn detach(path: &Path) -> Result<Report, DatapathError> {
         report.removed.extend(attach::detach(&folder, ifindex)?);
     }
     for name in folder.names()? {
-        if folder.remove(&name)? {
+        let inner = upgrade::FOLDERS.contains(&name.as_str());
+        if if inner { folder.remove_inner(&name)? } else { folder.remove(&name)? } {
             report.removed.push(format!("pin {name}"));
         }
     }
@@ -44,8 +48,8 @@ fn interfaces(folder: &PinFolder) -> Result<BTreeSet<u32>, DatapathError> {
         all.extend(ifindex_of_pin(&name).or_else(marked));
     }
     // Maps of another version may not open; their links are known by their pins.
-    if let Ok(maps) = Maps::open(folder.path()) {
-        maps.interfaces.for_each(|ifindex, _| {
+    if let Ok(interfaces) = Table::<u32, InterfaceValue>::open(folder.path(), "INTERFACES") {
+        interfaces.for_each(|ifindex, _| {
             all.insert(*ifindex);
         })?;
     }

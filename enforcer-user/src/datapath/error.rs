@@ -46,6 +46,38 @@ pub enum DatapathError {
         /// What this version has.
         expected: u64,
     },
+    /// What is pinned was made by a later version of the enforcer.
+    #[error(
+        "{path}: the maps have layout {found}, made by a later version of the enforcer; this one knows \
+         layout {ours} and cannot take them over; what is attached goes on enforcing: start the later \
+         version, or remove everything with `enforcer detach`, after which nothing is enforced until the \
+         next start",
+        path = folder.display()
+    )]
+    Newer {
+        /// The instance's pin folder.
+        folder: PathBuf,
+        /// The layout of the maps.
+        found: u32,
+        /// The layout of this version.
+        ours: u32,
+    },
+    /// Another version of the enforcer began to take over and did not end.
+    #[error(
+        "{path}: an upgrade to layout {found} was begun and not ended; this version has layout {ours}; \
+         what is attached goes on enforcing: start the version with layout {found} once more, which ends \
+         it, or remove everything with `enforcer detach`, after which nothing is enforced until the next \
+         start",
+        path = folder.display()
+    )]
+    UpgradeBegun {
+        /// The instance's pin folder.
+        folder: PathBuf,
+        /// The layout that is being changed to.
+        found: u32,
+        /// The layout of this version.
+        ours: u32,
+    },
     /// A folder of pins that nothing whole can be made of.
     #[error(
         "{path}: map {map} is not pinned though programs are attached; `enforcer detach` removes \

@@ -116,6 +116,31 @@ impl PinFolder {
         }
     }
 
+    /// A folder in this one, made where it is missing.
+    pub(super) fn inner(&self, name: &str) -> Result<Self, DatapathError> {
+        let path = self.pin(name);
+        make_private(&path)?;
+        Self::hold(&path)
+    }
+
+    /// Gives a pin or a folder another name, in one step; a pin of that name is replaced.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), DatapathError> {
+        let path = self.pin(from);
+        fs::rename(&path, self.pin(to)).map_err(|e| DatapathError::file(&path, "rename", e))
+    }
+
+    /// Removes a folder in this one with the pins in it; `false` if it was not there.
+    pub(super) fn remove_inner(&self, name: &str) -> Result<bool, DatapathError> {
+        if !self.has(name) {
+            return Ok(false);
+        }
+        let inner = self.inner(name)?;
+        for pin in inner.names()? {
+            inner.remove(&pin)?;
+        }
+        self.remove(name)
+    }
+
     /// Leaves a note that outlives the daemon. A bpf file system holds no plain files, so it is an
     /// empty folder.
     pub fn mark(&self, name: &str) -> Result<(), DatapathError> {

@@ -1,6 +1,8 @@
 //! Loads the programs and makes their maps, or adopts those that an earlier daemon left pinned.
 
-use aya::maps::{Array, Map, MapData, MapInfo};
+use std::os::fd::AsFd as _;
+
+use aya::maps::{Array, Map, MapData, MapError, MapInfo};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
@@ -11,6 +13,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::error::DatapathError;
 use super::folder::PinFolder;
 use super::maps::map_error;
+use super::sys;
 use crate::fault::{self, KillPoint};
 
 /// The compiled programs.
@@ -94,7 +97,7 @@ pub struct Loaded {
 impl Loaded {
     /// Makes or adopts the maps in `folder` and loads the programs. Nothing is attached.
     pub fn load(folder: &PinFolder, settings: &Settings) -> Result<Self, DatapathError> {
-        let object = Object::parse(OBJECT).map_err(|e| DatapathError::Malformed(e.to_string()))?;
+        let object = parsed()?;
         let adopted = prepare(folder, &object, settings)?;
         let mut ebpf = make_maps(folder, &object, settings)?;
         fault::reached(KillPoint::MapsPinned);
@@ -157,29 +160,49 @@ fn prepare(
             Ok(false)
         }
         None => Err(DatapathError::Incomplete { folder: folder.path().to_owned(), map: "CONFIG" }),
+        Some(found) if found > ABI_VERSION => {
+            let folder = folder.path().to_owned();
+            Err(DatapathError::Newer { folder, found, ours: ABI_VERSION })
+        }
         Some(found) => Err(abi_error(folder, "CONFIG", "abi_version", found, ABI_VERSION)),
     }
 }
 
-fn pinned_version(folder: &PinFolder) -> Result<Option<u32>, DatapathError> {
+/// The layout of the pinned maps; `None` if there are none, 0 if they were never in use. The version is
+/// the first field of the configuration in every layout, and the epoch the second.
+pub(super) fn pinned_version(folder: &PinFolder) -> Result<Option<u32>, DatapathError> {
     if !folder.has("CONFIG") {
         return Ok(None);
     }
-    let path = folder.pin("CONFIG");
-    let info = MapInfo::from_pin(&path).map_err(map_error("CONFIG", "inspect", "its pin"))?;
-    // The version is the first field in every version, so it can be read only where the rest fits.
-    if info.value_size() as usize != size_of::<Config>() {
-        let expected = size_of::<Config>() as u64;
-        return Err(DatapathError::Abi {
-            folder: folder.path().to_owned(),
-            map: "CONFIG".to_owned(),
-            what: "value_size",
-            found: info.value_size().into(),
-            expected,
-        });
-    }
-    let config: Config = read_single(folder, "CONFIG")?;
-    Ok(Some(config.abi_version))
+    let bytes = read_config(folder).map_err(map_error("CONFIG", "read", 0))?;
+    Ok(Some(word(&bytes, 0)))
+}
+
+/// The policy's epoch in maps of any layout.
+pub(super) fn pinned_epoch(folder: &PinFolder) -> Result<u32, DatapathError> {
+    let bytes = read_config(folder).map_err(map_error("CONFIG", "read", 0))?;
+    Ok(word(&bytes, 1))
+}
+
+fn read_config(folder: &PinFolder) -> Result<Vec<u8>, MapError> {
+    let map = MapData::from_pin(folder.pin("CONFIG"))?;
+    sys::lookup_single(map.fd().as_fd(), map.info()?.value_size()).map_err(MapError::IoError)
+}
+
+/// A word of a value; 0 where it ends before it.
+fn word(bytes: &[u8], index: usize) -> u32 {
+    bytes.as_chunks::<4>().0.get(index).map_or(0, |word| u32::from_ne_bytes(*word))
+}
+
+/// The names of the maps that this version pins.
+pub(super) fn pinned_maps() -> Result<Vec<String>, DatapathError> {
+    let object = parsed()?;
+    let names = object.maps.keys().filter(|name| is_pinned(&object, name));
+    Ok(names.cloned().collect())
+}
+
+fn parsed() -> Result<Object, DatapathError> {
+    Object::parse(OBJECT).map_err(|e| DatapathError::Malformed(e.to_string()))
 }
 
 fn check_maps(
@@ -300,6 +323,8 @@ fn write_state(
         samples_per_second: settings.samples_per_second,
         attempts_per_source: settings.attempts_per_source,
         datagram_flows: settings.datagram_flows,
+        #[cfg(feature = "abi-next")]
+        zero: [0; 2],
     };
     write_single(folder, "CONFIG", config)
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, Map, MapData, MapError, PerCpuHashMap};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use enforcer_common::abi::{
-    Address, AddressKey, AttemptValue, Config, CounterKey, CredentialValue, FlowKey, FlowKey4,
-    FlowKey6, FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue,
-    VerdictKey, VerdictValue, WorkloadValue, mapped,
+    Address, AddressKey, AttemptValue, COUNTED_BEFORE, Config, CounterKey, CredentialValue,
+    FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue,
+    PeerKey, PeerValue, VerdictKey, VerdictValue, WorkloadValue, before, mapped,
 };
 
 use super::error::DatapathError;
@@ -51,8 +51,10 @@ pub struct Maps {
     pub datagrams_opened: Table<u32, u64>,
     /// Those of them that are gone.
     pub datagrams_gone: Table<u32, u64>,
-    flows4: Table<FlowKey4, FlowValue>,
-    flows6: Table<FlowKey6, FlowValue>,
+    /// Flows of IPv4.
+    pub(super) flows4: Table<FlowKey4, FlowValue>,
+    /// Flows of IPv6.
+    pub(super) flows6: Table<FlowKey6, FlowValue>,
 }
 
 impl Debug for Maps {
@@ -152,13 +154,37 @@ impl Maps {
 
     /// Every counter, summed over the processors.
     pub fn counters(&self) -> Result<BTreeMap<(u16, u16), u64>, DatapathError> {
-        let mut sums = BTreeMap::new();
-        for entry in self.counters.iter().take(MAX_COUNTERS) {
-            let (key, values) = entry.map_err(map_error("COUNTERS", "read", "all"))?;
-            let sum = values.iter().fold(0u64, |sum, value| sum.wrapping_add(*value));
-            sums.insert((key.workload, key.counter), sum);
+        counter_sums(&self.counters)
+    }
+
+    /// Has [`Self::counters`] count what programs of the layout before had counted, whose maps are in
+    /// `folder`. May be repeated.
+    pub(super) fn count_before(&mut self, folder: &Path) -> Result<(), DatapathError> {
+        let before: PerCpuHashMap<MapData, before::CounterKey, u64> = typed(folder, "COUNTERS")?;
+        let processors = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error));
+        let processors = processors.map_err(map_error("COUNTERS", "write", "all"))?;
+        for ((workload, counter), sum) in counter_sums(&before)? {
+            let key = CounterKey { workload, counter: counter | COUNTED_BEFORE };
+            // On one processor, as if it had counted all.
+            let values = std::iter::once(sum).chain(std::iter::repeat(0));
+            let values: Vec<u64> = values.take(processors).collect();
+            PerCpuValues::try_from(values)
+                .map_err(MapError::IoError)
+                .and_then(|values| self.counters.insert(key, values, 0))
+                .map_err(map_error("COUNTERS", "write", key_text(&key)))?;
         }
-        Ok(sums)
+        Ok(())
+    }
+
+    /// Writes the networks of the layout before, whose maps are in `folder`.
+    pub(super) fn copy_networks(&mut self, folder: &Path) -> Result<(), DatapathError> {
+        let before: LpmTrie<MapData, before::NetworkKey, before::NetworkValue> =
+            typed(folder, "NETWORKS")?;
+        for entry in before.iter().take(MAX_NETWORKS) {
+            let (key, value) = entry.map_err(map_error("NETWORKS", "read", "all"))?;
+            self.insert_networks(&[(key.prefix_len(), key.data(), value)])?;
+        }
+        Ok(())
     }
 
     /// A flow.
@@ -218,6 +244,19 @@ impl Maps {
         position.in_v6 = self.flows4.visit_some(&mut position.at, &mut widened)?;
         Ok(false)
     }
+}
+
+fn counter_sums<K: Pod + Into<CounterKey>>(
+    counters: &PerCpuHashMap<MapData, K, u64>,
+) -> Result<BTreeMap<(u16, u16), u64>, DatapathError> {
+    let mut sums = BTreeMap::new();
+    for entry in counters.iter().take(MAX_COUNTERS) {
+        let (key, values) = entry.map_err(map_error("COUNTERS", "read", "all"))?;
+        let key: CounterKey = key.into();
+        let sum = sums.entry((key.workload, key.counter & !COUNTED_BEFORE)).or_insert(0);
+        *sum = values.iter().fold(*sum, |sum: u64, value| sum.wrapping_add(*value));
+    }
+    Ok(sums)
 }
 
 /// Where a walk over both flow tables stands.

@@ -1,7 +1,7 @@
 //! The edge to the kernel: loads, attaches and removes the programs, writes their maps, reads their
 //! events and puts held segments back.
 //!
-//! Start: pin folder -> maps (made or adopted) -> programs loaded -> helper interface -> state of
+//! Start: pin folder -> maps (made, adopted, or taken over from the layout before) -> programs loaded -> helper interface -> state of
 //! each workload written -> programs attached -> what nobody claims is taken off. At no time is a
 //! workload attached but unenforced: the programs drop what they have no state for, and those of an
 //! earlier daemon are swapped in place.
@@ -26,6 +26,7 @@ mod reset;
 mod sweep;
 mod sys;
 mod table;
+mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,7 +123,8 @@ impl Datapath {
         let settings = Settings::from(config);
         let folder = Folder::open(&config.pin_dir())?;
         fault::reached(KillPoint::FolderTaken);
-        let mut loaded = Loaded::load(&folder, &settings)?;
+        let taken_over = upgrade::run(&folder, &settings)?;
+        let mut loaded = taken_over.map_or_else(|| Loaded::load(&folder, &settings), Ok)?;
         let events = Events::start(&folder, &mut loaded)?;
         fault::reached(KillPoint::RingsOpened);
         let reinjector = Reinjector::open(&config.instance, &mut loaded, mechanism)?;

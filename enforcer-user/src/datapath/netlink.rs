@@ -75,13 +75,19 @@ pub fn link(name: &str) -> Result<Option<LinkFacts>, DatapathError> {
     }
 }
 
-/// Whether there is an interface of this number in the network namespace of the calling thread.
-pub(super) fn exists(ifindex: u32) -> Result<bool, DatapathError> {
+/// The interface of this number, in the network namespace of the calling thread; `None` if there is
+/// none.
+pub(super) fn link_of(ifindex: u32) -> Result<Option<LinkFacts>, DatapathError> {
     match request(libc::RTM_GETLINK, 0, &ifinfo(ifindex, 0, 0)) {
-        Ok(_) => Ok(true),
-        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        Ok(answers) => Ok(answers.iter().find_map(|answer| read_link(&answer.body))),
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(e) => Err(netlink_error(format!("read interface {ifindex}"), e)),
     }
+}
+
+/// Whether there is an interface of this number in the network namespace of the calling thread.
+pub(super) fn exists(ifindex: u32) -> Result<bool, DatapathError> {
+    Ok(link_of(ifindex)?.is_some())
 }
 
 /// Brings an interface up, without link-local addresses and ARP.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
 
@@ -40,6 +41,31 @@ pub(super) unsafe fn lookup_batch(
     };
     // SAFETY: the kernel set `count`, also with ENOENT.
     Ok((unsafe { attr.batch.count } as usize, at_end))
+}
+
+/// Reads the one value of an array of one entry, whatever its layout is (`BPF_MAP_LOOKUP_ELEM`).
+pub(super) fn lookup_single(map: BorrowedFd<'_>, value_size: u32) -> io::Result<Vec<u8>> {
+    let key = 0u32;
+    let mut value = vec![0; value_size as usize];
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = number(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(&key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    // SAFETY: the key of an array has four bytes, and `value` has those of the map's value.
+    unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) }?;
+    Ok(value)
+}
+
+/// Returns once no program runs any more that had begun before: what it wrote is in the maps.
+pub(super) fn wait_for_programs() {
+    /// `MEMBARRIER_CMD_GLOBAL` (`<linux/membarrier.h>`): the kernel waits for a grace period.
+    const GLOBAL: libc::c_int = 1;
+    /// Where the kernel has no such command: programs run for microseconds.
+    const LONG: Duration = Duration::from_millis(50);
+    // SAFETY: the call takes three integers and touches no memory.
+    if unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } < 0 {
+        std::thread::sleep(LONG);
+    }
 }
 
 /// Detaches a link at once (`BPF_LINK_DETACH`), whoever else holds it. Removing its last pin does

@@ -130,6 +130,20 @@ impl<K: Pod + Debug + Default, V: Pod> Table<K, V> {
         Ok(())
     }
 
+    /// Visits every entry as [`Self::for_each`] does, up to the first error, and returns that.
+    pub(super) fn try_for_each(
+        &self,
+        mut visit: impl FnMut(&K, &V) -> Result<(), DatapathError>,
+    ) -> Result<(), DatapathError> {
+        let mut visited = Ok(());
+        self.for_each(|key, value| {
+            if visited.is_ok() {
+                visited = visit(key, value);
+            }
+        })?;
+        visited
+    }
+
     /// Visits one batch behind `position` and moves it on; `true` when the end was reached, and
     /// `position` is back at the beginning.
     pub(super) fn visit_some(

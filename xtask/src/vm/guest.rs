@@ -22,8 +22,13 @@ pub const STATUS: &str = "guest: status ";
 /// Stands on the console when the init got to its end.
 pub const DONE: &str = "guest: done";
 
-/// Packs the initramfs and returns its path.
-pub fn pack(kernel: &Kernel, object: &Path, enforcer: &Path, steps: &[Step]) -> Result<PathBuf> {
+/// Packs the initramfs, with the enforcers under the names they have, and returns its path.
+pub fn pack(
+    kernel: &Kernel,
+    object: &Path,
+    enforcers: &[&Path],
+    steps: &[Step],
+) -> Result<PathBuf> {
     let tree = kernel.root.with_file_name("guest");
     start_tree(&tree)?;
     modules::copy(kernel, &tree)?;
@@ -34,7 +39,10 @@ pub fn pack(kernel: &Kernel, object: &Path, enforcer: &Path, steps: &[Step]) -> 
     let modprobe = process::find("modprobe").context("kmod has no modprobe")?;
     copy_program(&modprobe, &tree.join("sbin/modprobe"), &tree)?;
     fs::copy(object, tree.join("programs/object"))?;
-    copy_stripped(enforcer, &tree.join("programs/enforcer"), &tree)?;
+    for enforcer in enforcers {
+        let name = enforcer.file_name().context("an enforcer without a name")?;
+        copy_stripped(enforcer, &tree.join("programs").join(name), &tree)?;
+    }
     for step in steps {
         copy_stripped(&step.program, &tree.join("programs").join(&step.name), &tree)?;
     }
@@ -91,7 +99,7 @@ fn init(steps: &[Step]) -> Result<String> {
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
          export PATH=/tools:/sbin:/bin RUST_BACKTRACE=1 RUST_TEST_THREADS=2 TMPDIR=/tmp\n\
-         export ENFORCER_BIN=/programs/enforcer\n\
+         export ENFORCER_BIN=/programs/enforcer ENFORCER_NEXT_BIN=/programs/enforcer-next\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\
          mount -t devtmpfs devtmpfs /dev\n\

@@ -36,6 +36,8 @@ pub fn run(versions: &[Version], extent: Extent) -> Result<Tally> {
     setup::ensure(Group::Vm)?;
     let versions = if versions.is_empty() { &Version::ALL } else { versions };
     let matrix = Matrix {
+        // The ordinary one is built behind the next: they share a place.
+        next: build::next_enforcer()?,
         enforcer: build::enforcer(&Variant::default())?,
         steps: plan::steps(extent)?,
         extent,
@@ -59,6 +61,8 @@ pub fn run(versions: &[Version], extent: Extent) -> Result<Tally> {
 /// What all guests share.
 struct Matrix {
     enforcer: PathBuf,
+    /// The enforcer of the next layout of the maps.
+    next: PathBuf,
     steps: Vec<Step>,
     extent: Extent,
     /// Found out with the first kernel.
@@ -80,7 +84,7 @@ impl Matrix {
         let kernel = kernel::fetch(version)?;
         let accelerator = self.accelerator(&kernel)?;
         let object = project::ebpf_object();
-        let initramfs = guest::pack(&kernel, &object, &self.enforcer, &self.steps)?;
+        let initramfs = guest::pack(&kernel, &object, &[&self.enforcer, &self.next], &self.steps)?;
         let label = version.to_string();
         let report = boot::run(accelerator, &kernel.image, &initramfs, &self.steps, &label)
             .with_context(|| format!("kernel {}", kernel.release))?;
