@@ -44,6 +44,22 @@ fn s1_leaves_with_option_and_credential_and_again_the_same() {
     }
 }
 
+/// The stack's timer may fire between the program that accepts S2 and the stack that reads it. The flow's proof
+/// stands on the first nonce.
+#[test]
+fn s1_leaves_again_the_same_behind_an_accepted_s2() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s2_in();
+        let (before, s1) = ((w.attempt(), w.flow()), w.s1_out().frame());
+        let syn = w.syn_out().frame();
+        expect(&mut w, Hook::From, &syn, &s1, &["s1_sent"]);
+        assert_eq!((w.attempt(), w.flow()), before);
+        let (ack, s3) = (w.ack_out().frame(), w.ack_out().proof(w.proof()).frame());
+        expect(&mut w, Hook::From, &ack, &s3, &["proof_sent"]);
+    }
+}
+
 #[test]
 fn s1_of_another_sequence_number_has_another_nonce() {
     let mut w = World::new(Family::V4, Side::Client);
