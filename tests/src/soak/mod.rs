@@ -1,8 +1,8 @@
 //! Hours of mixed load with random faults, and what must hold all along: no byte lost or changed, no segment to anybody
 //! unauthorised, no packet dropped without a reason, and nothing that grows.
 //!
-//! A minute goes so: traffic runs ([`traffic`]) while faults happen ([`fault`]), then all of it pauses and the books are
-//! read ([`reading`]). In rough minutes the wire loses and repeats segments, delays them, and goes down; the packet
+//! A minute goes so: traffic runs (`traffic`) while faults happen (`fault`), then all of it pauses and the books are
+//! read (`reading`). In rough minutes the wire loses and repeats segments, delays them, and goes down; the packet
 //! accounts of both ends are compared in calm ones, where everything that is sent also arrives.
 
 mod fault;

@@ -51,11 +51,17 @@ fn maps_of_another_version_or_size_are_refused_by_name() {
         assert!(smaller.contains("map FLOWS") && smaller.contains("expects 2048"), "{smaller}");
         assert!(smaller.contains("enforcer detach"), "{smaller}");
 
-        let mut pinned: KernelConfig = read_single(&ordinary, "CONFIG");
-        pinned.abi_version = 77;
-        write_single(&ordinary, "CONFIG", pinned);
-        let older = refusal(&ordinary);
-        assert!(older.contains("map CONFIG") && older.contains("77"), "{older}");
+        let mut of_version = |version| {
+            let mut pinned: KernelConfig = read_single(&ordinary, "CONFIG");
+            pinned.abi_version = version;
+            write_single(&ordinary, "CONFIG", pinned);
+            refusal(&ordinary)
+        };
+        let newer = of_version(77);
+        assert!(newer.contains("layout 77, made by a later version"), "{newer}");
+        // Nothing of it was released: no version takes over from it.
+        let older = of_version(1);
+        assert!(older.contains("map CONFIG") && older.contains("enforcer detach"), "{older}");
     });
 }
 
