@@ -22,7 +22,11 @@ impl Node {
         }
         segment.data = 0;
         let (handle, nonce) = match self.attempts.get(&tuple) {
-            Some(a) if calls(a) && a.local_isn == segment.sequence => {
+            // Also once S2 was accepted: the flow's proof stands on the nonce that S2 answered.
+            Some(a)
+                if matches!(a.role, role::BOTH | role::CLIENT)
+                    && a.local_isn == segment.sequence =>
+            {
                 (a.local_handle, a.local_nonce)
             }
             _ => {

@@ -225,9 +225,11 @@ impl Model<'_> {
         let is_reset = packet.has(tcp_flags::RST);
         let may_end = from || self.has_right_checksum();
         let Some(flow) = self.own_flow() else {
-            let refused = from && !is_reset;
-            let no = DropReason::NoFlow;
-            return Ok(if refused { Expected::Refused(no) } else { Expected::Drop(no) });
+            if !from || is_reset {
+                return Ok(Expected::Drop(DropReason::NoFlow));
+            }
+            self.check_address()?;
+            return Ok(Expected::Refused(DropReason::NoFlow));
         };
         let mut counted = None;
         if flow.state == flow_state::UNCONFIRMED && !from {
