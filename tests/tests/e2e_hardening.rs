@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use caps::{CapSet, Capability};
 use enforcer_tests::config::Config;
@@ -18,6 +18,7 @@ use enforcer_tests::scenario::{Contact, PORT, Setup, contact};
 use enforcer_tests::tcp::{PATIENCE, Server, Service};
 use enforcer_tests::topology::{INTERFACE, TwoHosts};
 use enforcer_user::sandbox::NEEDED;
+use serde_json::Value;
 
 /// Somebody without any rights, on every Debian.
 const NOBODY: u32 = 65_534;
@@ -90,10 +91,11 @@ fn an_interface_that_comes_back_is_attached_to_with_what_is_left() {
     let enforcer = needing(&net, false, &setup.server);
     net.server.ip(&format!("link set {INTERFACE} down")).unwrap();
     net.server.ip(&format!("link set {INTERFACE} name away")).unwrap();
-    wait_until("not ready without its interface", || !enforcer.status().unwrap().ready);
+    let waits = |status: &Value| status["waiting"].as_array().is_some_and(|w| !w.is_empty());
+    enforcer.wait_status(waits).unwrap();
     net.server.ip(&format!("link set away name {INTERFACE}")).unwrap();
     net.server.ip(&format!("link set {INTERFACE} up")).unwrap();
-    wait_until("ready with its interface", || enforcer.status().unwrap().ready);
+    enforcer.wait_status(|status| !waits(status) && status["ready"] == true).unwrap();
 }
 
 #[test]
@@ -221,14 +223,6 @@ fn needing(net: &TwoHosts, of_client: bool, config: &Config) -> Enforcer {
     enforcer.bound_capabilities(&NEEDED);
     enforcer.launch().unwrap();
     enforcer
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never {what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// What the kernel says of each thread.

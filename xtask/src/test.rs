@@ -24,9 +24,9 @@ const PROGRAM_TESTS: &str = "prog";
 /// The test file of the daemon's edge to the kernel. It belongs to the program layer; all other files are end to end.
 const EDGE_TESTS: &str = "edge";
 const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
-/// Tests of a kernel that run beside each other. More would only wait for each other on a small
-/// machine, and every end-to-end test runs two enforcers of its own.
-const THREADS: &str = "2";
+/// Tests of a kernel that run beside each other, each end-to-end test with two enforcers of its own. They wait about
+/// half of their time: two would leave two processors idle a third of it, and many more would only wait for each other.
+const THREADS: &str = "3";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]

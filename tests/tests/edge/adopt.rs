@@ -51,7 +51,7 @@ fn maps_of_another_version_or_size_are_refused_by_name() {
         assert!(smaller.contains("map FLOWS") && smaller.contains("expects 2048"), "{smaller}");
         assert!(smaller.contains("enforcer detach"), "{smaller}");
 
-        let mut of_version = |version| {
+        let of_version = |version| {
             let mut pinned: KernelConfig = read_single(&ordinary, "CONFIG");
             pinned.abi_version = version;
             write_single(&ordinary, "CONFIG", pinned);
