@@ -51,7 +51,7 @@ enum Task {
     Bench(bench::Options),
     /// Mixed load under random faults, for as long as asked
     Soak(soak::Options),
-    /// A static binary and a Debian package, the same bytes each time
+    /// A static binary and a Debian package
     Dist(dist::Options),
     /// Formatting, lints, docs, dependencies, and the verifier's load gate
     Check(check::Options),

@@ -1,5 +1,5 @@
-//! `cargo xtask dist`: a static binary and a Debian package, the same bytes wherever and whenever they are built from the
-//! same commit with the same compilers.
+//! `cargo xtask dist`: a static binary and a Debian package, without times or paths of the machine: `--verify` builds both
+//! twice and compares.
 
 mod architecture;
 mod compile;
