@@ -86,6 +86,15 @@ pub fn take(workload: u16, source: [u8; 8], kind: Limit, now_ns: u64, per_second
     BUCKETS.insert(&key, &fresh, BPF_ANY).is_ok() && granted
 }
 
+/// Whether [`take`] would find no token; takes none.
+#[inline(always)]
+pub fn is_dry(workload: u16, source: [u8; 8], kind: Limit, now_ns: u64, per_second: u32) -> bool {
+    let key = BucketKey { source, workload, kind: kind as u16, zero: [0; 4] };
+    // SAFETY: a live map value, of which a copy is judged.
+    let value = unsafe { BUCKETS.get(&key) }.copied().unwrap_or_default();
+    bucket::is_dry(value, now_ns, per_second)
+}
+
 /// Gives a token back; a bucket that is gone was as good as full.
 #[inline(always)]
 pub fn give_back(workload: u16, source: [u8; 8], kind: Limit, per_second: u32) {

@@ -1,6 +1,9 @@
 //! Direct reads of the packet's linear part.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_pull_data};
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
+};
 use core::arch::asm;
 use enforcer_common::wire::{
     Cursor,
@@ -11,17 +14,17 @@ use enforcer_common::wire::{
 const HEADERS_MAX: usize = ETHERNET_BYTES + 60 + 60;
 
 /// The linear part of a packet.
-pub struct SkbCursor {
+pub struct FrameCursor {
     data: usize,
     end: usize,
     length: usize,
 }
 
-impl SkbCursor {
-    /// Makes the headers linear first, if they are not.
+impl FrameCursor {
+    /// Of an skb. Makes the headers linear first, if they are not.
     #[inline(always)]
-    pub fn new(skb: *mut __sk_buff) -> Self {
-        let cursor = Self::of(skb);
+    pub fn of_skb(skb: *mut __sk_buff) -> Self {
+        let cursor = Self::read(skb);
         if cursor.holds_headers() {
             return cursor;
         }
@@ -29,11 +32,23 @@ impl SkbCursor {
         // SAFETY: `skb` is the program's context; the packet's pointers are read anew after the
         // call.
         unsafe { bpf_skb_pull_data(skb, wanted as u32) };
-        Self::of(skb)
+        Self::read(skb)
+    }
+
+    /// Of a frame that no skb was made of yet; `None` if not all that may be read of its headers is
+    /// linear, which only drivers that split headers off do.
+    #[inline(always)]
+    pub fn of_xdp(xdp: *mut xdp_md) -> Option<Self> {
+        // SAFETY: `xdp` is the program's context; the kernel rewrites these reads.
+        let (data, end) = unsafe { ((*xdp).data as usize, (*xdp).data_end as usize) };
+        // SAFETY: a helper on the program's context, which moves nothing.
+        let length = unsafe { bpf_xdp_get_buff_len(xdp) } as usize;
+        let needed = if length < HEADERS_MAX { length } else { HEADERS_MAX };
+        if data + needed > end { None } else { Some(Self { data, end, length }) }
     }
 
     #[inline(always)]
-    fn of(skb: *mut __sk_buff) -> Self {
+    fn read(skb: *mut __sk_buff) -> Self {
         // SAFETY: `skb` is the program's context; the kernel rewrites these reads.
         let (data, end, length) =
             unsafe { ((*skb).data as usize, (*skb).data_end as usize, (*skb).len as usize) };
@@ -83,7 +98,7 @@ impl SkbCursor {
     }
 }
 
-impl Cursor for SkbCursor {
+impl Cursor for FrameCursor {
     #[inline(always)]
     fn u8(&self, offset: usize) -> Option<u8> {
         let at = self.at(offset, 1)?;

@@ -15,7 +15,7 @@ use enforcer_common::{
 
 use crate::{
     attempt, checksum, counter,
-    cursor::SkbCursor,
+    cursor::FrameCursor,
     entry::SLOW,
     handshake,
     maps::{CONFIG, FLOWS4, FLOWS6, INTERFACES},
@@ -52,7 +52,7 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
     if tag != 0 {
         return unread(s, DropReason::NotIp);
     }
-    let cursor = SkbCursor::new(skb);
+    let cursor = FrameCursor::of_skb(skb);
     if FROM && interface.flags & interface_flags::CHECK_MAC != 0 {
         match cursor.mac(6) {
             Some(mac) if mac == mac_words(&interface.mac) => {}
@@ -94,7 +94,7 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
 
 /// A frame whose headers were not read: what the log shows of it must not be another packet's.
 #[inline(always)]
-fn unread(s: &mut Scratch, reason: DropReason) -> u32 {
+pub fn unread(s: &mut Scratch, reason: DropReason) -> u32 {
     s.packet = Packet::default();
     s.key = FlowKey::default();
     reason as u32
@@ -116,7 +116,7 @@ fn is_ordinary(p: &Packet) -> bool {
 
 /// The tuple from the workload's side.
 #[inline(always)]
-fn tuple<const FROM: bool>(workload: u16, p: &Packet) -> FlowKey {
+pub fn tuple<const FROM: bool>(workload: u16, p: &Packet) -> FlowKey {
     let (local, remote, local_port, remote_port) = ends::<FROM>(p);
     FlowKey {
         workload: keyed(workload),

@@ -97,6 +97,16 @@ fn within_limits(s: &Scratch) -> Result<(), DropReason> {
     if granted { Ok(()) } else { Err(DropReason::ColdRateLimited) }
 }
 
+/// Whether a segment would be beyond the limits; counts it against none.
+#[inline(always)]
+pub fn is_beyond_limits(s: &Scratch) -> bool {
+    let Some(config) = CONFIG.get(0) else { return false };
+    let (all, each) = (config.cold_per_second, config.cold_per_source);
+    counter::is_dry(0, source_network(s), Limit::Cold, s.now_ns, each)
+        || counter::is_dry(s.interface.workload, [0; 8], Limit::Cold, s.now_ns, all / 2 + 1)
+        || counter::is_dry(0, [0; 8], Limit::Cold, s.now_ns, all)
+}
+
 /// The /24 of an IPv4 source, the /64 of an IPv6 one; never all zero.
 #[inline(always)]
 fn source_network(s: &Scratch) -> [u8; 8] {

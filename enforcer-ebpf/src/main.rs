@@ -1,6 +1,7 @@
 //! The TC programs of the enforcer. `from_workload` sees what a workload sends, `to_workload` what
 //! it is about to receive; which hook of an interface that is depends on which end of a veth it
 //! sits on, and the daemon attaches accordingly. `reinject` serves the daemon's helper interface.
+//! `guard` is the one XDP program: where it is asked for, it drops early what `to_workload` would.
 //!
 //! The order of every packet: entry -> cursor -> parse -> flow (established path), else handshake,
 //! network rule or reset -> verdict.
@@ -29,6 +30,7 @@ mod counter;
 mod cursor;
 mod entry;
 mod flow;
+mod guard;
 mod handshake;
 mod hold;
 mod mac;
@@ -43,7 +45,10 @@ mod segment;
 mod skb;
 mod verdict;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 
 /// Hook of segments that a workload sends.
 #[classifier]
@@ -55,6 +60,13 @@ pub fn from_workload(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_workload(ctx: TcContext) -> i32 {
     entry::run::<false>(ctx.skb.skb)
+}
+
+/// Hook in front of the stack. It reads the first fragment of a frame alone, so those of several pass
+/// its driver too.
+#[xdp(frags)]
+pub fn guard(ctx: XdpContext) -> u32 {
+    guard::run(ctx.ctx)
 }
 
 /// Hook of the daemon's helper interface.

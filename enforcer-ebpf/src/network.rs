@@ -189,7 +189,7 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
 
 /// Router and neighbour solicitation and advertisement, redirect (RFC 4861 4).
 #[inline(always)]
-fn is_neighbour_discovery(s: &Scratch) -> bool {
+pub fn is_neighbour_discovery(s: &Scratch) -> bool {
     s.packet.protocol == protocol::ICMPV6
         && s.packet.family == 6
         && s.packet.icmp_type >= 133
@@ -255,7 +255,7 @@ fn is_link_local(a: &[u8; 16]) -> bool {
 
 /// Destination unreachable, time exceeded, parameter problem, packet too big (RFC 792, RFC 4443).
 #[inline(always)]
-fn is_icmp_error(s: &Scratch) -> bool {
+pub fn is_icmp_error(s: &Scratch) -> bool {
     let kind = s.packet.icmp_type;
     match s.packet.protocol {
         protocol::ICMP => kind == 3 || kind == 11 || kind == 12,

@@ -27,8 +27,23 @@ pub fn ask(s: &Scratch, peer: u64, port: u16, direction: u8) -> Verdict {
     }
 }
 
+/// Whether [`ask`] would deny; counts nothing.
+#[inline(always)]
+pub fn is_denied(s: &Scratch, peer: u64, port: u16, direction: u8) -> bool {
+    let live = |port| find(s, peer, port, direction).filter(|v| v.deadline_ns > s.now_ns);
+    let found = live(port).or_else(|| live(0));
+    found.is_some_and(|v| {
+        v.action != verdict_action::ALLOW && v.action != verdict_action::WOULD_DENY
+    })
+}
+
 #[inline(always)]
 fn look_up(s: &Scratch, peer: u64, port: u16, direction: u8) -> Verdict {
+    find(s, peer, port, direction).map_or(Verdict::Unknown, |value| judge(s, value))
+}
+
+#[inline(always)]
+fn find(s: &Scratch, peer: u64, port: u16, direction: u8) -> Option<&'static VerdictValue> {
     let key = VerdictKey {
         peer,
         epoch: s.epoch,
@@ -39,10 +54,7 @@ fn look_up(s: &Scratch, peer: u64, port: u16, direction: u8) -> Verdict {
         zero: [0; 6],
     };
     // SAFETY: read only; the daemon replaces the value whole.
-    match unsafe { VERDICTS.get(&key) } {
-        Some(value) => judge(s, value),
-        None => Verdict::Unknown,
-    }
+    unsafe { VERDICTS.get(&key) }
 }
 
 #[inline(always)]

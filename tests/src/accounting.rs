@@ -3,7 +3,8 @@
 //! Each host's workload is the whole host, and one veth joins the two. A packet lost on the way in was captured
 //! and not received by the stack; one lost on the way out was sent by the stack and not captured. What an
 //! enforcer adds is captured or received too, and taken off again: a proof of its own, a re-injected segment
-//! (captured a second time), and the reset that a refused segment is turned into.
+//! (captured a second time), and the reset that a refused segment is turned into. What a guard dropped in front of
+//! every capture is counted by the driver. (Were a reset among that, it would be missed among those turned back.)
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +32,8 @@ pub struct Books([Side; 2]);
 #[derive(Debug)]
 struct Side {
     host: Host,
+    interface: String,
+    guarded: i64,
     /// Of the interface between the hosts, and of `lo`.
     captures: [Capture; 2],
     stats: Stats,
@@ -72,7 +75,9 @@ impl Side {
             let capture = |name| Capture::start_cut(host, name, SNAP);
             let captures = [capture(interface)?, capture("lo")?];
             let (stats, counters) = (Stats::read(host)?, read()?);
-            let side = Self { host: host.clone(), captures, stats, counters };
+            let guarded = guarded(host, interface)?;
+            let interface = interface.to_owned();
+            let side = Self { host: host.clone(), interface, guarded, captures, stats, counters };
             if side.frame_count()? == 0 {
                 return Ok(side);
             }
@@ -91,6 +96,7 @@ impl Side {
         let event = |name| i64::try_from(moved.event(name)).unwrap_or(i64::MAX);
         let mut account = Account {
             host: self.host.label().to_owned(),
+            received_on_wire: guarded(&self.host, &self.interface)? - self.guarded,
             received_by_stack: stats.ip_received()? - self.stats.ip_received()?,
             sent_by_stack: stats.ip_sent()? - self.stats.ip_sent()?,
             added: event("proof_cloned") + event("reset_remote"),
@@ -199,6 +205,10 @@ impl fmt::Display for Account {
             self.drops
         )
     }
+}
+
+fn guarded(host: &Host, interface: &str) -> Result<i64> {
+    Ok(i64::try_from(host.dropped_by_xdp(interface)?)?)
 }
 
 fn is_ip(frame: &Frame) -> bool {

@@ -86,6 +86,13 @@ impl Config {
         self
     }
 
+    /// The same with a guard in front of every workload's stack.
+    #[must_use]
+    pub fn guarded(mut self) -> Self {
+        self.workloads = self.workloads.into_iter().map(Workload::guarded).collect();
+        self
+    }
+
     /// The same with this treatment of connections that are open at the first attach.
     #[must_use]
     pub fn existing(mut self, existing: Existing) -> Self {
@@ -125,6 +132,9 @@ pub struct Workload {
     addresses: Vec<String>,
     mode: Mode,
     existing: Existing,
+    /// The key is not for the host side of a veth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guard: Option<bool>,
 }
 
 impl Workload {
@@ -140,6 +150,7 @@ impl Workload {
             addresses: Vec::new(),
             mode: Mode::Enforce,
             existing: Existing::Reset,
+            guard: None,
         }
     }
 
@@ -152,6 +163,13 @@ impl Workload {
             addresses: addresses.to_vec(),
             ..Self::own(namespace, name)
         }
+    }
+
+    /// The same with a guard in front of the stack.
+    #[must_use]
+    pub fn guarded(mut self) -> Self {
+        self.guard = Some(true);
+        self
     }
 
     /// The same with these addresses, whatever its interface has.

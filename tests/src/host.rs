@@ -168,6 +168,23 @@ impl Host {
         need::run(&mut command).map(drop)
     }
 
+    /// Frames that an XDP program dropped in the driver of a veth, which no capture of this host sees.
+    pub fn dropped_by_xdp(&self, interface: &str) -> Result<u64> {
+        let mut command = self.command(need::tool("ethtool")?);
+        let figures = need::run(command.args(["-S", interface]))?;
+        let of_queue = |line: &str| {
+            let (name, value) = line.trim().split_once(':')?;
+            let value = name.ends_with("_xdp_drops").then_some(value)?;
+            value.trim().parse::<u64>().ok()
+        };
+        Ok(figures.lines().filter_map(of_queue).sum())
+    }
+
+    /// Whether an XDP program is on an interface.
+    pub fn has_xdp(&self, interface: &str) -> Result<bool> {
+        Ok(self.ip(&format!("-details link show {interface}"))?.contains("prog/xdp"))
+    }
+
     /// Runs code on a thread inside the namespace and waits for it. Sockets made there stay in the namespace
     /// and can be used from anywhere afterwards. A panic of `work` is passed on.
     pub fn run<T, F>(&self, work: F) -> Result<T>

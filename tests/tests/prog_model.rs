@@ -304,7 +304,7 @@ impl Pair {
         let given = Abstract { is_intact, ..self.abstracted(segment) };
         let outcome = match hook {
             Hook::From => self.node.from_workload(given),
-            Hook::To => self.node.to_workload(given),
+            Hook::To | Hook::Guard => self.node.to_workload(given),
         };
         assert_eq!(u64::from(self.node.drawn), self.drawn(), "nonces drawn: {:?}", self.trace);
         self.compare_outcome(hook, &seen, &outcome);
@@ -351,7 +351,7 @@ impl Pair {
                 assert_eq!(seen.action, Action::Pass, "{trace:?}: {:?}", seen.counters);
                 let ends = match hook {
                     Hook::From => (self.world.local, self.world.remote),
-                    Hook::To => (self.world.remote, self.world.local),
+                    Hook::To | Hook::Guard => (self.world.remote, self.world.local),
                 };
                 let intact = is_intact(&seen.frame, &ends.0, &ends.1);
                 assert_eq!(intact, segment.is_intact, "checksum: {trace:?}");

@@ -8,6 +8,7 @@ use enforcer_common::wire::frame::{
 };
 use enforcer_tests::program::kernel::{Action, Hook, Seen, shortest};
 use enforcer_tests::program::packet::{arp, icmp, ip, udp, unreachable};
+use enforcer_tests::program::random::Random;
 use enforcer_tests::program::segment::Segment;
 use enforcer_tests::program::table::{becomes, check, check_families, compare, drops, passes};
 use enforcer_tests::program::world::{DATA, Family, Side, WORKLOAD, World};
@@ -216,27 +217,10 @@ fn padded(segment: &Segment) -> Vec<u8> {
     [segment.frame(), vec![0xee; 7]].concat()
 }
 
-/// A small generator with a fixed seed (xorshift64*), so that a failure comes again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(number).expect("31 bits") % bound
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::try_from(self.below(256)).expect("a byte")
-    }
-}
-
 #[test]
 fn the_kernel_reads_frames_as_the_host_does() {
     const FRAMES_A_FAMILY: usize = 2000;
-    let mut random = Random(0x1234_5678_9abc_def0);
+    let mut random = Random::new(0x1234_5678_9abc_def0);
     let mut refused = 0;
     for family in Family::BOTH {
         let mut w = World::new(family, Side::Server);

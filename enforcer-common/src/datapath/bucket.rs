@@ -33,6 +33,13 @@ pub fn take(bucket: &mut BucketValue, now_ns: u64, per_second: u32) -> bool {
     true
 }
 
+/// Whether [`take`] would find no token left.
+#[must_use]
+#[inline(always)]
+pub fn is_dry(mut bucket: BucketValue, now_ns: u64, per_second: u32) -> bool {
+    !take(&mut bucket, now_ns, per_second)
+}
+
 /// Gives back a token that was taken for something that turned out well.
 #[inline(always)]
 pub fn give_back(bucket: &mut BucketValue, per_second: u32) {
@@ -75,6 +82,15 @@ mod tests {
         assert!(take(&mut b, now, 2) && !take(&mut b, now, 2));
         (0..10).for_each(|_| give_back(&mut b, 2));
         assert!(take(&mut b, now, 2) && take(&mut b, now, 2) && !take(&mut b, now, 2));
+    }
+
+    #[test]
+    fn a_look_takes_nothing() {
+        let mut b = BucketValue::default();
+        let now = 5_000_000_000;
+        assert!(!is_dry(b, now, 1) && !is_dry(b, now, 1));
+        assert!(take(&mut b, now, 1) && is_dry(b, now, 1));
+        assert!(!is_dry(b, now + 1_000_000_000, 1));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod room;
 mod server;
 
 pub use client::{answered, open};
-pub use options::{MALFORMED, OURS, WRONG, scan_options};
+pub use options::{MALFORMED, OURS, WRONG, judge_hello, scan_loaded, scan_options};
 pub use server::{accept, answer};
 
 use enforcer_common::abi::{
@@ -31,14 +31,14 @@ fn calls(a: &AttemptValue) -> bool {
 }
 
 #[inline(always)]
-fn find_peer(local: Handle, remote: Handle) -> Option<&'static PeerValue> {
+pub fn find_peer(local: Handle, remote: Handle) -> Option<&'static PeerValue> {
     // SAFETY: read only; the daemon replaces a value whole and never reuses a live handle.
     unsafe { PEERS.get(&PeerKey { local, remote }) }
 }
 
 /// The handle is known: credential whole and not expired.
 #[inline(always)]
-fn check_peer(s: &mut Scratch, peer: &PeerValue, length: u32) -> Result<(), DropReason> {
+pub fn check_peer(s: &mut Scratch, peer: &PeerValue, length: u32) -> Result<(), DropReason> {
     s.peer = peer.identity;
     if peer.deadline_ns <= s.now_ns && !cfg!(feature = "mutate-expiry") {
         return Err(DropReason::Expired);
@@ -50,7 +50,7 @@ fn check_peer(s: &mut Scratch, peer: &PeerValue, length: u32) -> Result<(), Drop
 }
 
 #[inline(always)]
-fn current_credential(s: &Scratch) -> Result<(Handle, &'static CredentialValue), DropReason> {
+pub fn current_credential(s: &Scratch) -> Result<(Handle, &'static CredentialValue), DropReason> {
     let handle = workload(s)?.credential;
     // SAFETY: read only; credentials are never changed in place.
     let credential = unsafe { CREDENTIALS.get(&handle) }.ok_or(DropReason::NoCredential)?;

@@ -35,6 +35,12 @@ pub fn scan_options(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if load_slice::<OPTIONS_MAX>(skb, at, &mut s.options, length as u32).is_err() {
         return MALFORMED;
     }
+    scan_loaded(s, length)
+}
+
+/// Says what the first `length` bytes of the scratch's options hold.
+#[inline(always)]
+pub fn scan_loaded(s: &mut Scratch, length: usize) -> u32 {
     let Some(found) = option::scan(&s.options, length, &mut s.scan) else { return MALFORMED };
     u32::from(found.ours) * OURS + u32::from(found.wrong) * WRONG + u32::from(found.join) * JOIN
 }
@@ -43,6 +49,12 @@ pub fn scan_options(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 #[inline(always)]
 pub(super) fn carries_hello(skb: *mut __sk_buff, s: &mut Scratch) -> Result<bool, DropReason> {
     let found = scan_options(skb, s);
+    judge_hello(found)
+}
+
+/// The same of what [`scan_options`] found.
+#[inline(always)]
+pub fn judge_hello(found: u32) -> Result<bool, DropReason> {
     if found & MALFORMED != 0 {
         return Err(DropReason::MalformedOption);
     }

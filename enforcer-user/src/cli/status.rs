@@ -97,7 +97,10 @@ fn table(status: &StatusReport, now: u64) -> String {
     for attach in &status.attach {
         let method = attach.method.map_or("not attached", |method| method.as_str());
         let observed = if attach.mode == "observe" { ", observe: denials pass" } else { "" };
-        let value = format!("{} on {}: {method}{observed}", attach.workload, attach.interface);
+        let guard =
+            attach.guard.as_ref().map_or_else(String::new, |mode| format!(", guard {mode}"));
+        let value =
+            format!("{} on {}: {method}{guard}{observed}", attach.workload, attach.interface);
         pair("workload", value);
     }
     pair("flows", status.flows.to_string());

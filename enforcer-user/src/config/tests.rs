@@ -280,6 +280,7 @@ fn workload_refusals() {
             "mac = \"02:00:00:00:00:01\"",
             r#"workload.mac = "02:00:00:00:00:01": expected no such key with side = "own": the interface has its own"#,
         ),
+        ("guard = 1", "workload.guard = 1: expected true or false"),
         (
             "addresses = [\"10.0.0.0/8\"]",
             r#"workload.addresses = "10.0.0.0/8": expected an address without a prefix, such as "10.0.0.7""#,
@@ -342,6 +343,16 @@ fn a_host_side_workload_needs_its_addresses() {
             )
         );
     }
+}
+
+#[test]
+fn a_guard_is_for_the_workloads_own_end() {
+    let parse = |lines: &str| workload_faults(&format!("guard = true\n{lines}"));
+    assert_eq!(
+        parse("side = \"host\"\naddresses = [\"10.0.0.7\"]"),
+        "e.toml:10: workload.guard = true: expected no such key with side = \"host\": it is for a host's own \
+         network card"
+    );
 }
 
 #[test]

@@ -30,6 +30,9 @@ pub struct WorkloadConfig {
     pub mode: Mode,
     /// What happens to connections that are open when it is first attached.
     pub existing: Existing,
+    /// Whether a program in front of the stack (XDP) drops early what floods consist of; only for
+    /// [`Side::Own`].
+    pub guard: bool,
 }
 
 /// Which end of the wire a workload's interface is.
@@ -139,6 +142,7 @@ fn one(
     let mode = section.or("mode", Mode::Enforce, |value| value.word(&modes));
     let choices = [("reset", Existing::Reset), ("adopt", Existing::Adopt)];
     let existing = section.or("existing", Existing::Reset, |value| value.word(&choices));
+    let guard = guard(&mut section, side);
     let identity = name.zip(namespace).and_then(|(name, namespace)| {
         let made = Identity::new(trust_domain, namespace, &name, labels);
         made.map_err(|error| section.fault(format!("[[workload]]: {error}"))).ok()
@@ -146,7 +150,7 @@ fn one(
     // Also when a key is missing: it may be there under a misspelt name.
     section.finish();
     let (identity, interface, addresses) = (identity?, interface?, addresses?);
-    Some(WorkloadConfig { identity, interface, side, addresses, mac, mode, existing })
+    Some(WorkloadConfig { identity, interface, side, addresses, mac, mode, existing, guard })
 }
 
 fn segment(value: &Value<'_>) -> Read<String> {
@@ -228,6 +232,20 @@ fn mac(section: &mut Section<'_>, side: Side) -> Option<[u8; 6]> {
             None
         }
         Side::Host => section.optional("mac", mac_address),
+    }
+}
+
+fn guard(section: &mut Section<'_>, side: Side) -> bool {
+    match side {
+        Side::Own => section.or("guard", false, |value| value.boolean()),
+        // XDP sees what arrives at an interface, and here that is what the workload sends.
+        Side::Host => {
+            section.forbidden(
+                "guard",
+                "no such key with side = \"host\": it is for a host's own network card",
+            );
+            false
+        }
     }
 }
 

@@ -73,6 +73,10 @@ pub struct AttachReport {
     pub mode: String,
     /// The method, absent while the interface is not hooked.
     pub method: Option<AttachMethod>,
+    /// Where the guard runs, `native` or `generic`, or `missing` (`problems` says why); absent if there is
+    /// to be none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<String>,
 }
 
 /// The kernel's way to hook a program to an interface.

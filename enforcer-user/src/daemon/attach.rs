@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use crate::config::WorkloadConfig;
-use crate::datapath::{Changes, DatapathError, Health, Mechanism};
+use crate::datapath::{Changes, DatapathError, GuardMode, Health, Mechanism};
 
 /// Between two glances at the chains.
 pub(super) const GLANCE: Duration = Duration::from_millis(250);
@@ -23,6 +23,8 @@ pub(super) struct Unit {
     pub(super) workload: WorkloadConfig,
     /// Why it is not enforced; none while it is.
     pub(super) problem: Option<Problem>,
+    /// Why its guard is not attached, though it is to have one.
+    pub(super) unguarded: Option<String>,
 }
 
 /// Why a workload is not enforced.
@@ -91,6 +93,43 @@ impl Core {
             None => {}
         }
         unit.problem = problem;
+        self.guard_unit(place);
+    }
+
+    /// Puts the guard on a workload's interface that is to have one. Without it everything is enforced, only dearer.
+    fn guard_unit(&mut self, place: usize) {
+        let Some(unit) = self.units.get_mut(place) else { return };
+        let (interface, workload) = (&unit.workload.interface, &unit.workload.identity);
+        let before = self.datapath.guard(unit.id);
+        match self.datapath.guard_workload(unit.id, &unit.workload) {
+            Ok(mode) => {
+                unit.unguarded = None;
+                if let Some(mode) = mode.filter(|_| mode != before) {
+                    tracing::info!(%workload, interface, mode = mode.as_str(), "guarded");
+                }
+            }
+            Err(error) => {
+                let problem = format!("{:#}", anyhow::Error::new(error));
+                if unit.unguarded.as_ref() != Some(&problem) {
+                    tracing::warn!(%workload, interface, problem, "not guarded; enforced without");
+                }
+                unit.unguarded = Some(problem);
+            }
+        }
+    }
+
+    /// Looks whether the guards are still there, and tries again where they are not.
+    fn watch_guards(&mut self) {
+        for place in 0..self.units.len() {
+            let Some(unit) = self.units.get(place).filter(|unit| unit.workload.guard) else {
+                continue;
+            };
+            match self.datapath.watch_guard(unit.id) {
+                Ok(Some(_)) => {}
+                Ok(None) => self.guard_unit(place),
+                Err(error) => self.log.failure(&error),
+            }
+        }
     }
 
     /// Once every workload is attached: takes off what an earlier daemon attached and nobody has
@@ -179,6 +218,7 @@ impl Core {
         }
         self.restore_pins();
         self.attach_missing();
+        self.watch_guards();
         for place in 0..self.units.len() {
             self.follow_address(place);
         }
@@ -246,5 +286,10 @@ impl Core {
     /// How a workload's interface is hooked.
     pub(super) fn mechanism(&self, id: u16) -> Option<Mechanism> {
         self.datapath.attachments().get(&id).map(|attachment| attachment.mechanism)
+    }
+
+    /// How a workload's interface is guarded.
+    pub(super) fn guard_mode(&self, id: u16) -> Option<GuardMode> {
+        self.datapath.guard(id)
     }
 }

@@ -17,7 +17,7 @@ use crate::control::protocol::{
     FlowReport, FlowsReport, IdentityReport, StatusReport, WorkloadReport,
 };
 use crate::control::{Answer, BackendError};
-use crate::datapath::{DatapathError, Mechanism, live_flow};
+use crate::datapath::{DatapathError, GuardMode, Mechanism, live_flow};
 use crate::engine::{Question, SECOND_NS, ip_address};
 use crate::explain::{Known, explain};
 use crate::identity::Identity;
@@ -114,7 +114,7 @@ impl Core {
             ready: reasons_not_ready.is_empty(),
             reasons_not_ready,
             waiting: self.waiting(),
-            problems: self.problems.iter().map(|(area, text)| format!("{area}: {text}")).collect(),
+            problems: self.problems(),
             uptime_seconds: self.started.elapsed().as_secs(),
             kernel: self.kernel.clone(),
             attach: self.units.iter().map(|unit| self.attachment(unit)).collect(),
@@ -137,7 +137,21 @@ impl Core {
             interface: unit.workload.interface.clone(),
             mode: unit.workload.mode.as_str().to_owned(),
             method: self.mechanism(unit.id).map(method),
+            guard: unit
+                .workload
+                .guard
+                .then(|| self.guard_mode(unit.id).map_or("missing", GuardMode::as_str).to_owned()),
         }
+    }
+
+    /// What does not work, though nothing that is enforced hangs on it.
+    fn problems(&self) -> Vec<String> {
+        let areas = self.problems.iter().map(|(area, text)| format!("{area}: {text}"));
+        let guards = self.units.iter().filter_map(|unit| {
+            let name = unit.workload.identity.name();
+            unit.unguarded.as_ref().map(|text| format!("guard of {name}: {text}"))
+        });
+        areas.chain(guards).collect()
     }
 
     fn workloads(&self) -> Vec<WorkloadReport> {

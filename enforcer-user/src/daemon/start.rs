@@ -125,7 +125,7 @@ impl Core {
         let id = self.engine.workload_id(&name);
         let id = id.with_context(|| format!("workload {name:?}: it got no id"))?;
         let problem = Some(Problem::Open("not attached yet".to_owned()));
-        self.units.push(Unit { id, workload, problem });
+        self.units.push(Unit { id, workload, problem, unguarded: None });
         Ok(())
     }
 

@@ -2,13 +2,14 @@
 //! daemon's are attached, so that no packet passes unenforced.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{LinkOrder, MultiProgLink, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya_obj::generated::bpf_attach_type;
 
 use super::error::DatapathError;
@@ -152,7 +153,7 @@ fn our_filter() -> NlOptions {
     NlOptions { priority: PRIORITY, handle: HANDLE, classid: None }
 }
 
-fn link_pin(ifindex: u32, suffix: &str) -> String {
+pub(super) fn link_pin(ifindex: u32, suffix: &str) -> String {
     format!("{LINK_PREFIX}{ifindex}_{suffix}")
 }
 
@@ -497,14 +498,13 @@ pub(super) fn detach(folder: &PinFolder, ifindex: u32) -> Result<Vec<String>, Da
     Ok(removed)
 }
 
-fn remove_link(folder: &PinFolder, pin: &str) -> Result<bool, DatapathError> {
+/// Detaches a pinned link of either kind, TCX or XDP, and removes the pin; `false` if there is none.
+pub(super) fn remove_link(folder: &PinFolder, pin: &str) -> Result<bool, DatapathError> {
     let path = folder.pin(pin);
-    // A pin that is no link of ours has nothing to detach; its name is ours to remove.
-    if let Ok(link) = open_link(&path) {
-        let fd = MultiProgLink::fd(&link).map_err(io::Error::other);
-        match fd.and_then(sys::detach_link) {
-            // The interface is gone, and the link's place with it.
-            Err(e) if e.raw_os_error() != Some(libc::ENOLINK) => {
+    if let Ok(link) = sys::pinned(&path) {
+        match sys::detach_link(link.as_fd()) {
+            // No link, or its interface is gone and its place with it.
+            Err(e) if !matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOLINK)) => {
                 return Err(DatapathError::file(&path, "detach", e));
             }
             _ => {}

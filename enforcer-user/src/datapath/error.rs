@@ -174,6 +174,18 @@ pub enum DatapathError {
         /// Name of the program in front, or `number` and its number.
         by: String,
     },
+    /// Another XDP program is where the guard was to be.
+    #[error(
+        "XDP program number {by} is on {interface}, where there is room for one: the guard is not \
+         attached, and everything is enforced without it; take that one off (`bpftool net show dev \
+         {interface}` names it, `ip link set {interface} xdp off` removes it), or say `guard = false`"
+    )]
+    Guarded {
+        /// The interface.
+        interface: String,
+        /// Number of the program that is there; 0 if it went meanwhile.
+        by: u32,
+    },
     /// A workload was to be attached before its state was written.
     #[error("workload {0} is not in the map WORKLOADS; it must be written before it is attached")]
     UnknownWorkload(u16),

@@ -30,6 +30,11 @@ impl Keeper {
         self.held.retain(|name, _| ifindex_of_pin(name) != Some(ifindex));
     }
 
+    /// Lets go of what is pinned under a name.
+    pub(super) fn forget_pin(&mut self, name: &str) {
+        self.held.remove(name);
+    }
+
     /// Pins again what is not pinned any more; says what that was.
     pub(super) fn restore(&self, folder: &mut PinFolder) -> Result<Vec<String>, DatapathError> {
         folder.reclaim()?;

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 use aya_obj::{EbpfSectionKind, Object};
@@ -37,6 +37,9 @@ pub(super) const CLSACT_PREFIX: &str = "clsact_";
 
 /// The programs, by the names of their functions.
 pub(super) const PROGRAMS: [&str; 3] = ["from_workload", "to_workload", "reinject"];
+
+/// The guard, by the name of its function.
+pub(super) const GUARD: &str = "guard";
 
 /// Whether a pin of this name is a map's.
 pub(super) fn is_map_pin(name: &str) -> bool {
@@ -116,6 +119,20 @@ impl Loaded {
         name: &'static str,
     ) -> Result<&mut SchedClassifier, DatapathError> {
         classifier(&mut self.ebpf, name)
+    }
+
+    /// The guard, which is loaded when it is first asked for: a kernel that refuses it must not keep those
+    /// from starting who have no use for it.
+    pub(super) fn guard(&mut self) -> Result<&mut Xdp, DatapathError> {
+        let program = self.ebpf.program_mut(GUARD);
+        let program = program
+            .ok_or_else(|| DatapathError::Malformed(format!("it has no program {GUARD}")))?;
+        let program: &mut Xdp =
+            program.try_into().map_err(program_error(GUARD, "use as an XDP program"))?;
+        if program.fd().is_err() {
+            program.load().map_err(program_error(GUARD, "load"))?;
+        }
+        Ok(program)
     }
 }
 

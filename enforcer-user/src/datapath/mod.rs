@@ -14,6 +14,7 @@ mod detach;
 mod error;
 mod events;
 mod folder;
+mod guard;
 mod interface;
 mod keep;
 mod load;
@@ -45,6 +46,7 @@ pub use detach::Report;
 pub use error::DatapathError;
 pub use events::{EventCounters, Events, Readers};
 pub use folder::PinFolder;
+pub use guard::GuardMode;
 pub use interface::address;
 pub use load::{Loaded, Settings, object};
 pub use maps::Maps;
@@ -54,6 +56,7 @@ pub use sweep::{Port, Swept};
 pub use table::Table;
 
 use folder::PinFolder as Folder;
+use guard::Guard;
 use keep::Keeper;
 use remembered::Remembered;
 use sweep::{Sweeper, Tools};
@@ -106,6 +109,7 @@ pub struct Datapath {
     remembered: Remembered,
     sweeper: Sweeper,
     attachments: BTreeMap<u16, Attachment>,
+    guards: BTreeMap<u16, Guard>,
     keeper: Keeper,
     reset: bool,
     flow_limit: usize,
@@ -140,6 +144,7 @@ impl Datapath {
             reinjector,
             sweeper: Sweeper::default(),
             attachments: BTreeMap::new(),
+            guards: BTreeMap::new(),
             keeper: Keeper::default(),
             reset: config.policy.deny_reset,
             flow_limit: 2 * settings.flows as usize,
@@ -302,6 +307,51 @@ impl Datapath {
         }
     }
 
+    /// Puts the guard on the interface of a workload that is attached, if it is to have one; else takes
+    /// off what an earlier daemon put there.
+    ///
+    /// # Errors
+    /// [`DatapathError::Guarded`] if another XDP program is there. Everything is enforced without it.
+    pub fn guard_workload(
+        &mut self,
+        id: u16,
+        workload: &WorkloadConfig,
+    ) -> Result<Option<GuardMode>, DatapathError> {
+        let Some(ifindex) = self.attachments.get(&id).map(|attachment| attachment.ifindex) else {
+            return Ok(None);
+        };
+        self.guards.remove(&id);
+        if !workload.guard {
+            self.keeper.forget_pin(&guard::pin_of(ifindex));
+            guard::detach(&self.folder, ifindex)?;
+            return Ok(None);
+        }
+        let Some(facts) = netlink::link_of(ifindex)? else { return Ok(None) };
+        let attached = guard::attach(&self.folder, &mut self.loaded, &facts)?;
+        let pins = [guard::pin_of(ifindex), guard::pin_program(&self.folder, &mut self.loaded)?];
+        for pin in pins {
+            self.keeper.hold(&self.folder, &pin)?;
+        }
+        let mode = attached.mode;
+        self.guards.insert(id, attached);
+        Ok(Some(mode))
+    }
+
+    /// How a workload's interface is guarded; none if it is not.
+    #[must_use]
+    pub fn guard(&self, id: u16) -> Option<GuardMode> {
+        self.guards.get(&id).map(|guard| guard.mode)
+    }
+
+    /// Looks whether a workload's guard is still there, and forgets it if not.
+    pub fn watch_guard(&mut self, id: u16) -> Result<Option<GuardMode>, DatapathError> {
+        let Some(guard) = self.guards.get(&id) else { return Ok(None) };
+        if !guard.is_in_place()? {
+            self.guards.remove(&id);
+        }
+        Ok(self.guard(id))
+    }
+
     /// Removes what is left of an interface that is gone, once its workload has another. One that
     /// lives on under another name stays enforced until the next start.
     fn forget_interface(&mut self, before: &Attachment) -> Result<(), DatapathError> {
@@ -332,6 +382,7 @@ impl Datapath {
     /// Takes the programs off a workload's interface, which is then not enforced any more, and
     /// removes what they knew of it. Its entry in the map of workloads stays.
     pub fn remove_workload(&mut self, id: u16) -> Result<(), DatapathError> {
+        self.guards.remove(&id);
         if let Some(attachment) = self.attachments.remove(&id) {
             self.keeper.forget(attachment.ifindex);
             attach::detach(&self.folder, attachment.ifindex)?;
@@ -366,6 +417,9 @@ impl Datapath {
         attach::pin_programs(&self.folder, &mut self.loaded)?;
         for name in load::PROGRAMS {
             self.keeper.hold(&self.folder, &format!("{}{name}", load::PROGRAM_PREFIX))?;
+        }
+        if self.guards.is_empty() {
+            self.folder.remove(&guard::program_pin())?;
         }
         fault::reached(KillPoint::ProgramsPinned);
         Ok(removed)

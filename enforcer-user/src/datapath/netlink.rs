@@ -21,6 +21,12 @@ pub(super) const BUFFER_BYTES: usize = 32_768;
 const MAX_DATAGRAMS: usize = 4096;
 
 const IFLA_INFO_KIND: u16 = 1;
+/// Within `IFLA_XDP`: how its program is attached, and the number of the program.
+const IFLA_XDP_ATTACHED: u16 = 2;
+/// See [`IFLA_XDP_ATTACHED`].
+const IFLA_XDP_PROG_ID: u16 = 4;
+/// `XDP_ATTACHED_SKB` (`<linux/if_link.h>`).
+const XDP_ATTACHED_SKB: u8 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_NONE: u8 = 1;
 /// Every protocol (`<linux/if_ether.h>`).
@@ -50,6 +56,10 @@ pub struct LinkFacts {
     pub kind: Option<String>,
     /// Its link address, if it is an Ethernet one.
     pub mac: Option<[u8; 6]>,
+    /// Number of its XDP program.
+    pub xdp: Option<u32>,
+    /// Whether that one runs behind the driver.
+    pub xdp_is_generic: bool,
 }
 
 /// A filter of a hook.
@@ -309,11 +319,14 @@ fn find(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
 fn read_link(body: &[u8]) -> Option<LinkFacts> {
     let attributes = body.get(IFINFO_BYTES..)?;
     let info = find(attributes, libc::IFLA_LINKINFO).unwrap_or_default();
+    let xdp = find(attributes, libc::IFLA_XDP).unwrap_or_default();
     Some(LinkFacts {
         ifindex: read_u32(body, 4)?,
         name: text(find(attributes, libc::IFLA_IFNAME)?),
         kind: find(info, IFLA_INFO_KIND).map(text),
         mac: find(attributes, libc::IFLA_ADDRESS).and_then(|mac| mac.try_into().ok()),
+        xdp: find(xdp, IFLA_XDP_PROG_ID).and_then(|id| read_u32(id, 0)),
+        xdp_is_generic: find(xdp, IFLA_XDP_ATTACHED) == Some(&[XDP_ATTACHED_SKB]),
     })
 }
 

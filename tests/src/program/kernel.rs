@@ -7,12 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{Program, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use enforcer_common::abi::{
-    AddressKey, AttemptValue, BucketKey, BucketValue, CounterKey, CredentialValue, DropReason,
-    Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, HeldSegment, InterfaceValue, NetworkKey,
-    NetworkValue, PeerKey, PeerValue, RejectedSegment, VerdictKey, VerdictValue, WorkloadValue,
+    AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterKey, CredentialValue,
+    DropReason, Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, HeldSegment, InterfaceValue,
+    NetworkKey, NetworkValue, PeerKey, PeerValue, RejectedSegment, VerdictKey, VerdictValue,
+    WorkloadValue,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -37,6 +38,8 @@ pub enum Hook {
     From,
     /// Sees what the workload is about to receive.
     To,
+    /// Sees it before, and drops what [`Hook::To`] would (XDP).
+    Guard,
 }
 
 impl Hook {
@@ -44,6 +47,17 @@ impl Hook {
         match self {
             Self::From => "from_workload",
             Self::To => "to_workload",
+            Self::Guard => "guard",
+        }
+    }
+
+    /// What a return value of its program says.
+    fn action(self, value: i32) -> Action {
+        match (self, value) {
+            (Self::From | Self::To, -1) | (Self::Guard, 2) => Action::Pass,
+            (Self::From | Self::To, 2) | (Self::Guard, 1) => Action::Drop,
+            (Self::From | Self::To, 7) => Action::Redirect,
+            (_, other) => panic!("{self:?} returned action {other}"),
         }
     }
 }
@@ -51,9 +65,9 @@ impl Hook {
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// `TC_ACT_UNSPEC`: goes on.
+    /// `TC_ACT_UNSPEC`, `XDP_PASS`: goes on.
     Pass,
-    /// `TC_ACT_SHOT`.
+    /// `TC_ACT_SHOT`, `XDP_DROP`.
     Drop,
     /// `TC_ACT_REDIRECT`.
     Redirect,
@@ -70,11 +84,20 @@ pub struct Seen {
     pub counters: BTreeMap<String, u64>,
 }
 
+impl Seen {
+    /// Counters of which each moved by one, for the workload of the tests.
+    #[must_use]
+    pub fn counted(names: &[&str]) -> BTreeMap<String, u64> {
+        names.iter().map(|name| (format!("{}:{name}", super::world::WORKLOAD), 1)).collect()
+    }
+}
+
 /// The programs and their maps.
 pub struct Kernel {
     ebpf: Ebpf,
     held: Vec<RingBuf<MapData>>,
     rejected: RingBuf<MapData>,
+    guarded: u64,
 }
 
 /// The programs, for one test alone, with empty maps. Tests run in a network namespace of their own, since resets
@@ -130,22 +153,59 @@ impl Kernel {
             loader.map_max_entries(ring, HELD_RING_BYTES);
         }
         let mut ebpf = loader.load(object).expect("the object's maps can be made");
-        for hook in [Hook::From, Hook::To] {
+        for hook in [Hook::From, Hook::To, Hook::Guard] {
             let name = hook.program();
-            let program: &mut SchedClassifier =
-                ebpf.program_mut(name).expect(name).try_into().expect(name);
-            program.load().unwrap_or_else(|error| panic!("{name} is refused: {error}"));
+            let loaded = match ebpf.program_mut(name).expect(name) {
+                Program::SchedClassifier(program) => program.load(),
+                Program::Xdp(program) => program.load(),
+                other => panic!("{name} is a program of kind {:?}", other.prog_type()),
+            };
+            loaded.unwrap_or_else(|error| panic!("{name} is refused: {error}"));
         }
         let ring = |ebpf: &mut Ebpf, name: &str| {
             RingBuf::try_from(ebpf.take_map(name).expect("a ring")).expect("a ring")
         };
         let held = HELD.iter().map(|name| ring(&mut ebpf, name)).collect();
         let rejected = ring(&mut ebpf, REJECTED);
-        Self { ebpf, held, rejected }
+        Self { ebpf, held, rejected, guarded: 0 }
     }
 
-    /// Runs a program on a frame that is not shorter than [`shortest`].
+    /// Runs a program on a frame that is not shorter than [`shortest`]. In front of what the workload is about to
+    /// receive the guard runs too, and must be of the same mind: so every test of that hook is one of the guard.
     pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Seen {
+        // It takes samples too, and what it takes others lack.
+        let compared = hook == Hook::To && self.single::<Config>("CONFIG").samples_per_second == 0;
+        let guard = compared.then(|| self.run_alone(Hook::Guard, frame));
+        let seen = self.run_alone(hook, frame);
+        if let Some(guard) = guard {
+            self.compare_guard(&guard, frame, &seen);
+        }
+        seen
+    }
+
+    /// Frames that the guard dropped, and the program behind it too.
+    #[must_use]
+    pub fn guarded(&self) -> u64 {
+        self.guarded
+    }
+
+    /// What the guard drops, the program behind it drops for the same reason and with no other effect; what it passes
+    /// it neither changes nor counts.
+    fn compare_guard(&mut self, guard: &Seen, frame: &[u8], seen: &Seen) {
+        if guard.action == Action::Drop {
+            self.guarded += 1;
+            assert_eq!(
+                (guard.action, &guard.counters),
+                (seen.action, &seen.counters),
+                "the guard drops what passes, or for another reason:\n{frame:02x?}"
+            );
+        } else {
+            assert!(guard.counters.is_empty(), "the guard counts what it passes: {guard:?}");
+            assert_eq!(guard.frame, frame, "the guard changes what it passes");
+        }
+    }
+
+    fn run_alone(&mut self, hook: Hook, frame: &[u8]) -> Seen {
         let before = self.counters();
         let mut output = vec![0; OUTPUT_BYTES];
         let options = TestRunOptions {
@@ -153,18 +213,16 @@ impl Kernel {
             data_out: Some(&mut output),
             ..TestRunOptions::default()
         };
-        let program: &SchedClassifier =
-            self.ebpf.program(hook.program()).expect("loaded").try_into().expect("a classifier");
-        let result = program.test_run(options).unwrap_or_else(|error| {
+        let result = match self.ebpf.program(hook.program()).expect("loaded") {
+            Program::SchedClassifier(program) => program.test_run(options),
+            Program::Xdp(program) => program.test_run(options),
+            other => panic!("{hook:?} is a program of kind {:?}", other.prog_type()),
+        };
+        let result = result.unwrap_or_else(|error| {
             panic!("the kernel refuses a test run with {} bytes: {error}", frame.len())
         });
         output.truncate(result.data_size_out as usize);
-        let action = match result.return_value.cast_signed() {
-            -1 => Action::Pass,
-            2 => Action::Drop,
-            7 => Action::Redirect,
-            other => panic!("{hook:?} returned TC action {other}"),
-        };
+        let action = hook.action(result.return_value.cast_signed());
         let counters = difference(&before, &self.counters());
         Seen { action, frame: output, counters }
     }

@@ -10,6 +10,7 @@
 pub mod kernel;
 pub mod mac;
 pub mod packet;
+pub mod random;
 pub mod segment;
 pub mod table;
 pub mod world;

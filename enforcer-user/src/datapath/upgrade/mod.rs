@@ -26,6 +26,7 @@ use enforcer_common::abi::{ABI_VERSION, before};
 use super::attach;
 use super::error::DatapathError;
 use super::folder::PinFolder;
+use super::guard;
 use super::load::{self, Loaded, Settings};
 use super::maps::Maps;
 use super::sys;
@@ -99,6 +100,8 @@ fn begin(folder: &PinFolder, settings: &Settings) -> Result<Loaded, DatapathErro
     let since = Instant::now();
     take_places(folder, &mut loaded, &maps, "to_workload")?;
     flows::carry(folder.path(), &mut maps, Pass::Again)?;
+    // The guard knows what `to_workload` knows: no more than before is lost of a connection that is being opened.
+    guard::replace_everywhere(folder, &mut loaded)?;
     fault::reached(KillPoint::FlowsCopiedAgain);
     folder.rename(NEXT, TAKEOVER)?;
     fault::reached(KillPoint::TakeoverBegun);
@@ -115,6 +118,7 @@ fn resume(folder: &PinFolder, settings: &Settings) -> Result<Loaded, DatapathErr
     let maps = Maps::open(beside.path())?;
     drop(beside);
     take_places(folder, &mut loaded, &maps, "to_workload")?;
+    guard::replace_everywhere(folder, &mut loaded)?;
     finish(folder, loaded, maps)
 }
 

@@ -104,7 +104,7 @@ fn frame(mut feed: Feed<'_>, world: &World, hook: Hook, flow: FlowValue) -> Vec<
     let cut_or_padding = if feed.flag() { feed.byte() } else { 0 };
     let (from, to) = match hook {
         Hook::From => (world.local, world.remote),
-        Hook::To => (world.remote, world.local),
+        Hook::To | Hook::Guard => (world.remote, world.local),
     };
     let mut frame = match kind {
         0 => feed.rest().to_vec(),
@@ -133,7 +133,7 @@ fn frame(mut feed: Feed<'_>, world: &World, hook: Hook, flow: FlowValue) -> Vec<
 fn segment(mut feed: Feed<'_>, world: &World, hook: Hook, flow: FlowValue) -> Segment {
     let (from, to) = match hook {
         Hook::From => (world.local, world.remote),
-        Hook::To => (world.remote, world.local),
+        Hook::To | Hook::Guard => (world.remote, world.local),
     };
     let bounds = [flow.local_next, flow.local_ack, flow.remote_next, flow.remote_ack];
     let number = |feed: &mut Feed<'_>| {
