@@ -62,10 +62,18 @@ pub fn to_workload(ctx: TcContext) -> i32 {
     entry::run::<false>(ctx.skb.skb)
 }
 
-/// Hook in front of the stack. It reads the first fragment of a frame alone, so those of several pass
-/// its driver too.
+/// Hook in a driver. It reads the first buffer of a frame alone, so it can say that it bears several, as
+/// jumbo frames and large receive offload need.
 #[xdp(frags)]
 pub fn guard(ctx: XdpContext) -> u32 {
+    guard::run(ctx.ctx)
+}
+
+/// The same behind a driver (generic XDP), without that word: for programs that have it Linux copies the
+/// skb and forgets the length of its link header (`skb_pp_cow_data`, seen in 6.18), so that TC reads
+/// every frame from the wrong place. For others it makes the skb linear in place.
+#[xdp]
+pub fn guard_generic(ctx: XdpContext) -> u32 {
     guard::run(ctx.ctx)
 }
 

@@ -165,6 +165,13 @@ impl Workload {
         }
     }
 
+    /// The same at another interface.
+    #[must_use]
+    pub fn at(mut self, interface: &str) -> Self {
+        interface.clone_into(&mut self.interface);
+        self
+    }
+
     /// The same with a guard in front of the stack.
     #[must_use]
     pub fn guarded(mut self) -> Self {

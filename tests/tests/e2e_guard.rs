@@ -12,10 +12,10 @@ use enforcer_tests::enforcer::{Counters, Enforcer};
 use enforcer_tests::host::{Family, Host};
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::load::{Load, prepare_client};
-use enforcer_tests::scenario::{Contact, PORT, Pair, Setup, contact};
+use enforcer_tests::scenario::{Contact, PORT, Pair, Setup, contact, server as server_workload};
 use enforcer_tests::stranger::{Passing, detach_link};
 use enforcer_tests::tcp::{PATIENCE, SILENCE, Server, Service};
-use enforcer_tests::topology::{INTERFACE, TwoHosts};
+use enforcer_tests::topology::{INTERFACE, TwoHosts, configure, near};
 use enforcer_tests::twin;
 use enforcer_tests::twin::Enforcement;
 use enforcer_tests::udp::{Responder, ask};
@@ -134,6 +134,33 @@ twin!(a_stranger_hears_nothing_and_is_dropped_by_the_guard, stranger,
     enforced: (Contact::SILENT, false, false), Absent: (Contact::MADE, true, true));
 
 #[test]
+fn where_a_driver_has_no_xdp_the_guard_runs_behind_it() {
+    const BRIDGE: &str = "br0";
+    let net = TwoHosts::new().unwrap();
+    net.server.ip(&format!("link add {BRIDGE} type bridge stp_state 0 mcast_snooping 0")).unwrap();
+    net.server.ip(&format!("addr flush dev {INTERFACE}")).unwrap();
+    net.server.ip(&format!("link set {INTERFACE} master {BRIDGE}")).unwrap();
+    configure(&net.server, BRIDGE, near(2)).unwrap();
+    let mut setup = guarded();
+    setup.server.workloads = vec![server_workload().at(BRIDGE).guarded()];
+    let server = Enforcer::start(&net.server, &setup.server).unwrap();
+    server.wait_status(|status| guard(status) == "generic").unwrap();
+    assert!(server.log().contains("trying generic XDP"), "{}", server.log());
+    let listener = Server::start(&net.server, PORT, &Service::Echo).unwrap();
+    let to = net.server.at(Family::V4, PORT);
+    // What is dropped is not even captured.
+    let capture = Capture::start(&net.server, BRIDGE).unwrap();
+    assert_eq!(contact(&net.client, to, &listener).unwrap(), Contact::SILENT);
+    assert!(capture.segments().unwrap().is_empty());
+    assert!(server.counters().unwrap().drop("peer_without_identity") > 0);
+    let _client = Enforcer::start(&net.client, &setup.client).unwrap();
+    for family in [Family::V4, Family::V6] {
+        let to = net.server.at(family, PORT);
+        assert_eq!(contact(&net.client, to, &listener).unwrap(), Contact::MADE);
+    }
+}
+
+#[test]
 fn another_xdp_program_keeps_the_guard_out_until_it_goes() {
     let net = TwoHosts::new().unwrap();
     let taken = net
@@ -184,7 +211,7 @@ fn a_guard_goes_with_its_setting_and_with_the_rest() {
     server.terminate().unwrap();
     assert!(net.server.has_xdp(INTERFACE).unwrap(), "it stays while the daemon is away");
     let mut without = config.clone();
-    without.workloads = vec![enforcer_tests::scenario::server()];
+    without.workloads = vec![server_workload()];
     server.write_config(&without).unwrap();
     server.launch().unwrap();
     assert!(!net.server.has_xdp(INTERFACE).unwrap(), "it goes with its setting");

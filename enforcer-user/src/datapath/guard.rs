@@ -10,7 +10,7 @@ use aya::programs::xdp::{Xdp, XdpLink, XdpLinkId, XdpMode};
 use super::attach::{self, link_pin};
 use super::error::DatapathError;
 use super::folder::PinFolder;
-use super::load::{GUARD, Loaded, PROGRAM_PREFIX, program_error};
+use super::load::{Loaded, PROGRAM_PREFIX, program_error};
 use super::netlink::{self, LinkFacts};
 
 /// Suffix of the pins of its links.
@@ -32,6 +32,14 @@ impl GuardMode {
         match self {
             Self::Native => "native",
             Self::Generic => "generic",
+        }
+    }
+
+    /// The function of its program, which the kernel treats differently in the two.
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Native => "guard",
+            Self::Generic => "guard_generic",
         }
     }
 
@@ -73,45 +81,61 @@ pub(super) fn attach(
     loaded: &mut Loaded,
     facts: &LinkFacts,
 ) -> Result<Guard, DatapathError> {
-    let program = loaded.guard()?;
-    let info = program.info().map_err(program_error(GUARD, "read its number"))?;
-    let program_id = info.id();
     let pin = pin_of(facts.ifindex);
     // A link whose interface is gone, or that somebody detached, holds no place any more.
-    let swapped = folder.has(&pin)
-        && swap(folder, program, &pin).is_ok()
-        && netlink::link_of(facts.ifindex)?.and_then(|now| now.xdp) == Some(program_id);
-    if !swapped {
+    if folder.has(&pin) {
+        let mode = mode_of(facts);
+        let program = loaded.guard(mode.program())?;
+        if swap(folder, program, &pin).is_ok()
+            && let Some(guard) = found(program, facts, mode)?
+        {
+            return Ok(guard);
+        }
         attach::remove_link(folder, &pin)?;
-        attach_anew(folder, program, facts, &pin)?;
     }
-    let generic = netlink::link_of(facts.ifindex)?.is_some_and(|now| now.xdp_is_generic);
-    let mode = if generic { GuardMode::Generic } else { GuardMode::Native };
-    Ok(Guard { ifindex: facts.ifindex, mode, program_id })
+    let mode = attach_anew(folder, loaded, facts, &pin)?;
+    let guard = found(loaded.guard(mode.program())?, facts, mode)?;
+    guard.ok_or_else(|| DatapathError::NoInterface(facts.name.clone()))
+}
+
+/// Where the XDP program of an interface runs; where ours would, if it has none.
+fn mode_of(facts: &LinkFacts) -> GuardMode {
+    if facts.xdp_is_generic { GuardMode::Generic } else { GuardMode::Native }
+}
+
+/// The guard, if the interface has it.
+fn found(
+    program: &Xdp,
+    facts: &LinkFacts,
+    mode: GuardMode,
+) -> Result<Option<Guard>, DatapathError> {
+    let info = program.info().map_err(program_error(mode.program(), "read its number"))?;
+    let guard = Guard { ifindex: facts.ifindex, mode, program_id: info.id() };
+    Ok(guard.is_in_place()?.then_some(guard))
 }
 
 fn attach_anew(
     folder: &PinFolder,
-    program: &mut Xdp,
+    loaded: &mut Loaded,
     facts: &LinkFacts,
     pin: &str,
-) -> Result<(), DatapathError> {
-    let failed = match make_link(program, facts, GuardMode::Native) {
-        Ok(link) => return keep(folder, link, pin),
+) -> Result<GuardMode, DatapathError> {
+    let native = GuardMode::Native;
+    let failed = match make_link(loaded.guard(native.program())?, facts, native) {
+        Ok(link) => return keep(folder, link, pin).map(|()| native),
         Err(error) => error,
     };
     if let Some(taken) = taken(facts, &failed)? {
         return Err(taken);
     }
-    let interface = &facts.name;
+    let (interface, generic) = (&facts.name, GuardMode::Generic);
     let problem = format!("{:#}", anyhow::Error::new(failed));
     tracing::warn!(interface, problem, "no native XDP for the guard; trying generic XDP");
-    let link = make_link(program, facts, GuardMode::Generic);
-    match link {
-        Ok(link) => keep(folder, link, pin),
+    match make_link(loaded.guard(generic.program())?, facts, generic) {
+        Ok(link) => keep(folder, link, pin).map(|()| generic),
         Err(error) => match taken(facts, &error)? {
             Some(taken) => Err(taken),
-            None => Err(program_error(GUARD, format!("attach to {interface}"))(error)),
+            None => Err(program_error(generic.program(), format!("attach to {interface}"))(error)),
         },
     }
 }
@@ -174,18 +198,32 @@ pub(super) fn detach(folder: &PinFolder, ifindex: u32) -> Result<bool, DatapathE
 pub(super) fn pin_program(
     folder: &PinFolder,
     loaded: &mut Loaded,
+    mode: GuardMode,
 ) -> Result<String, DatapathError> {
-    let pin = program_pin();
+    let pin = program_pin(mode);
     folder.remove(&pin)?;
     let path = folder.pin(&pin);
-    let pinned = loaded.guard()?.pin(&path);
+    let pinned = loaded.guard(mode.program())?.pin(&path);
     pinned.map_err(|e| DatapathError::file(&path, "pin", io::Error::other(e)))?;
     Ok(pin)
 }
 
 /// The name under which the program is pinned.
-pub(super) fn program_pin() -> String {
-    format!("{PROGRAM_PREFIX}{GUARD}")
+fn program_pin(mode: GuardMode) -> String {
+    format!("{PROGRAM_PREFIX}{}", mode.program())
+}
+
+/// Removes the pins of programs that no guard uses.
+pub(super) fn unpin_unused<'a>(
+    folder: &PinFolder,
+    guards: impl Iterator<Item = &'a Guard> + Clone,
+) -> Result<(), DatapathError> {
+    for mode in [GuardMode::Native, GuardMode::Generic] {
+        if !guards.clone().any(|guard| guard.mode == mode) {
+            folder.remove(&program_pin(mode))?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts the guard where that of the layout before stands, or takes that one off: it would judge by maps
@@ -194,13 +232,15 @@ pub(super) fn replace_everywhere(
     folder: &PinFolder,
     loaded: &mut Loaded,
 ) -> Result<(), DatapathError> {
-    let ending = format!("_{SUFFIX}");
-    let is_guard = |pin: &String| attach::ifindex_of_pin(pin).is_some() && pin.ends_with(&ending);
-    for pin in folder.names()?.iter().filter(|pin| is_guard(pin)) {
-        if let Err(error) = swap(folder, loaded.guard()?, pin) {
+    for pin in folder.names()? {
+        let Some(ifindex) = attach::ifindex_of_pin(&pin).filter(|at| pin == pin_of(*at)) else {
+            continue;
+        };
+        let mode = netlink::link_of(ifindex)?.map_or(GuardMode::Native, |facts| mode_of(&facts));
+        if let Err(error) = swap(folder, loaded.guard(mode.program())?, &pin) {
             let problem = format!("{:#}", anyhow::Error::new(error));
             tracing::warn!(pin, problem, "the guard of the version before is taken off");
-            attach::remove_link(folder, pin)?;
+            attach::remove_link(folder, &pin)?;
         }
     }
     Ok(())

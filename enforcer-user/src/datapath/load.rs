@@ -38,9 +38,6 @@ pub(super) const CLSACT_PREFIX: &str = "clsact_";
 /// The programs, by the names of their functions.
 pub(super) const PROGRAMS: [&str; 3] = ["from_workload", "to_workload", "reinject"];
 
-/// The guard, by the name of its function.
-pub(super) const GUARD: &str = "guard";
-
 /// Whether a pin of this name is a map's.
 pub(super) fn is_map_pin(name: &str) -> bool {
     let others = [LINK_PREFIX, PROGRAM_PREFIX, CLSACT_PREFIX];
@@ -121,16 +118,16 @@ impl Loaded {
         classifier(&mut self.ebpf, name)
     }
 
-    /// The guard, which is loaded when it is first asked for: a kernel that refuses it must not keep those
-    /// from starting who have no use for it.
-    pub(super) fn guard(&mut self) -> Result<&mut Xdp, DatapathError> {
-        let program = self.ebpf.program_mut(GUARD);
-        let program = program
-            .ok_or_else(|| DatapathError::Malformed(format!("it has no program {GUARD}")))?;
+    /// A guard, which is loaded when it is first asked for: a kernel that refuses it must not keep those from
+    /// starting who have no use for it.
+    pub(super) fn guard(&mut self, name: &'static str) -> Result<&mut Xdp, DatapathError> {
+        let program = self.ebpf.program_mut(name);
+        let program =
+            program.ok_or_else(|| DatapathError::Malformed(format!("it has no program {name}")))?;
         let program: &mut Xdp =
-            program.try_into().map_err(program_error(GUARD, "use as an XDP program"))?;
+            program.try_into().map_err(program_error(name, "use as an XDP program"))?;
         if program.fd().is_err() {
-            program.load().map_err(program_error(GUARD, "load"))?;
+            program.load().map_err(program_error(name, "load"))?;
         }
         Ok(program)
     }

@@ -328,11 +328,11 @@ impl Datapath {
         }
         let Some(facts) = netlink::link_of(ifindex)? else { return Ok(None) };
         let attached = guard::attach(&self.folder, &mut self.loaded, &facts)?;
-        let pins = [guard::pin_of(ifindex), guard::pin_program(&self.folder, &mut self.loaded)?];
-        for pin in pins {
+        let mode = attached.mode;
+        let program = guard::pin_program(&self.folder, &mut self.loaded, mode)?;
+        for pin in [guard::pin_of(ifindex), program] {
             self.keeper.hold(&self.folder, &pin)?;
         }
-        let mode = attached.mode;
         self.guards.insert(id, attached);
         Ok(Some(mode))
     }
@@ -418,9 +418,7 @@ impl Datapath {
         for name in load::PROGRAMS {
             self.keeper.hold(&self.folder, &format!("{}{name}", load::PROGRAM_PREFIX))?;
         }
-        if self.guards.is_empty() {
-            self.folder.remove(&guard::program_pin())?;
-        }
+        guard::unpin_unused(&self.folder, self.guards.values())?;
         fault::reached(KillPoint::ProgramsPinned);
         Ok(removed)
     }

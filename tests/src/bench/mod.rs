@@ -2,7 +2,7 @@
 //! that what disturbs the machine disturbs all three.
 //!
 //! `options` says how much, [`stage`] has the arrangements, `rounds` goes round over `rate` and [`stream`];
-//! `cold`, [`flood`], [`program`] and [`process`] measure what has no native counterpart; `budget` compares with
+//! `cold`, [`flood`], [`guard`], [`program`] and [`process`] measure what has no native counterpart; `budget` compares with
 //! what is aimed at and `report` prints. Nothing here is a test: a budget that is missed is reported, not an
 //! error, but a connection that fails is one, since its figures would mean nothing.
 
@@ -10,6 +10,7 @@ mod budget;
 mod cold;
 mod figures;
 pub mod flood;
+pub mod guard;
 mod machine;
 mod options;
 pub mod process;
@@ -33,7 +34,7 @@ pub use budget::Budget;
 pub use figures::{Figures, Samples, Spread};
 pub use machine::Machine;
 pub use options::{Only, Options};
-pub use report::{FloodReport, Report, flood_table, table};
+pub use report::{FloodReport, GuardReport, Report, flood_table, guard_table, table};
 
 /// How long the daemons are left alone to see what they cost when nothing happens.
 const IDLE: Duration = Duration::from_secs(3);
@@ -69,6 +70,12 @@ pub fn run(options: &Options) -> Result<Report> {
 pub fn run_floods(options: &Options) -> Result<FloodReport> {
     need::environment()?;
     Ok(FloodReport::new(flood::measure(options)?))
+}
+
+/// Measures what the guard spares, and nothing else.
+pub fn run_guard(options: &Options) -> Result<GuardReport> {
+    need::environment()?;
+    Ok(GuardReport::new(guard::measure(options)?))
 }
 
 /// Says on standard error how far the run is.

@@ -31,6 +31,8 @@ pub struct Options {
 pub enum Only {
     /// What known identities keep of their connection rate under a flood.
     Flood,
+    /// What a flood of SYNs is dropped at with the guard and without.
+    Guard,
 }
 
 impl Options {

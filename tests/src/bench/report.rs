@@ -8,6 +8,7 @@ use super::budget::{self, Budget};
 use super::cold::Cold;
 use super::figures::{Figures, Samples, Spread};
 use super::flood::{Floods, Kind};
+use super::guard::Guards;
 use super::machine::{self, Machine};
 use super::process::{Processes, Usage};
 use super::program::{Live, Programs};
@@ -82,6 +83,58 @@ impl FloodReport {
             commit: machine::commit(),
         }
     }
+}
+
+/// What was measured of the guard.
+#[derive(Debug, Clone, Serialize)]
+pub struct GuardReport {
+    /// With it and without.
+    pub guard: Guards,
+    /// Where.
+    pub machine: Machine,
+    /// Of which source.
+    pub commit: String,
+}
+
+impl GuardReport {
+    /// With where and of what it was measured.
+    #[must_use]
+    pub fn new(guard: Guards) -> Self {
+        Self { guard, machine: Machine::here(), commit: machine::commit() }
+    }
+}
+
+/// The report of the guard as text.
+#[must_use]
+pub fn guard_table(report: &GuardReport) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = guards(&mut text, &report.guard);
+    text
+}
+
+fn guards(out: &mut String, guard: &Guards) -> std::fmt::Result {
+    writeln!(out, "test run, ns, net of an empty program of its kind")?;
+    let runs = &guard.programs;
+    for (name, s) in [
+        ("to_workload drops a SYN", runs.to_workload_drops),
+        ("guard drops a SYN", runs.guard_drops),
+        ("guard passes data", runs.guard_passes),
+        ("(the empty TC program)", runs.empty_tc),
+        ("(the empty XDP program)", runs.empty_xdp),
+    ] {
+        writeln!(out, "  {name:<26} {:>8.0} ({:.0}..{:.0})", s.median, s.least, s.most)?;
+    }
+    for (name, [without, with]) in [
+        ("SYNs dropped a second on one CPU, from a driver's poll loop", guard.polled),
+        ("SYNs dropped a second, sent over a veth on one CPU", guard.over_veth),
+    ] {
+        writeln!(out, "{name}")?;
+        for (name, s) in [("without the guard", without), ("with it", with)] {
+            writeln!(out, "  {name:<26} {:>8.0} ({:.0}..{:.0})", s.median, s.least, s.most)?;
+        }
+    }
+    Ok(())
 }
 
 /// The report of floods as text.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::{io, mem};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
 use serde::Serialize;
 
 use super::figures::Spread;
@@ -46,7 +46,7 @@ pub fn established(stage: &Stage, port: u16, batches: u32) -> Result<TestRuns> {
     let (out, back) = (packet.frame(), packet.reversed().frame());
     let [daemon, _] = stage.daemons()?;
     let (from, to) = (info(daemon, "from_workload")?.fd()?, info(daemon, "to_workload")?.fd()?);
-    let empty = empty_program()?;
+    let empty = Returning::in_tc().load()?;
     client.run(|| {
         let context = context()?;
         let mut columns = [Vec::new(), Vec::new(), Vec::new()];
@@ -76,14 +76,14 @@ fn confirm(mut stream: &std::net::TcpStream) -> Result<()> {
 
 /// A data segment of a connection.
 #[derive(Debug, Clone, Copy)]
-struct Packet {
+pub(super) struct Packet {
     macs: [[u8; 6]; 2],
     addresses: [Ipv4Addr; 2],
     ports: [u16; 2],
 }
 
 impl Packet {
-    fn of(stage: &Stage, client_port: u16, server_port: u16) -> Result<Self> {
+    pub(super) fn of(stage: &Stage, client_port: u16, server_port: u16) -> Result<Self> {
         let net = &stage.net;
         let v4 = |host: &Host| match host.address(crate::host::Family::V4) {
             std::net::IpAddr::V4(address) => Ok(address),
@@ -135,25 +135,52 @@ fn mac(host: &Host) -> Result<[u8; 6]> {
         .with_context(|| format!("{INTERFACE} of {} has no link address: {text}", host.label()))
 }
 
+/// A `struct xdp_md` that says the same of a frame of some length.
+pub(super) fn xdp_context(length: usize) -> Result<[u8; 24]> {
+    /// Offset of `data_end` in it.
+    const END_AT: usize = 4;
+    /// Offset of `ingress_ifindex`.
+    const INGRESS_AT: usize = 12;
+    let mut context = [0; 24];
+    context[END_AT..][..4].copy_from_slice(&u32::try_from(length)?.to_ne_bytes());
+    context[INGRESS_AT..][..4].copy_from_slice(&ifindex()?.to_ne_bytes());
+    Ok(context)
+}
+
 /// The start of a `struct __sk_buff` that says on which interface of this namespace the packet is.
-fn context() -> Result<[u8; CONTEXT_BYTES]> {
+pub(super) fn context() -> Result<[u8; CONTEXT_BYTES]> {
+    let mut context = [0; CONTEXT_BYTES];
+    context[IFINDEX_AT..].copy_from_slice(&ifindex()?.to_ne_bytes());
+    Ok(context)
+}
+
+fn ifindex() -> Result<u32> {
     let name = CString::new(INTERFACE)?;
     // SAFETY: a string that ends in zero and outlives the call.
     let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
     ensure!(ifindex > 0, "no interface {INTERFACE} here: {}", io::Error::last_os_error());
-    let mut context = [0; CONTEXT_BYTES];
-    context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
-    Ok(context)
+    Ok(ifindex)
 }
 
 /// What came of a batch.
-struct Ran {
-    action: u32,
+pub(super) struct Ran {
+    pub(super) action: u32,
     /// The mean of one run.
-    nanoseconds: u32,
+    pub(super) nanoseconds: u32,
 }
 
-fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8]) -> Result<Ran> {
+/// Runs a program on a frame, over and over.
+pub(super) fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8]) -> Result<Ran> {
+    run_as(program, frame, context, 0)
+}
+
+/// The same of an XDP program as a driver's poll loop would, with a fresh frame each time: what it lets pass goes
+/// into the stack (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18, commit b530e9e1063e).
+pub(super) fn run_live(program: BorrowedFd<'_>, frame: &[u8], context: &[u8]) -> Result<Ran> {
+    run_as(program, frame, context, BPF_F_TEST_XDP_LIVE_FRAMES)
+}
+
+fn run_as(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], flags: u32) -> Result<Ran> {
     // SAFETY: bpf_attr is a union of plain integers, for which zero is a valid value.
     let mut attr = unsafe { mem::zeroed::<bpf_attr>() };
     // SAFETY: this is the union's member for BPF_PROG_TEST_RUN, and all of it is zeroed.
@@ -164,30 +191,55 @@ fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8]) -> Result<Ran> {
     test.ctx_in = context.as_ptr() as u64;
     test.ctx_size_in = u32::try_from(context.len())?;
     test.repeat = REPEAT;
+    test.flags = flags;
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).context("test run")?;
     // SAFETY: the kernel has filled in this member.
     let test = unsafe { &attr.test };
     Ok(Ran { action: test.retval, nanoseconds: test.duration })
 }
 
-/// A TC program that returns zero.
-fn empty_program() -> Result<OwnedFd> {
+/// A program that does nothing but return a value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Returning {
+    kind: bpf_prog_type,
+    value: i32,
+}
+
+impl Returning {
+    /// Of TC, zero: it goes on.
+    pub(super) const fn in_tc() -> Self {
+        Self { kind: bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, value: 0 }
+    }
+
+    /// Of XDP, `XDP_PASS`.
+    pub(super) const fn in_xdp() -> Self {
+        Self { kind: bpf_prog_type::BPF_PROG_TYPE_XDP, value: 2 }
+    }
+
+    /// Loads it.
+    pub(super) fn load(self) -> Result<OwnedFd> {
+        load_returning(self)
+    }
+}
+
+fn load_returning(returning: Returning) -> Result<OwnedFd> {
     /// BPF_ALU64 | BPF_MOV | BPF_K
     const MOVE: u8 = 0xb7;
     /// BPF_JMP | BPF_EXIT
     const EXIT: u8 = 0x95;
-    let instruction = |code| {
+    let instruction = |code, value| {
         // SAFETY: an instruction is plain integers; all zero but the code is register 0, value 0.
         let mut instruction = unsafe { mem::zeroed::<bpf_insn>() };
         instruction.code = code;
+        instruction.imm = value;
         instruction
     };
-    let instructions = [instruction(MOVE), instruction(EXIT)];
+    let instructions = [instruction(MOVE, returning.value), instruction(EXIT, 0)];
     // SAFETY: as in `run`.
     let mut attr = unsafe { mem::zeroed::<bpf_attr>() };
     // SAFETY: this is the union's member for BPF_PROG_LOAD, and all of it is zeroed.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
-    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    load.prog_type = returning.kind as u32;
     load.insns = instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(instructions.len())?;
     load.license = c"GPL".as_ptr() as u64;

@@ -31,6 +31,11 @@ fn run(options: &Options) -> Result<bool> {
         println!("{}", bench::flood_table(&report));
         return tell(options, &report, &report.budgets);
     }
+    if options.only == Some(Only::Guard) {
+        let report = bench::run_guard(options)?;
+        println!("{}", bench::guard_table(&report));
+        return tell(options, &report, &[]);
+    }
     let report = bench::run(options)?;
     println!("{}", bench::table(&report));
     tell(options, &report, &report.budgets)

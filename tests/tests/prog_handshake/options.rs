@@ -33,7 +33,7 @@ fn malformed_options_are_dropped_on_every_step() {
                 let mut w = World::new(family, side);
                 let segment = match (side, hook) {
                     (Side::Client, Hook::From) => w.syn_out(),
-                    (Side::Client, Hook::To) => {
+                    (Side::Client, Hook::To | Hook::Guard) => {
                         w.after_s1_out();
                         w.syn_ack_in()
                     }
@@ -41,7 +41,7 @@ fn malformed_options_are_dropped_on_every_step() {
                         w.after_s1_in();
                         w.syn_ack_out()
                     }
-                    (Side::Server, Hook::To) => w.syn_in(),
+                    (Side::Server, Hook::To | Hook::Guard) => w.syn_in(),
                 };
                 let seen = w.run(hook, &segment.options(&bad).frame());
                 compare(&seen, Action::Drop, None, &["malformed_option"])
