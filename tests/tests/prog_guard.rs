@@ -20,6 +20,9 @@ const UDP: u8 = 17;
 const TCP: u8 = 6;
 const GRE: u8 = 47;
 
+/// Changes what the maps know.
+type Change = fn(&mut World);
+
 /// What is dropped by the guard, and would be by the program behind it.
 fn dropped(families: &[Family], side: Side, rows: &[Row]) {
     for hook in [Hook::Guard, Hook::To] {
@@ -370,7 +373,7 @@ fn what_a_client_is_sent_with_reason_passes() {
 
 #[test]
 fn nothing_is_dropped_where_nothing_is_enforced_or_ready() {
-    let cases: [(&str, fn(&mut World)); 5] = [
+    let cases: [(&str, Change); 5] = [
         ("observed", |w| w.set_workload(|workload| workload.flags |= workload_flags::OBSERVE)),
         ("the host side", |w| w.set_interface(WORKLOAD, interface_flags::HOST_SIDE)),
         ("no interface", |w| w.kernel.remove::<u32, InterfaceValue>("INTERFACES", &IFINDEX)),
@@ -437,7 +440,7 @@ fn drops_are_sampled_as_those_of_the_program_behind() {
 }
 
 /// What the maps know before a frame comes.
-const STATES: [fn(&mut World); 13] = [
+const STATES: [Change; 13] = [
     |_| {},
     |w| walk(w, 1),
     |w| walk(w, 2),

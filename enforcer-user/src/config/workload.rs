@@ -237,7 +237,7 @@ fn mac(section: &mut Section<'_>, side: Side) -> Option<[u8; 6]> {
 
 fn guard(section: &mut Section<'_>, side: Side) -> bool {
     match side {
-        Side::Own => section.or("guard", false, |value| value.boolean()),
+        Side::Own => section.or("guard", false, Value::boolean),
         // XDP sees what arrives at an interface, and here that is what the workload sends.
         Side::Host => {
             section.forbidden(

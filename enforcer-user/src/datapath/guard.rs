@@ -1,6 +1,7 @@
 //! The optional guard (XDP) of a workload's own interface. Nothing that is enforced hangs on it: where it
 //! cannot be, the TC programs see what it would have dropped.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use aya::programs::ProgramError;
@@ -214,12 +215,12 @@ fn program_pin(mode: GuardMode) -> String {
 }
 
 /// Removes the pins of programs that no guard uses.
-pub(super) fn unpin_unused<'a>(
+pub(super) fn unpin_unused(
     folder: &PinFolder,
-    guards: impl Iterator<Item = &'a Guard> + Clone,
+    guards: &BTreeMap<u16, Guard>,
 ) -> Result<(), DatapathError> {
     for mode in [GuardMode::Native, GuardMode::Generic] {
-        if !guards.clone().any(|guard| guard.mode == mode) {
+        if !guards.values().any(|guard| guard.mode == mode) {
             folder.remove(&program_pin(mode))?;
         }
     }

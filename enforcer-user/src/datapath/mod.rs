@@ -418,7 +418,7 @@ impl Datapath {
         for name in load::PROGRAMS {
             self.keeper.hold(&self.folder, &format!("{}{name}", load::PROGRAM_PREFIX))?;
         }
-        guard::unpin_unused(&self.folder, self.guards.values())?;
+        guard::unpin_unused(&self.folder, &self.guards)?;
         fault::reached(KillPoint::ProgramsPinned);
         Ok(removed)
     }

@@ -14,7 +14,7 @@ pub const GATE: &str = "verifier_gate";
 const BOOT: &str = "e2e_boot";
 /// What the smoke set runs of files that are too slow for it under emulation: every start of an enforcer has the
 /// verifier walk the programs. Of files that are not named here it runs the program layer whole, and no end-to-end test.
-const SMOKE: [(&str, &[&str]); 6] = [
+const SMOKE: [(&str, &[&str]); 7] = [
     (
         BOOT,
         &[
@@ -32,6 +32,7 @@ const SMOKE: [(&str, &[&str]); 6] = [
         ],
     ),
     ("e2e_allow_deny", &["a_client_without_an_enforcer_gets_nothing_at_all_over_ipv6::enforced"]),
+    ("e2e_guard", &["a_stranger_hears_nothing_and_is_dropped_by_the_guard::enforced"]),
     ("e2e_paths", &["two_workloads_of_one_host_move_bulk_unchanged"]),
     ("e2e_policy_change", &["bulk_in_flight_is_cut_when_its_rule_goes"]),
     ("e2e_upgrade", &["two_workloads_of_one_host_and_a_stranger_in_it_notice_no_upgrade"]),
