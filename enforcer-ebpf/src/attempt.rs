@@ -9,7 +9,7 @@ use enforcer_common::{
 use crate::{
     counter, flow,
     maps::{ATTEMPTS, CROWD, WORKLOADS},
-    network, proof, quota, reset,
+    network, quota, reset,
     scratch::Scratch,
     verdict::Verdict,
 };
@@ -27,9 +27,10 @@ pub fn find(s: &Scratch) -> Option<&'static mut AttemptValue> {
 /// Forgets the attempt of the packet's tuple.
 #[inline(always)]
 pub fn remove(s: &Scratch) {
-    // Absence is what is wanted; an error can only mean that.
-    let _ = ATTEMPTS.remove(&s.key);
-    let _ = CROWD.remove(&s.key);
+    // It stands in one of the two. Absence is what is wanted; an error can only mean that.
+    if ATTEMPTS.remove(&s.key).is_err() {
+        let _ = CROWD.remove(&s.key);
+    }
 }
 
 /// A segment other than SYN and SYN-ACK of a tuple that has no flow.
@@ -41,8 +42,6 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         role::PLAIN if !is_reset && opens::<FROM>(attempt, s) => {
             open_plain::<FROM>(skb, s, attempt)
         }
-        role::SERVER if !FROM => proof::accept(skb, s),
-        role::BOTH if !FROM && !is_reset => proof::accept(skb, s),
         // A client's stack that resets its own attempt, a server's that refuses it.
         _ if FROM && is_reset => {
             remove(s);

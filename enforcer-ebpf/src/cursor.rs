@@ -7,7 +7,7 @@ use aya_ebpf::{
 use core::arch::asm;
 use enforcer_common::wire::{
     Cursor,
-    frame::{ETHERNET_BYTES, ETHERTYPE_IPV6, IPV6_BYTES, TCP_BYTES},
+    frame::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_BYTES, TCP_BYTES},
 };
 
 /// Most bytes of headers that are read: Ethernet, a full IPv4 header, a full TCP header.
@@ -69,23 +69,6 @@ impl FrameCursor {
         self.data + needed <= self.end
     }
 
-    /// Six bytes of a link address, as the words they are in memory.
-    #[inline(always)]
-    pub fn mac(&self, offset: usize) -> Option<(u32, u16)> {
-        Some((self.word(offset)?, self.half(offset + 4)?))
-    }
-
-    /// Two bytes as they stand in memory.
-    #[inline(always)]
-    fn half(&self, offset: usize) -> Option<u16> {
-        let at = self.at(offset, 2)?;
-        let value: u64;
-        // SAFETY: in bounds; the machine's load has no alignment to keep, unlike Rust's, which
-        // the compiler would otherwise serve with single bytes.
-        unsafe { asm!("{value} = *(u16 *)({at} + 0)", at = in(reg) at, value = out(reg) value) };
-        Some(value as u16)
-    }
-
     /// The address of `size` bytes at `offset`, which the verifier now knows to be in bounds.
     #[inline(always)]
     fn at(&self, offset: usize, size: usize) -> Option<usize> {
@@ -101,14 +84,14 @@ impl FrameCursor {
 impl Cursor for FrameCursor {
     #[inline(always)]
     fn u8(&self, offset: usize) -> Option<u8> {
-        let at = self.at(offset, 1)?;
         // SAFETY: in bounds.
-        Some(unsafe { *(at as *const u8) })
+        self.at(offset, 1).map(|at| unsafe { byte_at(at) })
     }
 
     #[inline(always)]
     fn u16(&self, offset: usize) -> Option<u16> {
-        self.half(offset).map(u16::from_be)
+        // SAFETY: in bounds.
+        self.at(offset, 2).map(|at| u16::from_be(unsafe { half_at(at) }))
     }
 
     #[inline(always)]
@@ -118,15 +101,129 @@ impl Cursor for FrameCursor {
 
     #[inline(always)]
     fn word(&self, offset: usize) -> Option<u32> {
-        let at = self.at(offset, 4)?;
-        let value: u64;
-        // SAFETY: as in `half`.
-        unsafe { asm!("{value} = *(u32 *)({at} + 0)", at = in(reg) at, value = out(reg) value) };
-        Some(value as u32)
+        // SAFETY: in bounds.
+        self.at(offset, 4).map(|at| unsafe { word_at(at) })
     }
 
     #[inline(always)]
     fn frame_length(&self) -> usize {
         self.length
     }
+}
+
+/// A frame of the commonest form, its headers linear: IPv4 without options or, with `V6`, IPv6. That all that is read
+/// of them is there is asked once, and not for each field.
+pub struct PlainCursor<const V6: bool> {
+    data: usize,
+    length: usize,
+}
+
+impl<const V6: bool> PlainCursor<V6> {
+    /// What is read of the headers: those of IP, and TCP's without options.
+    const BYTES: usize = ETHERNET_BYTES + if V6 { IPV6_BYTES } else { IPV4_BYTES } + TCP_BYTES;
+    /// The EtherType.
+    const ETHERTYPE: u16 = if V6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+
+    /// Of an skb; `None` if its frame is of another form.
+    #[inline(always)]
+    pub fn of_skb(skb: *mut __sk_buff) -> Option<Self> {
+        let cursor = FrameCursor::read(skb);
+        let data = cursor.at(0, Self::BYTES)?;
+        // SAFETY: in bounds.
+        let (ethertype, first) = unsafe { (half_at(data + 12), byte_at(data + ETHERNET_BYTES)) };
+        let is_plain = ethertype == Self::ETHERTYPE.to_be() && (V6 || first == PLAIN_IPV4);
+        is_plain.then_some(Self { data, length: cursor.length })
+    }
+
+    #[inline(always)]
+    fn at(&self, offset: usize, size: usize) -> Option<usize> {
+        // Offsets are constants behind inlining: nothing of this is asked at run time.
+        if offset + size > Self::BYTES { None } else { Some(self.data + offset) }
+    }
+}
+
+/// Version 4 and a header of 20 bytes.
+const PLAIN_IPV4: u8 = 0x45;
+/// Bytes of an IPv4 header without options.
+const IPV4_BYTES: usize = 20;
+
+impl<const V6: bool> Cursor for PlainCursor<V6> {
+    #[inline(always)]
+    fn u8(&self, offset: usize) -> Option<u8> {
+        if !V6 && offset == ETHERNET_BYTES {
+            return Some(PLAIN_IPV4);
+        }
+        // SAFETY: in bounds.
+        self.at(offset, 1).map(|at| unsafe { byte_at(at) })
+    }
+
+    #[inline(always)]
+    fn u16(&self, offset: usize) -> Option<u16> {
+        if offset == 12 {
+            return Some(Self::ETHERTYPE);
+        }
+        // SAFETY: in bounds.
+        self.at(offset, 2).map(|at| u16::from_be(unsafe { half_at(at) }))
+    }
+
+    #[inline(always)]
+    fn u32(&self, offset: usize) -> Option<u32> {
+        self.word(offset).map(u32::from_be)
+    }
+
+    #[inline(always)]
+    fn word(&self, offset: usize) -> Option<u32> {
+        // SAFETY: in bounds.
+        self.at(offset, 4).map(|at| unsafe { word_at(at) })
+    }
+
+    #[inline(always)]
+    fn frame_length(&self) -> usize {
+        self.length
+    }
+}
+
+/// Six bytes of a link address, as the words they are in memory.
+#[inline(always)]
+pub fn mac_at(cursor: &impl Cursor, offset: usize) -> Option<(u32, u16)> {
+    Some((cursor.word(offset)?, cursor.u16(offset + 4)?.to_be()))
+}
+
+/// # Safety
+/// One byte is readable at `at`.
+#[inline(always)]
+unsafe fn byte_at(at: usize) -> u8 {
+    // SAFETY: the caller's contract.
+    unsafe { *(at as *const u8) }
+}
+
+/// Two bytes as they stand in memory.
+///
+/// # Safety
+/// Two bytes are readable at `at`.
+#[inline(always)]
+unsafe fn half_at(at: usize) -> u16 {
+    let value: u64;
+    // SAFETY: the caller's contract; the machine's load has no alignment to keep, unlike Rust's, which the compiler
+    // would otherwise serve with single bytes.
+    unsafe {
+        asm!("{value} = *(u16 *)({at} + 0)", at = in(reg) at, value = out(reg) value,
+            options(pure, readonly, nostack, preserves_flags));
+    };
+    value as u16
+}
+
+/// Four bytes as they stand in memory.
+///
+/// # Safety
+/// Four bytes are readable at `at`.
+#[inline(always)]
+unsafe fn word_at(at: usize) -> u32 {
+    let value: u64;
+    // SAFETY: as in `half_at`.
+    unsafe {
+        asm!("{value} = *(u32 *)({at} + 0)", at = in(reg) at, value = out(reg) value,
+            options(pure, readonly, nostack, preserves_flags));
+    };
+    value as u32
 }

@@ -1,24 +1,25 @@
 //! The flow table, and the two paths through it: established segments, and all others of a flow.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_ktime_get_boot_ns};
+use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{
     abi::{
-        AddressWords, DropReason, Event, FlowKey, FlowKey4, FlowValue, address, direction,
-        flow_flags, flow_state, interface_flags,
+        AddressWords, DropReason, Event, FlowKey, FlowKey4, FlowValue, InterfaceValue, address,
+        direction, flow_flags, flow_state, interface_flags,
     },
     datapath::flow,
     wire::{
+        Cursor,
         frame::{self, Frame, Packet, protocol, tcp_flags},
         option::OPTION_BYTES,
     },
 };
 
 use crate::{
-    attempt, checksum, counter,
-    cursor::FrameCursor,
+    attempt, checksum, clock, counter,
+    cursor::{FrameCursor, PlainCursor, mac_at},
     entry::SLOW,
-    handshake,
-    maps::{CONFIG, FLOWS4, FLOWS6, INTERFACES},
+    handshake, interface,
+    maps::{CONFIG, FLOWS4, FLOWS6},
     network, proof,
     scratch::Scratch,
     skb::load,
@@ -28,21 +29,19 @@ use crate::{
 /// Within this, the daemon has reset both ends of a flow that was cut.
 const CUT_LASTS_NS: u64 = 2_000_000_000;
 
-/// Reads the packet and, if it is a plain segment of an established flow under the current epoch,
+/// Reads the packet and, if it is a plain segment of an open flow under the current epoch,
 /// decides it with one look-up. Everything else is left in the scratch for the slow path.
 #[inline(never)]
 pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    // SAFETY: reads of the program's context and a helper without preconditions.
-    let (ifindex, now_ns) = unsafe { ((*skb).ifindex, bpf_ktime_get_boot_ns()) };
-    s.ifindex = ifindex;
-    s.now_ns = now_ns;
+    clock::read(s);
+    let now_ns = s.now_ns;
     s.peer = 0;
-    // SAFETY: read only; the daemon replaces the value whole.
-    let Some(interface) = (unsafe { INTERFACES.get(&ifindex) }) else {
-        s.interface.workload = 0;
+    // SAFETY: a read of the program's context.
+    s.ifindex = unsafe { (*skb).ifindex };
+    if !interface::find(s) {
         return unread(s, DropReason::NoWorkload);
-    };
-    s.interface = *interface;
+    }
+    let interface = s.interface;
     let Some(config) = CONFIG.get(0) else { return unread(s, DropReason::Internal) };
     s.epoch = config.epoch;
     // The kernel keeps an 802.1Q tag beside the frame: a tagged one would be judged as untagged. A
@@ -52,16 +51,15 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
     if tag != 0 {
         return unread(s, DropReason::NotIp);
     }
-    let cursor = FrameCursor::of_skb(skb);
-    if FROM && interface.flags & interface_flags::CHECK_MAC != 0 {
-        match cursor.mac(6) {
-            Some(mac) if mac == mac_words(&interface.mac) => {}
-            Some(_) => return unread(s, DropReason::SpoofedSource),
-            None => return unread(s, DropReason::Truncated),
-        }
-    }
     let mut packet = Packet::default();
-    match frame::parse(&cursor, &mut packet) {
+    let frame = if let Some(cursor) = PlainCursor::<false>::of_skb(skb) {
+        read::<FROM>(&cursor, &interface, &mut packet)
+    } else if let Some(cursor) = PlainCursor::<true>::of_skb(skb) {
+        read::<FROM>(&cursor, &interface, &mut packet)
+    } else {
+        read::<FROM>(&FrameCursor::of_skb(skb), &interface, &mut packet)
+    };
+    match frame {
         Ok(Frame::Ip) => {}
         Ok(Frame::Arp) => {
             s.packet.family = 0;
@@ -78,11 +76,11 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
         if let Some(flow) = flow {
             // SAFETY: as in `find`.
             let flow = unsafe { &mut *flow };
-            if flow.state == flow_state::ESTABLISHED
+            if is_open(flow)
                 && (flow.epoch == config.epoch || cfg!(feature = "mutate-epoch"))
                 && flow.deadline_ns > now_ns
             {
-                flow::record(flow, &packet, FROM, now_ns);
+                flow::pass(flow, &packet, FROM, now_ns);
                 return 0;
             }
         }
@@ -90,6 +88,22 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
     s.key = tuple::<FROM>(interface.workload, &packet);
     s.packet = packet;
     SLOW
+}
+
+/// Reads the headers of a frame whose source link address the workload may use.
+#[inline(always)]
+fn read<const FROM: bool>(
+    cursor: &impl Cursor,
+    interface: &InterfaceValue,
+    packet: &mut Packet,
+) -> Result<Frame, DropReason> {
+    if FROM && interface.flags & interface_flags::CHECK_MAC != 0 {
+        let mac = mac_at(cursor, 6).ok_or(DropReason::Truncated)?;
+        if mac != mac_words(&interface.mac) {
+            return Err(DropReason::SpoofedSource);
+        }
+    }
+    frame::parse(cursor, packet)
 }
 
 /// A frame whose headers were not read: what the log shows of it must not be another packet's.
@@ -105,11 +119,17 @@ fn mac_words(mac: &[u8; 6]) -> (u32, u16) {
     (u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]]))
 }
 
-/// Whether the segment neither opens nor closes nor has room for our option.
+/// Whether segments of the flow pass without a question: both ends have accepted it.
+#[inline(always)]
+fn is_open(flow: &FlowValue) -> bool {
+    flow.state == flow_state::ESTABLISHED || flow.state == flow_state::CLOSING
+}
+
+/// Whether the segment neither opens nor resets nor has room for our option.
 #[inline(always)]
 fn is_ordinary(p: &Packet) -> bool {
     p.protocol == protocol::TCP
-        && p.flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) == 0
+        && p.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
         && p.options() < OPTION_BYTES
         && p.ipv4_options() == 0
 }
@@ -213,8 +233,11 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         }
         carries_proof = found & handshake::OURS != 0;
     }
-    if carries_proof && proof::is_awaited(s) {
-        return proof::accept(skb, s);
+    if carries_proof {
+        let accepted = proof::accept(skb, s);
+        if accepted != proof::NOT_AWAITED {
+            return accepted;
+        }
     }
     let Some(flow) = find(&s.key, s.packet.family) else {
         return attempt::segment::<FROM>(skb, s);

@@ -9,7 +9,7 @@ use aya_ebpf::{
         xdp_action::{XDP_DROP, XDP_PASS},
         xdp_md,
     },
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_xdp_load_bytes},
+    helpers::generated::bpf_xdp_load_bytes,
 };
 use core::hint::black_box;
 use enforcer_common::{
@@ -24,11 +24,11 @@ use enforcer_common::{
 };
 
 use crate::{
-    attempt, counter,
+    attempt, clock, counter,
     cursor::FrameCursor,
     entry::SLOW,
-    flow, handshake, hold,
-    maps::{CONFIG, INTERFACES, SCRATCH, WORKLOADS},
+    flow, handshake, hold, interface,
+    maps::{CONFIG, SCRATCH, WORKLOADS},
     network,
     outcome::Outcome,
     scratch::Scratch,
@@ -66,14 +66,10 @@ pub fn run(xdp: *mut xdp_md) -> u32 {
 #[inline(never)]
 fn read(xdp: *mut xdp_md, s: &mut Scratch) -> u32 {
     // SAFETY: a read of the program's context.
-    let ifindex = unsafe { (*xdp).ingress_ifindex };
-    // SAFETY: read only; the daemon replaces the value whole.
-    let Some(interface) = (unsafe { INTERFACES.get(&ifindex) }) else { return PASS };
-    if interface.flags & interface_flags::HOST_SIDE != 0 {
+    s.ifindex = unsafe { (*xdp).ingress_ifindex };
+    if !interface::find(s) || s.interface.flags & interface_flags::HOST_SIDE != 0 {
         return PASS;
     }
-    s.ifindex = ifindex;
-    s.interface = *interface;
     let Some(cursor) = FrameCursor::of_xdp(xdp) else { return PASS };
     // A tagged frame is another to TC, which sees it without the tag.
     if !matches!(cursor.u16(12), Some(ETHERTYPE_IPV4 | ETHERTYPE_IPV6)) {
@@ -88,7 +84,7 @@ fn read(xdp: *mut xdp_md, s: &mut Scratch) -> u32 {
     if packet.ipv4_options() > 0 {
         return PASS;
     }
-    s.key = flow::tuple::<false>(interface.workload, &packet);
+    s.key = flow::tuple::<false>(s.interface.workload, &packet);
     s.packet = packet;
     if !opens(s) && flow::find(&s.key, s.packet.family).is_some() {
         return PASS;
@@ -115,8 +111,7 @@ fn judge(xdp: *mut xdp_md, s: &mut Scratch) -> u32 {
     let Some(config) = CONFIG.get(0) else { return PASS };
     s.epoch = config.epoch;
     s.peer = 0;
-    // SAFETY: a helper without preconditions.
-    s.now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    clock::read(s);
     let number = s.outcome.value();
     if number != SLOW {
         return number;

@@ -26,6 +26,7 @@
 mod address;
 mod attempt;
 mod checksum;
+mod clock;
 mod counter;
 mod cursor;
 mod entry;
@@ -33,6 +34,7 @@ mod flow;
 mod guard;
 mod handshake;
 mod hold;
+mod interface;
 mod mac;
 mod maps;
 mod network;

@@ -7,8 +7,9 @@ use aya_ebpf::{
 };
 use enforcer_common::abi::{
     AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterKey, CredentialValue, FlowKey,
-    FlowKey4, FlowKey6, FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue, NonceState,
-    PeerKey, PeerValue, VerdictKey, VerdictValue, WorkloadValue,
+    FlowKey4, FlowKey6, FlowValue, Handle, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue,
+    NetworkKey, NetworkValue, NonceState, PeerKey, PeerValue, VerdictKey, VerdictValue,
+    WorkloadValue,
 };
 
 use crate::scratch::Scratch;
@@ -27,6 +28,10 @@ pub static NONCES: Array<NonceState, 1> = Array::new();
 /// ifindex to workload.
 #[btf_map]
 pub static INTERFACES: HashMap<u32, InterfaceValue, 4096> = HashMap::new();
+/// The same by the low bits of the ifindex, for the look-up of every packet: one of each that share
+/// them, the others are in [`INTERFACES`] alone.
+#[btf_map]
+pub static SLOTS: Array<InterfaceSlot, { INTERFACE_SLOTS as usize }> = Array::new();
 /// Workload id to workload.
 #[btf_map]
 pub static WORKLOADS: HashMap<u32, WorkloadValue, 4096> = HashMap::new();

@@ -126,14 +126,10 @@ fn set_clone(value: u32) {
     }
 }
 
-/// Whether an attempt of the tuple waits for a proof.
-#[inline(always)]
-pub fn is_awaited(s: &Scratch) -> bool {
-    attempt::find(s)
-        .is_some_and(|a| (a.role == role::SERVER || a.role == role::BOTH) && a.answered != 0)
-}
+/// Not a verdict: no attempt of the tuple waits for a proof.
+pub const NOT_AWAITED: u32 = 1 << 20;
 
-/// A segment towards a server whose attempt waits for the proof.
+/// Judges a segment towards a server whose attempt waits for the proof.
 #[inline(never)]
 pub fn accept(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     match try_accept(skb, s) {
@@ -144,7 +140,7 @@ pub fn accept(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
-    let found = attempt::find(s).ok_or(DropReason::NoFlow)?;
+    let Some(found) = attempt::find(s).filter(|a| is_awaiting(a)) else { return Ok(NOT_AWAITED) };
     // A copy: the entry may become another attempt's while it is judged.
     s.attempt = *found;
     s.peer = s.attempt.peer;
@@ -170,6 +166,11 @@ fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     Ok(0)
 }
 
+#[inline(always)]
+fn is_awaiting(a: &AttemptValue) -> bool {
+    (a.role == role::SERVER || a.role == role::BOTH) && a.answered != 0
+}
+
 /// Judges the proof against `s.attempt`; leaves the verdict's deadline in the scratch. Not zero: it
 /// is held.
 #[inline(always)]
@@ -179,7 +180,7 @@ fn judge(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
         attempt::remove(s);
         return Err(DropReason::Expired);
     }
-    if s.packet.options() < OPTION_BYTES || a.answered == 0 {
+    if s.packet.options() < OPTION_BYTES {
         return Err(DropReason::AwaitingProof);
     }
     load(skb, option_at(s), &mut s.option)?;
@@ -203,16 +204,14 @@ fn judge(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
         s.deadline_ns = a.deadline_ns;
         return Ok(0);
     }
-    match verdict::ask(s, a.peer, a.port, direction::INGRESS) {
+    let (peer, port, handle) = (a.peer, a.port, a.local_handle);
+    match verdict::ask(s, peer, port, direction::INGRESS) {
         Verdict::Allow(deadline_ns) => {
             s.deadline_ns = deadline_ns;
             Ok(0)
         }
         Verdict::Deny => Err(DropReason::PolicyDenied),
-        Verdict::Unknown => {
-            let handle = a.local_handle;
-            Ok(hold::segment(skb, s, direction::INGRESS, &handle))
-        }
+        Verdict::Unknown => Ok(hold::segment(skb, s, direction::INGRESS, &handle)),
     }
 }
 

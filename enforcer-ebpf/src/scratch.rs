@@ -17,8 +17,10 @@ use enforcer_common::{
 /// What a program knows of the packet at hand.
 #[repr(C)]
 pub struct Scratch {
-    /// Boot-time nanoseconds at entry.
+    /// Boot-time nanoseconds at entry, of [`Self::tick`].
     pub now_ns: u64,
+    /// The kernel's tick at which `now_ns` was read.
+    pub tick: u64,
     /// The packet's headers.
     pub packet: Packet,
     /// Its tuple, from the workload's side.

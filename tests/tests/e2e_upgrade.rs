@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Result;
+use enforcer_common::abi::ABI_VERSION;
 use enforcer_tests::bulk;
 use enforcer_tests::config::{Config, NetworkRule, Workload};
 use enforcer_tests::enforcer::{Enforcer, binary, next_binary};
@@ -27,6 +28,10 @@ use enforcer_tests::twin::Enforcement;
 use enforcer_tests::udp::{Responder, ask};
 use enforcer_user::fault::{KillPoint, Phase};
 use serde_json::Value;
+
+/// The layout of the ordinary build, and that of the later version.
+const EARLIER: u64 = ABI_VERSION as u64;
+const NEXT: u64 = EARLIER + 1;
 
 const RATE: u16 = PORT + 1;
 const UP: u16 = PORT + 2;
@@ -194,7 +199,7 @@ fn the_later_version_waits_for_the_end_of_the_earlier_one() {
     scene.use_later(true);
     let said = scene.daemon.run_another().unwrap();
     assert!(said.contains("another"), "{said}");
-    assert_eq!(layout(&scene.daemon), 2);
+    assert_eq!(layout(&scene.daemon), EARLIER);
     stream.exchange().unwrap();
     assert!(scene.is_let_in());
     intruder.hears_nothing().unwrap();
@@ -206,7 +211,7 @@ fn an_earlier_version_refuses_the_maps_of_a_later_one_which_go_on_enforcing() {
     let mut stream = scene.open();
     let intruder = scene.intruder();
     upgrade(&mut scene.daemon);
-    assert_eq!(layout(&scene.daemon), 3);
+    assert_eq!(layout(&scene.daemon), NEXT);
     scene.daemon.terminate().unwrap();
     scene.use_later(false);
     let said = scene.daemon.run_another().unwrap();
@@ -243,7 +248,7 @@ fn an_upgrade_that_is_killed_at_any_step_lets_nothing_pass_and_loses_nothing() {
         stream.exchange().unwrap();
         scene.use_later(true);
         scene.daemon.launch().unwrap();
-        assert_eq!(layout(&scene.daemon), 3, "after {point:?} {nth}");
+        assert_eq!(layout(&scene.daemon), NEXT, "after {point:?} {nth}");
         assert_eq!(leftovers(&scene.daemon), [""; 0], "after {point:?} {nth}");
         stream.exchange().unwrap();
         assert!(scene.is_let_in(), "after {point:?} {nth}");
@@ -267,7 +272,7 @@ fn start_earlier(scene: &mut Scene, refused: bool, point: KillPoint) {
         return;
     }
     scene.daemon.launch().unwrap();
-    assert_eq!(layout(&scene.daemon), 2, "after {point:?}");
+    assert_eq!(layout(&scene.daemon), EARLIER, "after {point:?}");
     assert_eq!(leftovers(&scene.daemon), [""; 0], "after {point:?}");
     assert!(scene.is_let_in(), "after {point:?}");
     scene.daemon.kill().unwrap();

@@ -9,6 +9,7 @@ mod demo;
 mod dist;
 mod fuzz;
 mod mutate;
+mod pool;
 mod process;
 mod project;
 mod run;

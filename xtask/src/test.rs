@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::build::{self, Variant};
+use crate::pool::Pool;
 use crate::tally::Tally;
 use crate::tools::Group;
 use crate::{dist, fuzz, mutate, process, project, setup, vm};
@@ -26,7 +27,7 @@ const EDGE_TESTS: &str = "edge";
 const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 /// Tests of a kernel that run beside each other, each end-to-end test with two enforcers of its own. They wait about
 /// half of their time: two would leave two processors idle a third of it, and many more would only wait for each other.
-const THREADS: &str = "3";
+const THREADS: usize = 4;
 
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
@@ -113,29 +114,50 @@ fn unit(arguments: &[OsString]) -> Result<Tally> {
 }
 
 fn prog(arguments: &[OsString]) -> Result<Tally> {
-    on_this_kernel(arguments, None, TestProgram::is_of_program_layer)
+    let kernel = ThisKernel::new(None)?;
+    let mut sum = Tally::default();
+    for program in kernel.programs.iter().filter(|program| program.is_of_program_layer()) {
+        sum += tallied(program.command_with(&kernel.settings())?.args(arguments))?;
+    }
+    Ok(sum)
 }
 
 fn e2e(arguments: &[OsString]) -> Result<Tally> {
-    let next = build::next_enforcer()?;
-    on_this_kernel(arguments, Some(&next), |program| !program.is_of_program_layer())
+    let kernel = ThisKernel::new(Some(build::next_enforcer()?))?;
+    let threads = threads()?;
+    let pool = Pool { settings: &kernel.settings(), arguments, threads };
+    pool.run(kernel.programs.iter().filter(|program| !program.is_of_program_layer()))
 }
 
-fn on_this_kernel(
-    arguments: &[OsString],
-    next: Option<&Path>,
-    selected: impl Fn(&TestProgram) -> bool,
-) -> Result<Tally> {
-    setup::ensure(Group::E2e)?;
-    let variant = Variant::default();
-    let enforcer = build::enforcer(&variant)?;
-    let mut settings = vec![(build::ENFORCER_VARIABLE, enforcer.as_os_str())];
-    settings.extend(next.map(|next| (build::NEXT_VARIABLE, next.as_os_str())));
-    let mut sum = Tally::default();
-    for program in test_programs(&variant)?.iter().filter(|program| selected(program)) {
-        sum += tallied(program.command_with(&settings)?.args(arguments))?;
+/// Tests that run beside each other.
+fn threads() -> Result<usize> {
+    let Some(value) = env::var_os(THREADS_VARIABLE) else { return Ok(THREADS) };
+    let number = value.to_str().and_then(|text| text.parse().ok()).filter(|number| *number > 0);
+    number.with_context(|| {
+        format!("{THREADS_VARIABLE} is {} and not a number from 1 on", value.display())
+    })
+}
+
+/// What tests of this machine's kernel need.
+struct ThisKernel {
+    enforcer: PathBuf,
+    next: Option<PathBuf>,
+    programs: Vec<TestProgram>,
+}
+
+impl ThisKernel {
+    fn new(next: Option<PathBuf>) -> Result<Self> {
+        setup::ensure(Group::E2e)?;
+        let variant = Variant::default();
+        let enforcer = build::enforcer(&variant)?;
+        Ok(Self { enforcer, next, programs: test_programs(&variant)? })
     }
-    Ok(sum)
+
+    fn settings(&self) -> Vec<(&str, &OsStr)> {
+        let mut settings = vec![(build::ENFORCER_VARIABLE, self.enforcer.as_os_str())];
+        settings.extend(self.next.iter().map(|next| (build::NEXT_VARIABLE, next.as_os_str())));
+        settings
+    }
 }
 
 /// A built test program of the test crate.
@@ -165,7 +187,7 @@ impl TestProgram {
     /// The program as root, as cargo would start it, with settings of the environment.
     pub fn command_with(&self, settings: &[(&str, &OsStr)]) -> Result<Command> {
         let folder = project::root().join("tests");
-        let threads = env::var_os(THREADS_VARIABLE).unwrap_or_else(|| THREADS.into());
+        let threads = env::var_os(THREADS_VARIABLE).unwrap_or_else(|| THREADS.to_string().into());
         let mut settings = settings.to_vec();
         settings.extend([
             ("CARGO_MANIFEST_DIR", folder.as_os_str()),

@@ -34,21 +34,21 @@ unchanged!(
     WorkloadValue,
 );
 
-/// The version that is taken over, if one is: nothing of version 1 was released.
+/// The version that is taken over, if one is: nothing of an earlier version was released.
 #[cfg(not(feature = "abi-next"))]
 pub const VERSION: Option<u32> = None;
 #[cfg(not(feature = "abi-next"))]
 unchanged!(FlowValue);
 
 #[cfg(feature = "abi-next")]
-pub use self::v2::{FlowValue, VERSION};
+pub use self::v3::{FlowValue, VERSION};
 
 #[cfg(feature = "abi-next")]
-mod v2 {
+mod v3 {
     use super::super::{Handle, pod};
 
     /// The version that is taken over, if one is.
-    pub const VERSION: Option<u32> = Some(2);
+    pub const VERSION: Option<u32> = Some(3);
 
     /// A flow whose packets are counted in 32 bits.
     #[repr(C)]

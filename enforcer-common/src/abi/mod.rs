@@ -24,13 +24,13 @@ pub use network::{NETWORK_ENTRIES, NetworkEntry, NetworkKey, NetworkValue, netwo
 pub use peer::{CredentialValue, MAX_CREDENTIAL_BYTES, PeerKey, PeerValue};
 pub use verdict::{VerdictKey, VerdictValue, direction, verdict_action};
 pub use workload::{
-    AddressKey, BucketKey, BucketValue, InterfaceValue, WORKLOAD_NAME_BYTES, WorkloadValue,
-    interface_flags, workload_flags,
+    AddressKey, BucketKey, BucketValue, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue,
+    WORKLOAD_NAME_BYTES, WorkloadValue, interface_flags, workload_flags,
 };
 
 /// Version of everything in this module. A daemon adopts pinned maps of its own version, and takes over
 /// those of the version that [`before`] holds; all others it refuses.
-pub const ABI_VERSION: u32 = 2 + cfg!(feature = "abi-next") as u32;
+pub const ABI_VERSION: u32 = 3 + cfg!(feature = "abi-next") as u32;
 
 /// A handle: the first 8 bytes of BLAKE3 over a credential.
 pub type Handle = [u8; 8];

@@ -49,6 +49,31 @@ pub struct InterfaceValue {
     pub zero: [u8; 6],
 }
 
+/// Slots of interfaces; a power of two. A slot's number is the low bits of the ifindex.
+pub const INTERFACE_SLOTS: u32 = 4096;
+
+/// An interface in its slot. Number, workload and flags are one aligned word, which is never seen half
+/// written; whoever writes another interface empties the slot first.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InterfaceSlot {
+    /// The ifindex.
+    pub ifindex: u32,
+    /// Its value; all zero in a slot that is empty.
+    pub value: InterfaceValue,
+    /// Zero.
+    pub zero: [u8; 4],
+}
+
+impl InterfaceSlot {
+    /// Whether the slot is the interface's.
+    #[must_use]
+    #[inline(always)]
+    pub const fn holds(&self, ifindex: u32) -> bool {
+        self.ifindex == ifindex && self.value.workload != 0
+    }
+}
+
 /// Flags of an interface.
 pub mod interface_flags {
     /// It is the host side of the workload's veth: the ingress hook sees what the workload sends.
@@ -94,4 +119,11 @@ pub struct BucketValue {
     pub millitokens: u64,
 }
 
-pod!(WorkloadValue = 104, InterfaceValue = 16, AddressKey = 24, BucketKey = 16, BucketValue = 16,);
+pod!(
+    WorkloadValue = 104,
+    InterfaceValue = 16,
+    InterfaceSlot = 24,
+    AddressKey = 24,
+    BucketKey = 16,
+    BucketValue = 16,
+);

@@ -33,6 +33,13 @@ pub fn on_segment(
     if flow.state == flow_state::CUT {
         return Err(DropReason::FlowCut);
     }
+    pass(flow, packet, from_workload, now_ns);
+    Ok(())
+}
+
+/// Records a segment that may pass, other than a RST: what it opens or closes, and as [`record`].
+#[inline(always)]
+pub fn pass(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns: u64) {
     if packet.has(tcp_flags::FIN) {
         if from_workload {
             flow.flags |= flow_flags::FIN_OUT;
@@ -46,7 +53,6 @@ pub fn on_segment(
         flow.state = if closing { flow_state::CLOSING } else { flow_state::ESTABLISHED };
     }
     record(flow, packet, from_workload, now_ns);
-    Ok(())
 }
 
 /// Counts a packet and keeps the sequence bounds.

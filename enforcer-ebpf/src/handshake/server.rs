@@ -49,7 +49,8 @@ fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     }
     let option_at = u32::from(s.packet.transport) + option_offset(s);
     load(skb, option_at, &mut s.option)?;
-    let known = match attempt::find(s) {
+    let mut found = attempt::find(s);
+    let known = match &found {
         Some(a) if is_repeated(a, s) => Some(a.local_handle),
         Some(a) if wins(a, s) => return Err(DropReason::AttemptConflict),
         Some(a) if crosses(a, s) => Some(a.local_handle),
@@ -69,7 +70,7 @@ fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
         Verdict::Deny => return Err(DropReason::PolicyDenied),
         Verdict::Unknown => return Ok(hold::segment(skb, s, direction::INGRESS, &local)),
     }
-    match attempt::find(s) {
+    match &mut found {
         // A repeated S1 pays for further SYN-ACKs.
         Some(a) if is_repeated(a, s) => a.syn_acks = 0,
         Some(a) if crosses(a, s) => cross(a, s, peer),
@@ -153,22 +154,7 @@ fn begin_answer(s: &mut Scratch, local: &Handle, peer: &PeerValue) -> u32 {
 pub fn answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let mut step = find_answer(skb, s);
     if step == FREEZE {
-        if mac::nonce(s) != 0 {
-            return DropReason::Internal as u32;
-        }
-        step = prepare_answer(s);
-        if step != CONTINUE {
-            return step;
-        }
-        mac::tag(s);
-        keep_answer(s);
-        mac::tag(s);
-        keep_proof(s);
-        // The stack has forgotten the old connection of the tuple, or it would not answer. What is left of its flow
-        // must not carry the acknowledgement that this answer asks for: that would be a connection without a proof.
-        if !cfg!(feature = "mutate-old-flow") {
-            flow::remove(s);
-        }
+        step = freeze_answer(s);
     }
     if step != CONTINUE {
         return step;
@@ -178,6 +164,30 @@ pub fn answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 
 /// Go on with making nonce and MACs.
 const FREEZE: u32 = 1 << 19;
+
+/// Makes nonce and MACs of the attempt, which every repetition of the SYN-ACK shows again.
+#[inline(always)]
+fn freeze_answer(s: &mut Scratch) -> u32 {
+    // The nonce is made with another key and input than the MACs: it comes before them.
+    if mac::nonce(s) != 0 {
+        return DropReason::Internal as u32;
+    }
+    let step = prepare_answer(s);
+    if step != CONTINUE {
+        return step;
+    }
+    mac::tag(s);
+    s.prefix.mac = mac_bytes(s.tag);
+    proof_input(&mut s.mac, &s.transcript);
+    mac::tag(s);
+    let step = keep_answer(s);
+    // The stack has forgotten the old connection of the tuple, or it would not answer. What is left of its flow
+    // must not carry the acknowledgement that this answer asks for: that would be a connection without a proof.
+    if step == CONTINUE && !cfg!(feature = "mutate-old-flow") {
+        flow::remove(s);
+    }
+    step
+}
 
 /// What of a SYN-ACK is decided before it is stamped.
 #[inline(never)]
@@ -230,36 +240,29 @@ fn prepare_answer(s: &mut Scratch) -> u32 {
     if a.deadline_ns <= s.now_ns {
         return DropReason::Expired as u32;
     }
-    if a.role != role::BOTH {
-        a.local_nonce = s.nonce;
-    }
     s.pair_key = peer.as_responder;
     s.transcript = Transcript {
         handle_a: a.remote_handle,
         handle_b: a.local_handle,
         nonce_a: a.remote_nonce,
-        nonce_b: a.local_nonce,
+        nonce_b: if a.role == role::BOTH { a.local_nonce } else { s.nonce },
     };
     answer_input(&mut s.mac, &s.transcript, &s.key.local, s.key.local_port);
     CONTINUE
 }
 
+/// Keeps what was made; the attempt may be another's by now.
 #[inline(never)]
 fn keep_answer(s: &mut Scratch) -> u32 {
-    if let Some(a) = attempt::find(s) {
-        a.answer = mac_bytes(s.tag);
-    }
-    proof_input(&mut s.mac, &s.transcript);
-    0
-}
-
-#[inline(never)]
-fn keep_proof(s: &mut Scratch) -> u32 {
-    if let Some(a) = attempt::find(s) {
-        a.proof = mac_bytes(s.tag);
-        a.answered = 1;
-    }
-    0
+    let found = attempt::find(s).filter(|a| {
+        a.remote_nonce == s.transcript.nonce_a && a.remote_handle == s.transcript.handle_a
+    });
+    let Some(a) = found else { return DropReason::NoAttempt as u32 };
+    a.local_nonce = s.transcript.nonce_b;
+    a.answer = s.prefix.mac;
+    a.proof = mac_bytes(s.tag);
+    a.answered = 1;
+    CONTINUE
 }
 
 #[inline(never)]

@@ -9,11 +9,12 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use enforcer_common::abi::{
     Address, AddressKey, AttemptValue, COUNTED_BEFORE, Config, CounterKey, CredentialValue,
-    FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, InterfaceValue, NetworkKey, NetworkValue,
-    PeerKey, PeerValue, VerdictKey, VerdictValue, WorkloadValue, before, mapped,
+    FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, NetworkKey, NetworkValue, PeerKey, PeerValue,
+    VerdictKey, VerdictValue, WorkloadValue, before, mapped,
 };
 
 use super::error::DatapathError;
+use super::interfaces::Interfaces;
 use super::table::{Position, Table};
 use crate::engine::Network;
 
@@ -32,7 +33,7 @@ pub struct Maps {
     networks: LpmTrie<MapData, NetworkKey, NetworkValue>,
     counters: PerCpuHashMap<MapData, CounterKey, u64>,
     /// ifindex to workload.
-    pub interfaces: Table<u32, InterfaceValue>,
+    pub interfaces: Interfaces,
     /// Workload id to workload.
     pub workloads: Table<u32, WorkloadValue>,
     /// Addresses that workloads may use; the value is 1.
@@ -70,7 +71,7 @@ impl Maps {
             config: typed(folder, "CONFIG")?,
             networks: typed(folder, "NETWORKS")?,
             counters: typed(folder, "COUNTERS")?,
-            interfaces: Table::open(folder, "INTERFACES")?,
+            interfaces: Interfaces::open(folder)?,
             workloads: Table::open(folder, "WORKLOADS")?,
             addresses: Table::open(folder, "ADDRESSES")?,
             credentials: Table::open(folder, "CREDENTIALS")?,
@@ -279,7 +280,7 @@ fn is_v4(key: &FlowKey) -> bool {
     key.local.starts_with(prefix) && key.remote.starts_with(prefix)
 }
 
-fn typed<T>(folder: &Path, name: &'static str) -> Result<T, DatapathError>
+pub(super) fn typed<T>(folder: &Path, name: &'static str) -> Result<T, DatapathError>
 where
     T: TryFrom<Map, Error = MapError>,
 {

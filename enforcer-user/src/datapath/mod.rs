@@ -16,6 +16,7 @@ mod events;
 mod folder;
 mod guard;
 mod interface;
+mod interfaces;
 mod keep;
 mod load;
 mod maps;
@@ -285,7 +286,7 @@ impl Datapath {
         fault::reached(KillPoint::AddressesWritten);
         let host_side = workload.side == Side::Host;
         let value = interface_value(id, workload, &facts);
-        self.maps.interfaces.insert(&facts.ifindex, &value)?;
+        self.maps.interfaces.insert(facts.ifindex, &value)?;
         fault::reached(KillPoint::InterfaceWritten);
         let attachment =
             self.mechanism.attach(&self.folder, &mut self.loaded, &facts, host_side)?;
@@ -360,7 +361,7 @@ impl Datapath {
         }
         self.keeper.forget(before.ifindex);
         attach::detach(&self.folder, before.ifindex)?;
-        self.maps.interfaces.remove(&before.ifindex).map(drop)
+        self.maps.interfaces.remove(before.ifindex)
     }
 
     /// Writes the addresses that a workload may use now; those of its own interface may change.
@@ -386,7 +387,7 @@ impl Datapath {
         if let Some(attachment) = self.attachments.remove(&id) {
             self.keeper.forget(attachment.ifindex);
             attach::detach(&self.folder, attachment.ifindex)?;
-            self.maps.interfaces.remove(&attachment.ifindex)?;
+            self.maps.interfaces.remove(attachment.ifindex)?;
         }
         self.maps.set_addresses(id, &[])
     }
@@ -411,7 +412,7 @@ impl Datapath {
         for ifindex in stale {
             self.keeper.forget(ifindex);
             removed.extend(attach::detach(&self.folder, ifindex)?);
-            self.maps.interfaces.remove(&ifindex)?;
+            self.maps.interfaces.remove(ifindex)?;
         }
         fault::reached(KillPoint::StaleTakenOff);
         attach::pin_programs(&self.folder, &mut self.loaded)?;

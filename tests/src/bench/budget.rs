@@ -7,7 +7,7 @@ use super::figures::{Figures, Samples, Spread};
 use super::flood::{Floods, Kind};
 use super::process::Processes;
 use super::program::Programs;
-use super::rounds::{CLIENTS, P50, STREAMS, rate_name, stream_name};
+use super::rounds::{CLIENTS, P50, P99, STREAMS, rate_name, stream_name};
 use super::stage::Setting;
 
 /// One aim.
@@ -58,20 +58,26 @@ pub fn all(
         budgets.push(Budget::at_least(name, 1.0, value));
     }
     budgets.push(Budget::at_most("connect_p50_ratio", 1.10, ratio(P50, Setting::Native)));
+    budgets.push(Budget::at_most("connect_p99_ratio", 1.25, ratio(P99, Setting::Native)));
     budgets.push(Budget::at_most("first_contact_added_us", 300.0, added(cold)));
     for streams in STREAMS {
         let value = ratio(&stream_name(streams), Setting::Native);
         budgets.push(Budget::at_least(format!("throughput_{streams}_ratio"), 0.98, value));
     }
-    let packet = programs.established.from_workload.median;
-    let packet = packet.max(programs.established.to_workload.median);
-    budgets.push(Budget::at_most("established_packet_ns", 80.0, packet));
+    budgets.extend(self::programs(programs));
     budgets.push(Budget::at_most("daemon_resident_mb", 30.0, resident_mb(processes)));
     // What one tick of the clock of process times is worth: no work of userspace for a warm connection.
     let micros = processes.warm.micros_per_connection();
     budgets.push(Budget::at_most("daemons_warm_connection_us", 1.0, micros));
     budgets.extend(floods(flood));
     budgets
+}
+
+/// What the programs cost.
+pub fn programs(programs: &Programs) -> Vec<Budget> {
+    let packet = programs.established.from_workload.median;
+    let packet = packet.max(programs.established.to_workload.median);
+    vec![Budget::at_most("established_packet_ns", 80.0, packet)]
 }
 
 /// What known identities keep under floods.

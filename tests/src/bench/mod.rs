@@ -28,13 +28,15 @@ use anyhow::Result;
 
 use crate::need;
 use process::Usage;
-use stage::Stages;
+use stage::{Setting, Stage, Stages};
 
 pub use budget::Budget;
 pub use figures::{Figures, Samples, Spread};
 pub use machine::Machine;
 pub use options::{Only, Options};
-pub use report::{FloodReport, GuardReport, Report, flood_table, guard_table, table};
+pub use report::{
+    FloodReport, GuardReport, ProgramReport, Report, flood_table, guard_table, program_table, table,
+};
 
 /// How long the daemons are left alone to see what they cost when nothing happens.
 const IDLE: Duration = Duration::from_secs(3);
@@ -44,7 +46,7 @@ pub fn run(options: &Options) -> Result<Report> {
     need::environment()?;
     let stages = Stages::new()?;
     let daemons = stages.enforced().daemons()?;
-    rounds::warm_up(&stages)?;
+    stages.from(0).try_for_each(rounds::warm_up)?;
     let idle = process::during(daemons, || {
         std::thread::sleep(IDLE);
         Ok(())
@@ -76,6 +78,14 @@ pub fn run_floods(options: &Options) -> Result<FloodReport> {
 pub fn run_guard(options: &Options) -> Result<GuardReport> {
     need::environment()?;
     Ok(GuardReport::new(guard::measure(options)?))
+}
+
+/// Measures what the programs cost, and nothing else.
+pub fn run_programs(options: &Options) -> Result<ProgramReport> {
+    need::environment()?;
+    let stage = Stage::new(Setting::Enforced)?;
+    rounds::warm_up(&stage)?;
+    Ok(ProgramReport::new(program::measure(&stage, options)?))
 }
 
 /// Says on standard error how far the run is.

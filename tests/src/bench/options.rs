@@ -33,6 +33,8 @@ pub enum Only {
     Flood,
     /// What a flood of SYNs is dropped at with the guard and without.
     Guard,
+    /// What the programs cost, a packet and a connection.
+    Programs,
 }
 
 impl Options {

@@ -137,6 +137,42 @@ fn guards(out: &mut String, guard: &Guards) -> std::fmt::Result {
     Ok(())
 }
 
+/// What was measured of the programs alone.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProgramReport {
+    /// What is aimed at, and whether it is met.
+    pub budgets: Vec<Budget>,
+    /// What the programs cost.
+    pub programs: Programs,
+    /// Where.
+    pub machine: Machine,
+    /// Of which source.
+    pub commit: String,
+}
+
+impl ProgramReport {
+    /// Judges the figures.
+    #[must_use]
+    pub fn new(programs: Programs) -> Self {
+        Self {
+            budgets: budget::programs(&programs),
+            programs,
+            machine: Machine::here(),
+            commit: machine::commit(),
+        }
+    }
+}
+
+/// The report of programs as text.
+#[must_use]
+pub fn program_table(report: &ProgramReport) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ =
+        programs(&mut text, &report.programs).and_then(|()| budgets(&mut text, &report.budgets));
+    text
+}
+
 /// The report of floods as text.
 #[must_use]
 pub fn flood_table(report: &FloodReport) -> String {

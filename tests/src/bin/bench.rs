@@ -26,19 +26,28 @@ fn main() -> ExitCode {
 
 /// Measures, prints, writes. Returns whether every budget is met.
 fn run(options: &Options) -> Result<bool> {
-    if options.only == Some(Only::Flood) {
-        let report = bench::run_floods(options)?;
-        println!("{}", bench::flood_table(&report));
-        return tell(options, &report, &report.budgets);
+    match options.only {
+        Some(Only::Flood) => {
+            let report = bench::run_floods(options)?;
+            println!("{}", bench::flood_table(&report));
+            tell(options, &report, &report.budgets)
+        }
+        Some(Only::Guard) => {
+            let report = bench::run_guard(options)?;
+            println!("{}", bench::guard_table(&report));
+            tell(options, &report, &[])
+        }
+        Some(Only::Programs) => {
+            let report = bench::run_programs(options)?;
+            println!("{}", bench::program_table(&report));
+            tell(options, &report, &report.budgets)
+        }
+        None => {
+            let report = bench::run(options)?;
+            println!("{}", bench::table(&report));
+            tell(options, &report, &report.budgets)
+        }
     }
-    if options.only == Some(Only::Guard) {
-        let report = bench::run_guard(options)?;
-        println!("{}", bench::guard_table(&report));
-        return tell(options, &report, &[]);
-    }
-    let report = bench::run(options)?;
-    println!("{}", bench::table(&report));
-    tell(options, &report, &report.budgets)
 }
 
 fn tell(options: &Options, report: &impl Serialize, budgets: &[Budget]) -> Result<bool> {

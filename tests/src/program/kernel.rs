@@ -11,9 +11,9 @@ use aya::programs::{Program, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use enforcer_common::abi::{
     AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterKey, CredentialValue,
-    DropReason, Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, HeldSegment, InterfaceValue,
-    NetworkKey, NetworkValue, PeerKey, PeerValue, RejectedSegment, VerdictKey, VerdictValue,
-    WorkloadValue,
+    DropReason, Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, HeldSegment, InterfaceSlot,
+    InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue, RejectedSegment, VerdictKey,
+    VerdictValue, WorkloadValue,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -249,6 +249,12 @@ impl Kernel {
         array.set(0, value, 0).unwrap_or_else(|e| panic!("{map}: {e}"));
     }
 
+    /// Writes the slot of [`IFINDEX`].
+    pub fn put_slot(&mut self, slot: InterfaceSlot) {
+        let mut slots = Array::<_, InterfaceSlot>::try_from(self.map("SLOTS")).expect("an array");
+        slots.set(IFINDEX, slot, 0).expect("a slot is written");
+    }
+
     /// Reads the one value of an array.
     #[must_use]
     pub fn single<V: Pod>(&self, map: &str) -> V {
@@ -311,6 +317,7 @@ impl Kernel {
 
     fn clear(&mut self) {
         self.empty::<u32, InterfaceValue>("INTERFACES");
+        self.put_slot(InterfaceSlot::default());
         self.empty::<u32, WorkloadValue>("WORKLOADS");
         self.empty::<AddressKey, u32>("ADDRESSES");
         self.empty::<Handle, CredentialValue>("CREDENTIALS");

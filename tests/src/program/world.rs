@@ -200,7 +200,8 @@ impl World {
     /// A deadline that has passed.
     #[must_use]
     pub fn past(&self) -> u64 {
-        self.now_ns - 1
+        // Programs read the clock once a tick.
+        self.now_ns - 1_000_000_000
     }
 
     /// Says whose the interface is.

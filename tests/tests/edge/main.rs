@@ -6,6 +6,7 @@ mod adopt;
 mod attach;
 mod capabilities;
 mod events;
+mod interfaces;
 mod place;
 mod reset;
 mod sweep;

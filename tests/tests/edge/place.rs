@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData};
 use enforcer_common::abi::{
-    FlowKey, FlowKey4, FlowKey6, FlowValue, WORKLOAD_NAME_BYTES, WorkloadValue,
+    FlowKey, FlowKey4, FlowKey6, FlowValue, INTERFACE_SLOTS, InterfaceSlot, WORKLOAD_NAME_BYTES,
+    WorkloadValue,
 };
 use enforcer_tests::need;
 use enforcer_user::config::Config;
@@ -156,6 +157,12 @@ pub fn health(datapath: &Datapath) -> Health {
 /// Reads the only value of a pinned map.
 pub fn read_single<V: Pod>(config: &Config, name: &str) -> V {
     Array::try_from(pinned(config, name)).unwrap().get(&0, 0).unwrap()
+}
+
+/// The slot that an interface has, or shares.
+pub fn read_slot(config: &Config, ifindex: u32) -> InterfaceSlot {
+    let slots = Array::try_from(pinned(config, "SLOTS")).unwrap();
+    slots.get(&(ifindex & (INTERFACE_SLOTS - 1)), 0).unwrap()
 }
 
 /// Writes the only value of a pinned map.

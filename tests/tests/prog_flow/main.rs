@@ -7,7 +7,8 @@ mod datagram;
 mod neighbour;
 
 use enforcer_common::abi::{
-    InterfaceValue, direction, flow_state, interface_flags, workload_flags,
+    INTERFACE_SLOTS, InterfaceSlot, InterfaceValue, direction, flow_state, interface_flags,
+    workload_flags,
 };
 use enforcer_tests::program::kernel::{Action, Hook, IFINDEX};
 use enforcer_tests::program::segment::{ACK, FIN, RST, Segment, TCP};
@@ -404,5 +405,25 @@ fn an_unknown_interface_passes_nothing() {
                 &["0:no_workload"],
             )],
         );
+    }
+}
+
+#[test]
+fn an_interface_is_told_by_a_slot_of_its_own_number_only() {
+    let value = InterfaceValue { workload: WORKLOAD, ..InterfaceValue::default() };
+    let own = InterfaceSlot { ifindex: IFINDEX, value, zero: [0; 4] };
+    let others = InterfaceSlot { ifindex: IFINDEX + INTERFACE_SLOTS, ..own };
+    let half_written = InterfaceSlot { value: InterfaceValue::default(), ..own };
+    for (slot, is_known) in [(own, true), (others, false), (half_written, false)] {
+        let mut w = World::new(Family::V4, Side::Server);
+        w.established();
+        w.kernel.remove::<u32, InterfaceValue>("INTERFACES", &IFINDEX);
+        w.kernel.put_slot(slot);
+        for (hook, segment) in [(Hook::To, w.data_in()), (Hook::From, w.data_out())] {
+            let seen = w.run(hook, &segment.frame());
+            let (action, counters): (_, &[&str]) =
+                if is_known { (Action::Pass, &[]) } else { (Action::Drop, &["0:no_workload"]) };
+            compare(&seen, action, None, counters).unwrap();
+        }
     }
 }
