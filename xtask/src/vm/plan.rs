@@ -14,7 +14,7 @@ pub const GATE: &str = "verifier_gate";
 const BOOT: &str = "e2e_boot";
 /// What the smoke set runs of files that are too slow for it under emulation: every start of an enforcer has the
 /// verifier walk the programs. Of files that are not named here it runs the program layer whole, and no end-to-end test.
-const SMOKE: [(&str, &[&str]); 7] = [
+const SMOKE: [(&str, &[&str]); 6] = [
     (
         BOOT,
         &[
@@ -35,8 +35,10 @@ const SMOKE: [(&str, &[&str]); 7] = [
     ("e2e_guard", &["a_stranger_hears_nothing_and_is_dropped_by_the_guard::enforced"]),
     ("e2e_paths", &["two_workloads_of_one_host_move_bulk_unchanged"]),
     ("e2e_policy_change", &["bulk_in_flight_is_cut_when_its_rule_goes"]),
-    ("e2e_upgrade", &["two_workloads_of_one_host_and_a_stranger_in_it_notice_no_upgrade"]),
 ];
+/// What of the program layer the smoke set leaves out: it compares the programs with the model over thousands of
+/// segments, minutes under emulation, and its expectation is the same for every kernel.
+const LEFT_OUT: [&str; 1] = ["prog_model"];
 
 /// A program that the guest runs.
 pub struct Step {
@@ -92,7 +94,8 @@ fn smoke(mut steps: Vec<Step>) -> Result<Vec<Step>> {
     }
     steps.retain(|step| {
         let end_to_end = step.name.starts_with("e2e") || step.name == "harness_self";
-        !end_to_end || !step.tests.is_empty()
+        let too_long = LEFT_OUT.contains(&step.name.as_str());
+        !too_long && (!end_to_end || !step.tests.is_empty())
     });
     Ok(steps)
 }
