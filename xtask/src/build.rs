@@ -18,7 +18,7 @@ pub const ENFORCER_VARIABLE: &str = "ENFORCER_BIN";
 /// Names the enforcer of the next layout of the maps to the tests.
 pub const NEXT_VARIABLE: &str = "ENFORCER_NEXT_BIN";
 /// The feature of the crates that has the next layout.
-const NEXT_FEATURE: &str = "abi-next";
+pub const NEXT_FEATURE: &str = "abi-next";
 /// Names another eBPF object than the ordinary one: to the program tests when they run, to
 /// `enforcer-user/build.rs` when it is embedded.
 pub const OBJECT_VARIABLE: &str = "ENFORCER_EBPF_OBJECT";

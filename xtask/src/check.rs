@@ -22,9 +22,10 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     setup::ensure(Group::Check)?;
     build::ebpf()?;
-    let checks: [(&str, &dyn Fn() -> Result<()>); 6] = [
+    let checks: [(&str, &dyn Fn() -> Result<()>); 7] = [
         ("formatting", &formatting),
         ("lints", &host_lints),
+        ("lints of the next layout", &next_lints),
         ("lints for the bpf target", &ebpf_lints),
         ("docs", &docs),
         ("dependencies", &dependencies),
@@ -54,12 +55,23 @@ fn host_lints() -> Result<()> {
     process::run(&mut clippy)
 }
 
+/// What tests of upgrades are made with differs in the layout of the maps, and so in the daemon too.
+fn next_lints() -> Result<()> {
+    let mut clippy = process::cargo();
+    clippy.args(["clippy", "--package", "enforcer-user", "--features", build::NEXT_FEATURE]);
+    process::run(clippy.args(["--", "-D", "warnings"]))
+}
+
 fn ebpf_lints() -> Result<()> {
     let toolchain = Toolchain::ensure()?;
     toolchain.ensure_clippy()?;
-    // The build's own profile, so that its build scripts and macros are built once for both.
-    let mut clippy = toolchain.cargo("clippy");
-    process::run(clippy.args(["--profile", build::PROFILE, "--", "-D", "warnings"]))
+    for layout in [&[][..], &["--features", build::NEXT_FEATURE]] {
+        // The build's own profile, so that its build scripts and macros are built once for all.
+        let mut clippy = toolchain.cargo("clippy");
+        clippy.args(["--profile", build::PROFILE]).args(layout);
+        process::run(clippy.args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
 }
 
 fn docs() -> Result<()> {

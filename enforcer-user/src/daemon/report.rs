@@ -224,6 +224,10 @@ impl Core {
         ))
     }
 
+    #[cfg_attr(
+        feature = "abi-next",
+        expect(clippy::useless_conversion, reason = "that layout counts packets in 64 bits")
+    )]
     fn flow(&self, key: &FlowKey, value: &FlowValue, now_ns: u64) -> FlowReport {
         let live = live_flow(key, value);
         let egress = live.direction == direction::EGRESS;
