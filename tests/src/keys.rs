@@ -1,14 +1,14 @@
 //! Keys of test networks: a pre-shared key, or an authority and node certificates made by the command line.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::enforcer::binary;
@@ -139,31 +139,65 @@ impl Pki {
     pub fn node(&self, name: &str, namespace: &str) -> Result<NodeKeys> {
         let file = |ending: &str| self.folder.path().join(format!("{name}.{ending}"));
         let (key, request, certificate) = (file("key"), file("request"), file("cert"));
-        need::run(
-            Command::new(binary()?)
-                .args(["ca", "request", "--name", name])
-                .arg("--key")
-                .arg(&key)
-                .arg("--out")
-                .arg(&request),
-        )?;
-        need::run(
-            Command::new(binary()?)
-                .args(["ca", "issue-node", "--namespace", namespace])
-                .arg("--dir")
-                .arg(self.authority_folder())
-                .arg("--request")
-                .arg(&request)
-                .arg("--out")
-                .arg(&certificate),
-        )?;
+        make_request(name, &key, &request)?;
+        self.sign(&request, namespace, &["--out"], &certificate)?;
         let files = NodeFiles::Pki { authorities: vec![self.authority()], certificate, key };
         Ok(NodeKeys { files, _folder: Arc::clone(&self.folder) })
+    }
+
+    /// Puts another certificate of this authority, which counts for so many days, into the place of a node's own, as its
+    /// administrator does; with [`NodeKey::Fresh`] another key before it.
+    pub fn replace(
+        &self,
+        node: &NodeKeys,
+        (name, namespace): (&str, &str),
+        which: NodeKey,
+        days: u32,
+    ) -> Result<()> {
+        let NodeFiles::Pki { certificate, key, .. } = &node.files else {
+            bail!("node {name} has no certificate that could be replaced, it has {:?}", node.files)
+        };
+        let (fresh, request) = (key.with_extension("new-key"), key.with_extension("request"));
+        let signed = if which == NodeKey::Fresh { &fresh } else { key };
+        make_request(name, signed, &request)?;
+        let staged = certificate.with_extension("new-cert");
+        self.sign(&request, namespace, &["--days", &days.to_string(), "--out"], &staged)?;
+        if which == NodeKey::Fresh {
+            put(&fresh, key)?;
+        }
+        put(&staged, certificate)
+    }
+
+    fn sign(&self, request: &Path, namespace: &str, words: &[&str], out: &Path) -> Result<()> {
+        let mut issue = Command::new(binary()?);
+        issue.args(["ca", "issue-node", "--namespace", namespace]);
+        issue.arg("--dir").arg(self.authority_folder()).arg("--request").arg(request);
+        need::run(issue.args(words).arg(out)).map(drop)
     }
 
     fn authority_folder(&self) -> PathBuf {
         self.folder.path().join("ca")
     }
+}
+
+/// What a node's next certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeKey {
+    /// The key that the node has.
+    Kept,
+    /// A new one.
+    Fresh,
+}
+
+/// Makes a request for the key, and the key if it is not there.
+fn make_request(name: &str, key: &Path, out: &Path) -> Result<()> {
+    let mut request = Command::new(binary()?);
+    request.args(["ca", "request", "--name", name]).arg("--key").arg(key).arg("--out").arg(out);
+    need::run(&mut request).map(drop)
+}
+
+fn put(staged: &Path, place: &Path) -> Result<()> {
+    fs::rename(staged, place).with_context(|| format!("{} is not replaced", place.display()))
 }
 
 fn write_private(path: &Path, text: &str) -> Result<()> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use enforcer_user::control::protocol::StatusReport;
 
+use super::nodes::Change;
 use super::scene::Scene;
 use super::weather::Trouble;
 use crate::topology::INTERFACE;
@@ -27,6 +28,8 @@ pub enum Fault {
     Restart(usize),
     /// Another policy file of the same meaning.
     Reload(usize),
+    /// Another certificate for a daemon's node.
+    Certificate(usize, Change),
     /// No room for what the server's daemon remembers.
     FullDisk,
     /// The wire loses, repeats or delays segments, of a thousand this many.
@@ -36,13 +39,19 @@ pub enum Fault {
 }
 
 /// Of any minute.
-const CALM: [Fault; 7] = [
+const CALM: [Fault; 13] = [
     Fault::Kill(0),
     Fault::Kill(1),
     Fault::Restart(0),
     Fault::Restart(1),
     Fault::Reload(0),
     Fault::Reload(1),
+    Fault::Certificate(0, Change::Renewal),
+    Fault::Certificate(1, Change::Renewal),
+    Fault::Certificate(0, Change::Key),
+    Fault::Certificate(1, Change::Key),
+    Fault::Certificate(0, Change::Authority),
+    Fault::Certificate(1, Change::Authority),
     Fault::FullDisk,
 ];
 /// Of rough minutes only.
@@ -69,6 +78,8 @@ impl Fault {
             Self::Restart(_) => "restart server's",
             Self::Reload(0) => "reload caller's",
             Self::Reload(_) => "reload server's",
+            Self::Certificate(0, change) => change.names()[0],
+            Self::Certificate(_, change) => change.names()[1],
             Self::FullDisk => "full disk",
             Self::Wire(Trouble::Lost, _) => "loss",
             Self::Wire(Trouble::Repeated, _) => "repetition",
@@ -94,6 +105,10 @@ impl Fault {
                 let text = Scene::policy(random.u64(..));
                 scene.daemons[which].write_policy(&text)?;
                 scene.daemons[which].reload()
+            }
+            Self::Certificate(which, change) => {
+                let Scene { daemons, nodes, .. } = scene;
+                nodes.replace(which, change, &daemons[which], &daemons[1 - which])
             }
             Self::FullDisk => full_disk(scene),
             Self::Wire(trouble, permille) => {

@@ -6,6 +6,7 @@
 //! accounts of both ends are compared in calm ones, where everything that is sent also arrives.
 
 mod fault;
+mod nodes;
 mod reading;
 mod report;
 mod scene;

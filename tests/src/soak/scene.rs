@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use enforcer_user::control::protocol::StatusReport;
 
+use super::nodes::Nodes;
 use super::weather::Weather;
 use crate::accounting::{Account, Books};
 use crate::config::{Config, NetworkRule, Workload};
 use crate::enforcer::{Counters, Enforcer};
 use crate::host::{Family, Host};
-use crate::keys::Keys;
 use crate::load::prepare_client;
 use crate::mounted::Mounted;
 use crate::policy;
@@ -50,6 +50,8 @@ pub struct Scene {
     /// The caller's daemon and the server's.
     pub daemons: [Enforcer; 2],
     _denied: Enforcer,
+    /// The certificates of both.
+    pub nodes: Nodes,
     /// What serves at [`FORBIDDEN`].
     pub forbidden: Server,
     _servers: [Server; 2],
@@ -80,6 +82,7 @@ impl Scene {
         Ok(Self {
             daemons: [Enforcer::start(&caller, &configs.caller)?, at_server],
             _denied: Enforcer::start(&net.client, &configs.denied)?,
+            nodes: configs.nodes,
             forbidden: Server::start(&net.server, FORBIDDEN, &Service::Echo)?,
             _servers: [
                 Server::start_threads(&net.server, CALLS, &Service::OneByte, 4)?,
@@ -170,14 +173,15 @@ struct Configs {
     caller: Config,
     server: Config,
     denied: Config,
+    nodes: Nodes,
 }
 
 impl Configs {
     fn new() -> Result<Self> {
-        let keys = Keys::pki()?;
+        let mut nodes = Nodes::new()?;
         let policy = Scene::policy(0);
-        let node = |workload: Workload, policy: &str| {
-            let keys = keys.node(&workload.spiffe_id().replace(['/', ':'], "-"), NAMESPACE)?;
+        let mut node = |workload: Workload, policy: &str| {
+            let keys = nodes.add(&workload.spiffe_id().replace(['/', ':'], "-"), NAMESPACE)?;
             let mut config = Config::new(keys, workload, policy);
             config.credential_lifetime_seconds = CREDENTIAL_SECONDS;
             config.log_level = "info";
@@ -191,6 +195,7 @@ impl Configs {
             caller: node(caller(), &policy)?.rule(egress),
             server: node(server(), &policy)?.rule(ingress),
             denied: node(Workload::own(NAMESPACE, "denied"), policy::ALLOW_ALL)?,
+            nodes,
         })
     }
 }
