@@ -10,10 +10,10 @@ use enforcer_common::wire::frame::tcp_flags::{ACK, RST, SYN};
 use enforcer_common::wire::option::HandshakeOption;
 use enforcer_model::{End, Prefix, Segment, Tuple, mac};
 
-use crate::system::{
-    Action, CALLEE, CALLER, MALLORY, MALLORYS, OTHER_SERVICE, SERVICE, State, System, handle,
-    identity, pair_key,
+use crate::cast::{
+    CALLEE, CALLER, MALLORY, MALLORYS, OTHER_SERVICE, SERVICE, handle, identity, pair_key,
 };
+use crate::system::{Action, State, System};
 
 /// The attacker's nonce and initial sequence number.
 const OWN_NONCE: Nonce = [0xee; 8];

@@ -4,9 +4,10 @@
 use enforcer_model::{Outcome, Segment, Weakening};
 use stateright::Model;
 
+use crate::cast::{CALLEE, CALLER};
 use crate::scenario::{cold, stranger};
 use crate::stack::Stage;
-use crate::system::{Action, CALLEE, CALLER, State, System};
+use crate::system::{Action, State, System};
 
 /// Transmissions that may be lost: every choice among them is tried.
 const FATES: u32 = 10;

@@ -6,7 +6,8 @@ use enforcer_common::abi::{AttemptValue, Handle, Nonce, flow_state};
 use enforcer_model::{End, Node};
 use stateright::Property;
 
-use crate::system::{HOSTS, State, System, owner};
+use crate::cast::{HOSTS, owner};
+use crate::system::{State, System};
 
 /// Handles and nonces, initiator first.
 pub type Agreed = ([Handle; 2], [Nonce; 2]);

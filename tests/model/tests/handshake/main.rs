@@ -5,12 +5,14 @@
 #![allow(clippy::cast_possible_truncation)]
 
 mod attacker;
+mod cast;
 mod fair;
 mod history;
 mod scenario;
 mod stack;
 mod system;
 mod weak;
+mod witness;
 
 use enforcer_model::Weakening;
 use stateright::{Checker, Model};

@@ -2,9 +2,10 @@
 
 use enforcer_model::{Tuple, Weakening};
 
-use crate::system::{
-    CALLEE, CALLER, CALLER_END, HOSTS, MALLORY, MALLORYS, OTHER_SERVICE, SERVICE, System, identity,
+use crate::cast::{
+    CALLEE, CALLER, CALLER_END, HOSTS, MALLORY, MALLORYS, OTHER_SERVICE, SERVICE, identity,
 };
+use crate::system::System;
 
 const OUT: Tuple = Tuple { local: CALLER_END, remote: SERVICE };
 const IN: Tuple = Tuple { local: SERVICE, remote: CALLER_END };

@@ -2,59 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use enforcer_common::abi::{
-    Handle, Mac, Nonce, direction, flow_state, mapped, role, verdict_action,
-};
+use enforcer_common::abi::{Mac, Nonce, direction, flow_state, role, verdict_action};
 use enforcer_common::wire::frame::tcp_flags::{ACK, SYN};
 use enforcer_common::wire::option::HandshakeOption;
-use enforcer_model::{End, Node, Outcome, Peer, Segment, Tuple, Weakening};
+use enforcer_model::{Node, Outcome, Peer, Segment, Tuple, Weakening};
 use stateright::{Model, Property};
 
 use crate::attacker;
-use crate::history::{self, Event, History, Wrong, as_initiator, as_responder, may};
+use crate::cast::{CALLER_END, HOSTS, MALLORY, SERVICE, handle, identity, pair_key};
+use crate::history::{self, History, Wrong, may};
 use crate::stack::{Stage, Tcp};
-
-/// The caller, the callee.
-pub const HOSTS: [usize; 2] = [CALLER, CALLEE];
-pub const CALLER: usize = 0;
-pub const CALLEE: usize = 1;
-
-/// The attacker's identity, besides those of the hosts, which are their number + 1.
-pub const MALLORY: u64 = 3;
-
-pub const CALLER_END: End = end(1, 40001);
-pub const SERVICE: End = end(2, 8080);
-/// Another service of the same workload.
-pub const OTHER_SERVICE: End = end(2, 9090);
-pub const MALLORYS: End = end(3, 8080);
+use crate::witness::{leaves, note_opened};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const START_NS: u64 = 1000 * SECOND_NS;
-
-const fn end(last: u8, port: u16) -> End {
-    End { address: mapped([192, 0, 2, last]), port }
-}
-
-pub const fn handle(identity: u64) -> Handle {
-    [0xc0 | identity as u8, 0, 0, 0, 0, 0, 0, identity as u8]
-}
-
-/// The host whose identity a handle names, if it is not the attacker's.
-pub fn owner(handle_of: Handle) -> Option<usize> {
-    HOSTS.into_iter().find(|host| handle(identity(*host)) == handle_of)
-}
-
-pub fn identity(host: usize) -> u64 {
-    host as u64 + 1
-}
-
-/// The pair key: a term that only the two know, one for each direction.
-pub fn pair_key(weakening: Weakening, initiator: u64, responder: u64) -> [u32; 8] {
-    if weakening == Weakening::OneKey {
-        return [9; 8];
-    }
-    [initiator as u32, responder as u32, 1, 1, 1, 1, 1, 1]
-}
 
 /// What may happen how often, and who may do what.
 #[derive(Debug, Clone)]
@@ -454,57 +415,6 @@ impl System {
 /// for a replay.
 fn initial(host: usize, call: u8) -> u32 {
     (host as u32 + 1) * 1_000_000 + u32::from(call) * 10_000
-}
-
-/// A segment is on the wire.
-fn leaves(state: &mut State, host: usize, tuple: Tuple, segment: &Segment) {
-    let Some(body) = segment.option else { return };
-    let option = HandshakeOption::proof(body);
-    if !segment.has(SYN) {
-        state.macs.insert(body);
-        return;
-    }
-    state.nonces.insert(option.nonce());
-    if !segment.has(ACK) {
-        let called = (host, option.handle(), option.nonce(), tuple.remote);
-        state.history.called.insert(called);
-    }
-    if let Some(prefix) = segment.prefix {
-        state.macs.insert(prefix.mac);
-        let attempt = &state.nodes[host].attempts[&tuple];
-        let (agreed, isn) = (as_responder(attempt), attempt.local_isn);
-        state.history.answered.insert(Event { host, agreed, server: tuple.local, isn });
-    }
-}
-
-/// Whether the segment that passed opened a flow: S2 at a client, S3 at a server.
-fn note_opened(
-    state: &mut State,
-    host: usize,
-    segment: &Segment,
-    before: &enforcer_common::abi::AttemptValue,
-) {
-    let tuple = Tuple { local: segment.to, remote: segment.from };
-    let Some(body) = segment.option else { return };
-    let isn = before.local_isn;
-    if segment.has(SYN | ACK) {
-        // A plain attempt is answered without a flow.
-        let node = &state.nodes[host];
-        if node.attempts.get(&tuple).is_none_or(|a| a.role != role::CLIENT) {
-            return;
-        }
-        let option = HandshakeOption::proof(body);
-        let mut a = *before;
-        (a.remote_handle, a.remote_nonce) = (option.handle(), option.nonce());
-        let event = Event { host, agreed: as_initiator(&a), server: tuple.remote, isn };
-        state.history.client.insert(event);
-    } else if !segment.has(SYN)
-        && before.answered != 0
-        && (before.role == role::SERVER || before.role == role::BOTH)
-    {
-        let event = Event { host, agreed: as_responder(before), server: tuple.local, isn };
-        state.history.server.push(event);
-    }
 }
 
 /// The segment reaches the stack.
