@@ -11,16 +11,6 @@ fn off(seconds: u64, ahead: i64) -> Now {
 
 const HOUR: i64 = 3600;
 
-fn question(bench: &Bench, credential: &LocalCredential) -> Question {
-    Question {
-        peer: credential.identity_id(),
-        workload: bench.engine.workload_id("web").unwrap(),
-        port: 80,
-        protocol: 6,
-        direction: direction::INGRESS,
-    }
-}
-
 /// Ticks once, with a flow on the verdict.
 fn tick(bench: &mut Bench, asked: Question, now: Now) -> Vec<Output> {
     let mut all = bench.engine.handle(Input::InUse(vec![asked]), now);

@@ -283,6 +283,17 @@ fn verdicts(outputs: &[Output]) -> Vec<(VerdictKey, VerdictValue)> {
 
 use enforcer_common::abi::{VerdictKey, VerdictValue};
 
+/// Whether a peer with this credential may call port 80 of the workload `web`.
+fn question(bench: &Bench, credential: &LocalCredential) -> Question {
+    Question {
+        peer: credential.identity_id(),
+        workload: bench.engine.workload_id("web").unwrap(),
+        port: 80,
+        protocol: 6,
+        direction: direction::INGRESS,
+    }
+}
+
 fn flow(peer: u64, port: u16, workload: u16) -> LiveFlow {
     let key = FlowKey {
         workload,

@@ -5,16 +5,6 @@ use enforcer_common::abi::verdict_action;
 use super::*;
 use crate::identity::Revocations;
 
-fn question(bench: &Bench, credential: &LocalCredential) -> Question {
-    Question {
-        peer: credential.identity_id(),
-        workload: bench.engine.workload_id("web").unwrap(),
-        port: 80,
-        protocol: 6,
-        direction: direction::INGRESS,
-    }
-}
-
 /// Ticks through a span, with a flow that stands on the verdict; returns all outputs.
 fn live_through(bench: &mut Bench, asked: Question, seconds: std::ops::Range<u64>) -> Vec<Output> {
     let mut all = Vec::new();
