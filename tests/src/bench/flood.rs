@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use super::options::Options;
 use super::progress;
-use super::stage::{FIRST_PORT, Setting, enforce, firewall};
+use super::stage::{FIRST_PORT, Setting, furnish};
 use crate::capture::{Capture, Flags, Segment};
 use crate::enforcer::{Counters, Enforcer};
 use crate::flood::{Flood, link_address, spoofed};
 use crate::host::Family;
-use crate::load::{Load, Report, prepare_client};
+use crate::load::{Load, Report};
 use crate::raw::Forged;
 use crate::tcp::{PATIENCE, Server, Service, dial};
 use crate::topology::{INTERFACE, ThreeHosts};
@@ -126,20 +126,10 @@ struct Arena {
 impl Arena {
     fn new(setting: Setting) -> Result<Self> {
         let net = ThreeHosts::new()?;
-        prepare_client(&net.client)?;
-        net.client.sysctl("ipv4/ip_local_port_range", super::stage::CLIENT_PORTS)?;
         // What is answered to spoofed sources has somewhere to go, and nobody answers it.
         net.server.ip(&format!("route add default via {}", net.other.address(Family::V4)))?;
         net.other.drop_arriving_tcp()?;
-        let daemons = match setting {
-            Setting::Native => None,
-            Setting::Nftables => {
-                firewall(&net.client)?;
-                firewall(&net.server)?;
-                None
-            }
-            Setting::Enforced => Some(enforce(&net.client, &net.server)?),
-        };
+        let daemons = furnish(setting, &net.client, &net.server)?;
         Ok(Self { setting, daemons, net })
     }
 

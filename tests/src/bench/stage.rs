@@ -17,7 +17,7 @@ pub const FIRST_PORT: u16 = 20_000;
 /// The last port that the firewall lets through.
 const LAST_PORT: u16 = 29_999;
 /// The least port of clients: above those of the servers.
-pub(super) const CLIENT_PORTS: &str = "30000 65535";
+const CLIENT_PORTS: &str = "30000 65535";
 /// Rules that the policy holds besides the one that is used.
 const OTHER_RULES: usize = 99;
 /// Entries of each flow table. A closed flow stays for two minutes, as in conntrack, and a run makes more
@@ -66,17 +66,7 @@ impl Stage {
     /// Makes the hosts and puts in place what the setting is.
     pub fn new(setting: Setting) -> Result<Self> {
         let net = TwoHosts::new()?;
-        prepare_client(&net.client)?;
-        net.client.sysctl("ipv4/ip_local_port_range", CLIENT_PORTS)?;
-        let daemons = match setting {
-            Setting::Native => None,
-            Setting::Nftables => {
-                firewall(&net.client)?;
-                firewall(&net.server)?;
-                None
-            }
-            Setting::Enforced => Some(enforce(&net.client, &net.server)?),
-        };
+        let daemons = furnish(setting, &net.client, &net.server)?;
         Ok(Self { setting, daemons, net })
     }
 
@@ -121,6 +111,26 @@ impl Stages {
     }
 }
 
+/// Prepares the client for many connections, and puts between both hosts what the setting is. Returns the daemons,
+/// where it has some: the client's and the server's.
+pub(super) fn furnish(
+    setting: Setting,
+    client: &Host,
+    server: &Host,
+) -> Result<Option<[Enforcer; 2]>> {
+    prepare_client(client)?;
+    client.sysctl("ipv4/ip_local_port_range", CLIENT_PORTS)?;
+    match setting {
+        Setting::Native => Ok(None),
+        Setting::Nftables => {
+            firewall(client)?;
+            firewall(server)?;
+            Ok(None)
+        }
+        Setting::Enforced => enforce(client, server).map(Some),
+    }
+}
+
 /// Starts an enforcer on both hosts, as it would be run: certificates, a hundred rules, ordinary log.
 pub fn enforce(client: &Host, server: &Host) -> Result<[Enforcer; 2]> {
     let rules = policy();
@@ -145,7 +155,7 @@ fn policy() -> String {
 }
 
 /// A firewall on a host: policy drop, the servers' ports open.
-pub(super) fn firewall(host: &Host) -> Result<()> {
+fn firewall(host: &Host) -> Result<()> {
     let accept =
         format!("ct state established,related accept; tcp dport {FIRST_PORT}-{LAST_PORT} accept");
     let chain = |hook: &str| {
