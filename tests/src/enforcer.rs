@@ -1,19 +1,18 @@
 //! The daemon under test: started inside a host, asked through its command line, ended by signal.
 
-use std::collections::BTreeMap;
+mod answers;
+mod faults;
+
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use caps::{CapSet, Capability};
-use enforcer_user::fault::KillPoint;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
@@ -21,6 +20,8 @@ use crate::config::{Config, Place};
 use crate::host::Host;
 use crate::keys::NodeKeys;
 use crate::{need, pins};
+
+pub use answers::{Counters, Status};
 
 /// How long a daemon may take to be ready.
 const READY: Duration = Duration::from_mins(2);
@@ -279,63 +280,6 @@ impl Enforcer {
         self.signal(Signal::SIGHUP)
     }
 
-    /// Orders the daemon's death at a point, reached for the nth time from now on.
-    pub fn kill_at(&self, point: KillPoint, nth: u32) -> Result<()> {
-        self.order_fault("kill", &format!("{} {nth}", point.name()))
-    }
-
-    /// Takes back every order to die.
-    pub fn kill_no_more(&self) -> Result<()> {
-        self.order_fault("kill", "")
-    }
-
-    /// Sets the daemon's wall clock off by some seconds.
-    pub fn shift_clock(&self, seconds: i64) -> Result<()> {
-        self.order_fault("clock", &seconds.to_string())
-    }
-
-    /// From now on, what is wrong with attachments must be noticed without the tick that looks at all of them.
-    pub fn hold_ticks(&self) -> Result<()> {
-        self.order_fault("no_ticks", "")
-    }
-
-    /// Lets the tick look again.
-    pub fn release_ticks(&self) -> Result<()> {
-        fs::remove_file(self.fault_folder().join("no_ticks")).context("no tick is held")
-    }
-
-    /// In one rename: the daemon looks at any time.
-    fn order_fault(&self, name: &str, text: &str) -> Result<()> {
-        let folder = self.fault_folder();
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("new"), text)?;
-        fs::rename(folder.join("new"), folder.join(name)).context("the fault is not ordered")
-    }
-
-    /// Waits until SIGKILL has ended the daemon; any other end is an error.
-    pub fn wait_killed(&mut self) -> Result<()> {
-        let child = self.process.as_mut().context("no daemon runs")?;
-        let deadline = Instant::now() + READY;
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "the daemon lives on after {READY:?}; its log:\n{}",
-                self.log_tail()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        self.process = None;
-        ensure!(
-            status.signal() == Some(Signal::SIGKILL as i32),
-            "the daemon ended with {status}; its log:\n{}",
-            self.log_tail()
-        );
-        Ok(())
-    }
-
     /// Kills the daemon; what it pinned stays.
     pub fn kill(&mut self) -> Result<()> {
         self.end(Signal::SIGKILL)
@@ -457,59 +401,6 @@ pub enum Reload {
     Signal,
     /// By watching the files.
     FileChange,
-}
-
-/// `enforcer counters --json`, as far as tests read it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Counters {
-    /// Packets dropped, by reason.
-    pub drops: BTreeMap<String, u64>,
-    /// What else happened.
-    pub events: BTreeMap<String, u64>,
-}
-
-impl Counters {
-    /// Packets dropped for a reason.
-    #[must_use]
-    pub fn drop(&self, reason: &str) -> u64 {
-        self.drops.get(reason).copied().unwrap_or(0)
-    }
-
-    /// How often an event happened.
-    #[must_use]
-    pub fn event(&self, name: &str) -> u64 {
-        self.events.get(name).copied().unwrap_or(0)
-    }
-
-    /// The rise of every counter since an earlier reading; those that did not move are left out.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        Self {
-            drops: risen(&self.drops, &earlier.drops),
-            events: risen(&self.events, &earlier.events),
-        }
-    }
-}
-
-fn risen(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let rise = |(name, value): (&String, &u64)| {
-        let before = earlier.get(name).copied().unwrap_or(0);
-        (name.clone(), value.saturating_sub(before))
-    };
-    now.iter().map(rise).filter(|(_, rise)| *rise > 0).collect()
-}
-
-/// `enforcer status --json`, as far as tests read it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Status {
-    /// Whether every workload is attached and enforced.
-    pub ready: bool,
-    /// The policy epoch in force.
-    pub epoch: u64,
-    /// How often the policy was loaded.
-    pub policy_generation: u64,
-    /// Entries of the flow tables.
-    pub flows: u64,
 }
 
 /// Runs `enforcer` with these words outside any namespace.
