@@ -5,7 +5,7 @@
 //! [`udp`] and [`load`] send traffic, [`wire`] loses and disorders it on the way, [`raw`] and [`mod@frame`] forge it,
 //! [`recorded`] plays it again, [`handmade`] has keys besides, [`capture`] and [`stats`] see what was on the wire and in
 //! the stacks, [`accounting`] compares the two with the drop counters.
-//! [`scenario`] has the arrangements most tests share, and [`mod@twin`] makes the pair of tests that every
+//! [`scenario`] and [`onlooked`] have the arrangements most tests share, and [`mod@twin`] makes the pair of tests that every
 //! enforcement claim needs. [`mod@bench`] measures instead of testing, [`mod@package`] installs the Debian package, [`mod@soak`]
 //! runs for hours.
 //!
@@ -30,6 +30,7 @@ pub mod keys;
 pub mod load;
 pub mod mounted;
 pub mod need;
+pub mod onlooked;
 pub mod package;
 pub mod pins;
 pub mod policy;

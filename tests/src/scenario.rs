@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use crate::accounting::{Account, Books};
 use crate::config::{Config, Mode, Workload};
 use crate::enforcer::{Counters, Enforcer};
-use crate::host::Host;
+use crate::host::{Family, Host};
 use crate::keys::Keys;
 use crate::policy;
 use crate::tcp::{Got, PATIENCE, SILENCE, Server, dial};
-use crate::topology::{INTERFACE, TwoHosts};
+use crate::topology::{INTERFACE, OneNode, TwoHosts};
 use crate::twin::Enforcement;
 
 /// The namespace of client and server.
@@ -35,6 +35,18 @@ pub fn client() -> Workload {
 #[must_use]
 pub fn server() -> Workload {
     Workload::own(NAMESPACE, "server")
+}
+
+/// A node with a pre-shared key and both its workloads behind veths, under one policy.
+pub fn one_node(net: &OneNode, policy: &str) -> Result<Config> {
+    let workload = |host: &Host, port: &str| {
+        let addresses = Family::BOTH.map(|family| host.address(family).to_string());
+        Workload::behind(NAMESPACE, host.label(), port, &addresses)
+    };
+    let keys = Keys::psk()?.node("node", NAMESPACE)?;
+    let mut config = Config::new(keys, workload(&net.a, OneNode::TO_A), policy);
+    config.workloads.push(workload(&net.b, OneNode::TO_B));
+    Ok(config)
 }
 
 /// Configurations of both ends, to be changed before the start.

@@ -4,12 +4,11 @@
 use std::fs;
 use std::time::Duration;
 
-use enforcer_tests::config::{Place, Workload};
+use enforcer_tests::config::Workload;
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::host::Family;
-use enforcer_tests::interactive::Interactive;
-use enforcer_tests::intruder::Intruder;
 use enforcer_tests::mounted::Mounted;
+use enforcer_tests::onlooked::Onlooked;
 use enforcer_tests::policy;
 use enforcer_tests::scenario::{Contact, NAMESPACE, PORT, Setup, contact};
 use enforcer_tests::stranger;
@@ -18,45 +17,6 @@ use enforcer_tests::topology::{INTERFACE, OneNode, ThreeHosts, TwoHosts, configu
 use serde_json::Value;
 
 const HOURS: i64 = 3600;
-
-/// A server and a client with their daemons, and somebody without an identity.
-struct Scene {
-    server: Enforcer,
-    client: Enforcer,
-    echo: Server,
-    net: ThreeHosts,
-}
-
-impl Scene {
-    fn start() -> Self {
-        Self::start_at(&Setup::psk().unwrap(), |_| ())
-    }
-
-    /// With the server's daemon in another place than usual.
-    fn start_at(setup: &Setup, change: impl FnOnce(&mut Place)) -> Self {
-        let net = ThreeHosts::new().unwrap();
-        let mut server = Enforcer::prepare_at(&net.server, &setup.server, change).unwrap();
-        server.launch().unwrap();
-        Self {
-            server,
-            client: Enforcer::start(&net.client, &setup.client).unwrap(),
-            echo: Server::start(&net.server, PORT, &Service::Echo).unwrap(),
-            net,
-        }
-    }
-
-    fn open(&self) -> Interactive {
-        Interactive::open(&self.net.client, self.net.server.at(Family::V4, PORT)).unwrap()
-    }
-
-    fn intruder(&self) -> Intruder {
-        Intruder::start(&self.net.other, self.net.server.at(Family::V4, PORT))
-    }
-
-    fn contact(&self) -> Contact {
-        contact(&self.net.client, self.net.server.at(Family::V4, PORT), &self.echo).unwrap()
-    }
-}
 
 fn has_problem(status: &Value, area: &str) -> bool {
     let problems = status["problems"].as_array().unwrap();
@@ -76,11 +36,13 @@ fn waits(status: &Value) -> bool {
 fn a_full_disk_is_told_and_a_daemon_starts_all_the_same() {
     let disk = Mounted::small_disk(64).unwrap();
     disk.fill().unwrap();
-    let mut scene =
-        Scene::start_at(&Setup::psk().unwrap(), |place| disk.path().clone_into(&mut place.run_dir));
+    let mut scene = Onlooked::start_at(&Setup::psk().unwrap(), |place| {
+        disk.path().clone_into(&mut place.run_dir);
+    })
+    .unwrap();
     let intruder = scene.intruder();
     // The first contact: its credential cannot be written down, and is believed all the same.
-    let mut stream = scene.open();
+    let mut stream = scene.open().unwrap();
     scene.server.wait_status(|status| has_problem(status, "memory") && is_ready(status)).unwrap();
     stream.exchange().unwrap();
     // A daemon that is killed meanwhile is followed by one that starts.
@@ -88,7 +50,7 @@ fn a_full_disk_is_told_and_a_daemon_starts_all_the_same() {
     scene.server.launch().unwrap();
     // The kernel has kept who the peer of the old connection was.
     stream.exchange().unwrap();
-    assert_eq!(scene.contact(), Contact::MADE);
+    assert_eq!(scene.contact().unwrap(), Contact::MADE);
     intruder.hears_nothing().unwrap();
     scene.server.wait_status(|status| has_problem(status, "memory")).unwrap();
     disk.make_room().unwrap();
@@ -103,8 +65,8 @@ fn a_full_disk_is_told_and_a_daemon_starts_all_the_same() {
 
 #[test]
 fn wall_clocks_that_jump_by_hours_let_nobody_in_and_known_peers_connect_again() {
-    let scene = Scene::start();
-    drop(scene.open());
+    let scene = Onlooked::start().unwrap();
+    drop(scene.open().unwrap());
     let intruder = scene.intruder();
     for hours in [3, -3, 0] {
         for daemon in [&scene.client, &scene.server] {
@@ -118,8 +80,8 @@ fn wall_clocks_that_jump_by_hours_let_nobody_in_and_known_peers_connect_again() 
 
 #[test]
 fn one_wall_clock_that_jumps_lets_nobody_in_and_recovers_when_it_is_set_right() {
-    let scene = Scene::start();
-    let _stream = scene.open();
+    let scene = Onlooked::start().unwrap();
+    let _stream = scene.open().unwrap();
     let intruder = scene.intruder();
     for hours in [5, -5] {
         scene.server.shift_clock(hours * HOURS).unwrap();
@@ -133,8 +95,8 @@ fn one_wall_clock_that_jumps_lets_nobody_in_and_recovers_when_it_is_set_right() 
 
 #[test]
 fn wall_clocks_that_jump_ahead_by_hours_reset_no_connection() {
-    let scene = Scene::start();
-    let mut stream = scene.open();
+    let scene = Onlooked::start().unwrap();
+    let mut stream = scene.open().unwrap();
     for hours in [5, 0] {
         for daemon in [&scene.client, &scene.server] {
             daemon.shift_clock(hours * HOURS).unwrap();
@@ -149,8 +111,8 @@ fn wall_clocks_that_jump_ahead_by_hours_reset_no_connection() {
 #[test]
 fn a_wall_clock_that_is_set_back_prolongs_no_credential() {
     const BACK: u64 = 20 * 60;
-    let scene = Scene::start();
-    let _stream = scene.open();
+    let scene = Onlooked::start().unwrap();
+    let _stream = scene.open().unwrap();
     let known = || scene.server.ask::<Value>(&["identities"]).unwrap();
     let end = |known: &Value| known[0]["expires_unix"].as_u64().unwrap();
     let before = known();
@@ -172,7 +134,7 @@ fn a_wall_clock_that_is_set_back_prolongs_no_credential() {
 }
 
 /// New credentials take a second or two to be issued.
-fn wait_let_in(scene: &Scene) {
+fn wait_let_in(scene: &Onlooked) {
     let to = scene.net.server.at(Family::V4, PORT);
     let mut tries = 0..20;
     let let_in = tries.any(|_| {
@@ -188,20 +150,20 @@ fn with_both_daemons_away_nothing_outlives_its_credentials() {
     let mut setup = Setup::psk().unwrap();
     setup.client.credential_lifetime_seconds = LIFE;
     setup.server.credential_lifetime_seconds = LIFE;
-    let mut scene = Scene::start_at(&setup, |_| ());
-    let mut stream = scene.open();
+    let mut scene = Onlooked::start_at(&setup, |_| ()).unwrap();
+    let mut stream = scene.open().unwrap();
     scene.client.kill().unwrap();
     scene.server.kill().unwrap();
     // Known identities go on, without anybody there.
-    assert_eq!(scene.contact(), Contact::MADE);
+    assert_eq!(scene.contact().unwrap(), Contact::MADE);
     stream.exchange().unwrap();
     let intruder = scene.intruder();
     std::thread::sleep(Duration::from_secs(LIFE + 1));
-    assert!(!scene.contact().is_made(), "a connection was made after every deadline");
+    assert!(!scene.contact().unwrap().is_made(), "a connection was made after every deadline");
     intruder.hears_nothing().unwrap();
     scene.client.launch().unwrap();
     scene.server.launch().unwrap();
-    assert_eq!(scene.contact(), Contact::MADE);
+    assert_eq!(scene.contact().unwrap(), Contact::MADE);
     intruder.hears_nothing().unwrap();
 }
 
@@ -236,8 +198,8 @@ fn an_interface_that_is_made_anew_is_enforced_again_and_leaves_nothing_behind() 
 
 #[test]
 fn an_interface_under_another_name_stays_enforced_and_is_ready_when_the_name_is_back() {
-    let scene = Scene::start();
-    let mut stream = scene.open();
+    let scene = Onlooked::start().unwrap();
+    let mut stream = scene.open().unwrap();
     let intruder = scene.intruder();
     rename(&scene.net, INTERFACE, "moved");
     scene.server.wait_status(waits).unwrap();
@@ -246,7 +208,7 @@ fn an_interface_under_another_name_stays_enforced_and_is_ready_when_the_name_is_
     rename(&scene.net, "moved", INTERFACE);
     scene.server.wait_status(|status| is_ready(status) && !waits(status)).unwrap();
     stream.exchange().unwrap();
-    assert_eq!(scene.contact(), Contact::MADE);
+    assert_eq!(scene.contact().unwrap(), Contact::MADE);
     intruder.hears_nothing().unwrap();
 }
 
@@ -282,8 +244,8 @@ fn a_namespace_that_is_deleted_costs_only_its_own_workload() {
 
 #[test]
 fn pins_that_are_removed_under_a_daemon_cost_nothing_and_come_back() {
-    let mut scene = Scene::start();
-    let mut stream = scene.open();
+    let mut scene = Onlooked::start().unwrap();
+    let mut stream = scene.open().unwrap();
     let intruder = scene.intruder();
     let pins = || fs::read_dir(scene.server.pins()).map_or(0, Iterator::count);
     let before = pins();
@@ -306,16 +268,18 @@ fn pins_that_are_removed_under_a_daemon_cost_nothing_and_come_back() {
     stream.exchange().unwrap();
     scene.server.launch().unwrap();
     stream.exchange().unwrap();
-    assert_eq!(scene.contact(), Contact::MADE);
+    assert_eq!(scene.contact().unwrap(), Contact::MADE);
     intruder.hears_nothing().unwrap();
 }
 
 #[test]
 fn a_bpf_file_system_that_is_unmounted_is_told_and_pinned_to_again() {
     let bpf = Mounted::bpf().unwrap();
-    let mut scene =
-        Scene::start_at(&Setup::psk().unwrap(), |place| bpf.path().clone_into(&mut place.bpf_root));
-    let mut stream = scene.open();
+    let mut scene = Onlooked::start_at(&Setup::psk().unwrap(), |place| {
+        bpf.path().clone_into(&mut place.bpf_root);
+    })
+    .unwrap();
+    let mut stream = scene.open().unwrap();
     let intruder = scene.intruder();
     bpf.unmount().unwrap();
     scene.server.wait_status(|status| has_problem(status, "pins")).unwrap();
@@ -333,8 +297,8 @@ fn a_bpf_file_system_that_is_unmounted_is_told_and_pinned_to_again() {
 
 #[test]
 fn a_program_that_a_stranger_detaches_is_attached_again() {
-    let scene = Scene::start();
-    let mut stream = scene.open();
+    let scene = Onlooked::start().unwrap();
+    let mut stream = scene.open().unwrap();
     let pins = scene.server.pins();
     let names = fs::read_dir(&pins).unwrap().map(|entry| entry.unwrap().file_name());
     let links: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("link_")).collect();
@@ -355,8 +319,8 @@ fn a_program_that_a_stranger_detaches_is_attached_again() {
 
 #[test]
 fn a_second_daemon_on_the_same_folders_is_refused_and_harms_nothing() {
-    let scene = Scene::start();
-    let mut stream = scene.open();
+    let scene = Onlooked::start().unwrap();
+    let mut stream = scene.open().unwrap();
     let intruder = scene.intruder();
     let said = scene.server.run_another().unwrap();
     let pid = scene.server.pid().unwrap().to_string();
@@ -366,6 +330,6 @@ fn a_second_daemon_on_the_same_folders_is_refused_and_harms_nothing() {
     let said = scene.server.run_another().unwrap();
     assert!(said.contains("another process holds this instance"), "{said}");
     stream.exchange().unwrap();
-    assert_eq!(scene.contact(), Contact::MADE);
+    assert_eq!(scene.contact().unwrap(), Contact::MADE);
     intruder.hears_nothing().unwrap();
 }

@@ -1,14 +1,12 @@
 //! What lies between: address translation, relays, routers that lose packets, and bridges inside one host.
 
 use enforcer_tests::bulk::upload;
-use enforcer_tests::config::{Config, Workload};
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::host::{Family, Host};
 use enforcer_tests::interactive::Interactive;
-use enforcer_tests::keys::Keys;
 use enforcer_tests::load::Load;
 use enforcer_tests::policy::{self, DENY_ALL};
-use enforcer_tests::scenario::{Contact, NAMESPACE, PORT, Setup, contact};
+use enforcer_tests::scenario::{self, Contact, PORT, Setup, contact};
 use enforcer_tests::tcp::{Got, PATIENCE, SILENCE, Server, Service, dial};
 use enforcer_tests::topology::{OneNode, Routed, ThreeHosts};
 use enforcer_tests::twin;
@@ -67,7 +65,7 @@ fn a_published_port_is_reached_when_declared_a_virtual_address() {
 fn the_policy_judges_the_servers_port_and_not_the_published_one() {
     let (net, mut setup) = published();
     setup.client.virtual_addresses = vec!["192.0.2.254/32".into()];
-    let (client, server) = (enforcer_tests::scenario::client(), enforcer_tests::scenario::server());
+    let (client, server) = (scenario::client(), scenario::server());
     let setup = setup.client_policy(&policy::allow_port(&client, &server, PORT));
     let _daemons = setup.start(&net.client, &net.server, Enforcement::Enforced).unwrap();
     let listener = Server::start(&net.server, PORT, &Service::Echo).unwrap();
@@ -203,14 +201,7 @@ fn spoofed(enforcement: Enforcement) -> Got {
 
 fn one_node(enforcement: Enforcement, policy: &str) -> (OneNode, Option<Enforcer>) {
     let net = OneNode::new().unwrap();
-    let keys = Keys::psk().unwrap();
-    let workload = |host: &Host, port: &str| {
-        let addresses = Family::BOTH.map(|family| host.address(family).to_string());
-        Workload::behind(NAMESPACE, host.label(), port, &addresses)
-    };
-    let first = workload(&net.a, OneNode::TO_A);
-    let mut config = Config::new(keys.node("node", NAMESPACE).unwrap(), first, policy);
-    config.workloads.push(workload(&net.b, OneNode::TO_B));
+    let config = scenario::one_node(&net, policy).unwrap();
     let enforced = enforcement == Enforcement::Enforced;
     let node = enforced.then(|| Enforcer::start(&net.node, &config).unwrap());
     (net, node)

@@ -13,17 +13,17 @@ use std::time::Duration;
 use anyhow::Result;
 use enforcer_common::abi::ABI_VERSION;
 use enforcer_tests::bulk;
-use enforcer_tests::config::{Config, NetworkRule, Workload};
+use enforcer_tests::config::NetworkRule;
 use enforcer_tests::enforcer::{Enforcer, binary, next_binary};
 use enforcer_tests::host::{Family, Host};
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::intruder::Intruder;
-use enforcer_tests::keys::Keys;
 use enforcer_tests::load::{Load, prepare_client};
+use enforcer_tests::onlooked::Onlooked;
 use enforcer_tests::policy;
-use enforcer_tests::scenario::{Contact, NAMESPACE, PORT, Pair, Setup, contact};
+use enforcer_tests::scenario::{self, Contact, PORT, Pair, Setup};
 use enforcer_tests::tcp::{PATIENCE, Server, Service};
-use enforcer_tests::topology::{OneNode, ThreeHosts};
+use enforcer_tests::topology::OneNode;
 use enforcer_tests::twin::Enforcement;
 use enforcer_tests::udp::{Responder, ask};
 use enforcer_user::fault::{KillPoint, Phase};
@@ -123,15 +123,7 @@ fn under_load(guarded: bool, side: impl Fn(&mut Pair) -> &mut Enforcer) {
 #[test]
 fn two_workloads_of_one_host_and_a_stranger_in_it_notice_no_upgrade() {
     let net = OneNode::new().unwrap();
-    let keys = Keys::psk().unwrap();
-    let workload = |host: &Host, port: &str| {
-        let addresses = Family::BOTH.map(|family| host.address(family).to_string());
-        Workload::behind(NAMESPACE, host.label(), port, &addresses)
-    };
-    let first = workload(&net.a, OneNode::TO_A);
-    let keys = keys.node("node", NAMESPACE).unwrap();
-    let mut config = Config::new(keys, first, policy::ALLOW_ALL);
-    config.workloads.push(workload(&net.b, OneNode::TO_B));
+    let config = scenario::one_node(&net, policy::ALLOW_ALL).unwrap();
     let mut daemon = Enforcer::start(&net.node, &config).unwrap();
     let _servers = Servers::start(&net.b);
     // The node itself has no identity.
@@ -149,133 +141,108 @@ fn two_workloads_of_one_host_and_a_stranger_in_it_notice_no_upgrade() {
     intruder.hears_nothing().unwrap();
 }
 
-/// A server that is upgraded, a client, and somebody without an identity who never stops calling.
-struct Scene {
-    daemon: Enforcer,
-    client: Enforcer,
-    echo: Server,
-    net: ThreeHosts,
+fn is_let_in(scene: &Onlooked) -> bool {
+    scene.contact().unwrap() == Contact::MADE
 }
 
-impl Scene {
-    fn start() -> Self {
-        let net = ThreeHosts::new().unwrap();
-        let mut setup = Setup::psk().unwrap();
-        // It must come along at every step too.
-        setup.server = setup.server.guarded();
-        Self {
-            daemon: Enforcer::start(&net.server, &setup.server).unwrap(),
-            client: Enforcer::start(&net.client, &setup.client).unwrap(),
-            echo: Server::start(&net.server, PORT, &Service::Echo).unwrap(),
-            net,
-        }
-    }
+/// With a guard at the server: it must come along at every step too.
+fn guarded() -> Onlooked {
+    let mut setup = Setup::psk().unwrap();
+    setup.server = setup.server.guarded();
+    Onlooked::start_at(&setup, |_| ()).unwrap()
+}
 
-    fn open(&self) -> Interactive {
-        Interactive::open(&self.net.client, self.net.server.at(Family::V4, PORT)).unwrap()
-    }
-
-    fn intruder(&self) -> Intruder {
-        Intruder::start(&self.net.other, self.net.server.at(Family::V4, PORT))
-    }
-
-    fn is_let_in(&self) -> bool {
-        contact(&self.net.client, self.net.server.at(Family::V4, PORT), &self.echo).unwrap()
-            == Contact::MADE
-    }
-
-    /// Has the earlier or the later version run from the next start on.
-    fn use_later(&mut self, later: bool) {
-        let binary = if later { next_binary() } else { binary() };
-        self.daemon.use_binary(binary.unwrap());
-    }
+/// Has the earlier or the later version run on the server from the next start on.
+fn use_later(scene: &mut Onlooked, later: bool) {
+    let binary = if later { next_binary() } else { binary() };
+    scene.server.use_binary(binary.unwrap());
 }
 
 #[test]
 fn the_later_version_waits_for_the_end_of_the_earlier_one() {
-    let mut scene = Scene::start();
-    let mut stream = scene.open();
+    let mut scene = guarded();
+    let mut stream = scene.open().unwrap();
     let intruder = scene.intruder();
-    scene.use_later(true);
-    let said = scene.daemon.run_another().unwrap();
+    use_later(&mut scene, true);
+    let said = scene.server.run_another().unwrap();
     assert!(said.contains("another"), "{said}");
-    assert_eq!(layout(&scene.daemon), EARLIER);
+    assert_eq!(layout(&scene.server), 2);
     stream.exchange().unwrap();
-    assert!(scene.is_let_in());
+    assert!(is_let_in(&scene));
     intruder.hears_nothing().unwrap();
 }
 
 #[test]
 fn an_earlier_version_refuses_the_maps_of_a_later_one_which_go_on_enforcing() {
-    let mut scene = Scene::start();
-    let mut stream = scene.open();
+    let mut scene = guarded();
+    let mut stream = scene.open().unwrap();
     let intruder = scene.intruder();
-    upgrade(&mut scene.daemon);
-    assert_eq!(layout(&scene.daemon), NEXT);
-    scene.daemon.terminate().unwrap();
-    scene.use_later(false);
-    let said = scene.daemon.run_another().unwrap();
+    upgrade(&mut scene.server);
+    assert_eq!(layout(&scene.server), 3);
+    scene.server.terminate().unwrap();
+    use_later(&mut scene, false);
+    let said = scene.server.run_another().unwrap();
     assert!(said.contains(LATER) && said.contains("layout 3"), "{said}");
     intruder.hears_nothing().unwrap();
     stream.exchange().unwrap();
-    assert!(scene.is_let_in());
-    scene.use_later(true);
-    scene.daemon.launch().unwrap();
+    assert!(is_let_in(&scene));
+    use_later(&mut scene, true);
+    scene.server.launch().unwrap();
     stream.exchange().unwrap();
-    assert!(scene.is_let_in());
+    assert!(is_let_in(&scene));
 }
 
 #[test]
 fn an_upgrade_that_is_killed_at_any_step_lets_nothing_pass_and_loses_nothing() {
-    let mut scene = Scene::start();
+    let mut scene = guarded();
     let mut begun = false;
     for (point, nth) in deaths() {
         eprintln!("{point:?} {nth}");
         let intruder = scene.intruder();
-        let mut stream = scene.open();
+        let mut stream = scene.open().unwrap();
         begun |= point == KillPoint::TakeoverBegun;
-        scene.daemon.kill().unwrap();
-        scene.use_later(true);
-        scene.daemon.kill_at(point, nth).unwrap();
-        scene.daemon.spawn().unwrap();
-        scene.daemon.wait_killed().unwrap_or_else(|error| panic!("{point:?} {nth}: {error:#}"));
-        scene.daemon.kill_no_more().unwrap();
+        scene.server.kill().unwrap();
+        use_later(&mut scene, true);
+        scene.server.kill_at(point, nth).unwrap();
+        scene.server.spawn().unwrap();
+        scene.server.wait_killed().unwrap_or_else(|error| panic!("{point:?} {nth}: {error:#}"));
+        scene.server.kill_no_more().unwrap();
         intruder.hears_nothing().unwrap();
         stream.exchange().unwrap();
         // The second place is that of the program with which the takeover begins.
         start_earlier(&mut scene, begun || (point, nth) == (KillPoint::PlaceTaken, 2), point);
         intruder.hears_nothing().unwrap();
         stream.exchange().unwrap();
-        scene.use_later(true);
-        scene.daemon.launch().unwrap();
-        assert_eq!(layout(&scene.daemon), NEXT, "after {point:?} {nth}");
-        assert_eq!(leftovers(&scene.daemon), [""; 0], "after {point:?} {nth}");
+        use_later(&mut scene, true);
+        scene.server.launch().unwrap();
+        assert_eq!(layout(&scene.server), 3, "after {point:?} {nth}");
+        assert_eq!(leftovers(&scene.server), [""; 0], "after {point:?} {nth}");
         stream.exchange().unwrap();
-        assert!(scene.is_let_in(), "after {point:?} {nth}");
+        assert!(is_let_in(&scene), "after {point:?} {nth}");
         intruder.hears_nothing().unwrap();
         drop((stream, intruder));
         // Back to the earlier layout for the next death.
-        scene.daemon.terminate().unwrap();
-        scene.daemon.detach().unwrap();
-        scene.use_later(false);
-        scene.daemon.launch().unwrap();
+        scene.server.terminate().unwrap();
+        scene.server.detach().unwrap();
+        use_later(&mut scene, false);
+        scene.server.launch().unwrap();
     }
     assert!(begun && scene.client.status().unwrap().ready);
 }
 
 /// Starts the earlier version over what a death left: it goes on as if nothing had been, or it refuses.
-fn start_earlier(scene: &mut Scene, refused: bool, point: KillPoint) {
-    scene.use_later(false);
+fn start_earlier(scene: &mut Onlooked, refused: bool, point: KillPoint) {
+    use_later(scene, false);
     if refused {
-        let said = scene.daemon.run_another().unwrap();
+        let said = scene.server.run_another().unwrap();
         assert!(said.contains(BEGUN) || said.contains(LATER), "after {point:?}: {said}");
         return;
     }
-    scene.daemon.launch().unwrap();
-    assert_eq!(layout(&scene.daemon), EARLIER, "after {point:?}");
-    assert_eq!(leftovers(&scene.daemon), [""; 0], "after {point:?}");
-    assert!(scene.is_let_in(), "after {point:?}");
-    scene.daemon.kill().unwrap();
+    scene.server.launch().unwrap();
+    assert_eq!(layout(&scene.server), 2, "after {point:?}");
+    assert_eq!(leftovers(&scene.server), [""; 0], "after {point:?}");
+    assert!(is_let_in(scene), "after {point:?}");
+    scene.server.kill().unwrap();
 }
 
 /// Every time that every point of an upgrade is passed.
