@@ -166,7 +166,7 @@ fn the_later_version_waits_for_the_end_of_the_earlier_one() {
     use_later(&mut scene, true);
     let said = scene.server.run_another().unwrap();
     assert!(said.contains("another"), "{said}");
-    assert_eq!(layout(&scene.server), 2);
+    assert_eq!(layout(&scene.server), EARLIER);
     stream.exchange().unwrap();
     assert!(is_let_in(&scene));
     intruder.hears_nothing().unwrap();
@@ -178,7 +178,7 @@ fn an_earlier_version_refuses_the_maps_of_a_later_one_which_go_on_enforcing() {
     let mut stream = scene.open().unwrap();
     let intruder = scene.intruder();
     upgrade(&mut scene.server);
-    assert_eq!(layout(&scene.server), 3);
+    assert_eq!(layout(&scene.server), NEXT);
     scene.server.terminate().unwrap();
     use_later(&mut scene, false);
     let said = scene.server.run_another().unwrap();
@@ -215,7 +215,7 @@ fn an_upgrade_that_is_killed_at_any_step_lets_nothing_pass_and_loses_nothing() {
         stream.exchange().unwrap();
         use_later(&mut scene, true);
         scene.server.launch().unwrap();
-        assert_eq!(layout(&scene.server), 3, "after {point:?} {nth}");
+        assert_eq!(layout(&scene.server), NEXT, "after {point:?} {nth}");
         assert_eq!(leftovers(&scene.server), [""; 0], "after {point:?} {nth}");
         stream.exchange().unwrap();
         assert!(is_let_in(&scene), "after {point:?} {nth}");
@@ -239,7 +239,7 @@ fn start_earlier(scene: &mut Onlooked, refused: bool, point: KillPoint) {
         return;
     }
     scene.server.launch().unwrap();
-    assert_eq!(layout(&scene.server), 2, "after {point:?}");
+    assert_eq!(layout(&scene.server), EARLIER, "after {point:?}");
     assert_eq!(leftovers(&scene.server), [""; 0], "after {point:?}");
     assert!(is_let_in(scene), "after {point:?}");
     scene.server.kill().unwrap();
