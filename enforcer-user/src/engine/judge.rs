@@ -89,7 +89,7 @@ impl Engine {
                 (false, true) => verdict_action::WOULD_DENY,
                 (false, false) => verdict_action::DENY,
             },
-            rule: rule_number(policy, decision.rules.first().copied()),
+            rule: decision.rules.first().map_or(0, |rule| rule_number(rule)),
             port_matters: decision.port_matters,
             valid_until: decision.valid_until.map(|at| u64::try_from(at).unwrap_or_default()),
             denial,
@@ -157,11 +157,9 @@ fn no_policy() -> Judged {
     }
 }
 
-/// The place of a rule among all, from 1; 0 for none.
-fn rule_number(policy: &Policy, rule: Option<&Rule>) -> u32 {
-    let Some(rule) = rule else { return 0 };
-    let place = policy.set().rules().iter().position(|one| std::ptr::eq(one, rule));
-    place.and_then(|n| u32::try_from(n + 1).ok()).unwrap_or_default()
+/// The place of a rule among all, from 1.
+fn rule_number(rule: &Rule) -> u32 {
+    u32::try_from(rule.number() + 1).unwrap_or_default()
 }
 
 fn because(decision: &Decision<'_>) -> String {

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use cedar_policy::{EntityUid, Policy};
+use cedar_policy::Policy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::facts::facts;
 use super::request::{Ends, Question, Request};
-use super::rule::{Effect, Rule, RuleReference};
+use super::rule::{Effect, Head, Rule, RuleReference};
 use super::set::{Outcome, PolicySet};
 
 /// The most rules shown that nearly permitted.
@@ -68,10 +68,10 @@ impl PolicySet {
         let decision = self.decide(asked);
         let nothing_permits = !decision.allow && decision.rules.is_empty();
         let ends = Ends::new(asked).ok().filter(|_| nothing_permits);
-        let failures = decision
-            .failures
-            .iter()
-            .map(|failure| Failure { rule: failure.rule.into(), message: failure.message.clone() });
+        let failures = decision.failures.iter().map(|failure| Failure {
+            rule: failure.rule.into(),
+            message: failure.message.to_string(),
+        });
         Explanation {
             caller: asked.caller.spiffe_id(),
             callee: asked.callee.spiffe_id(),
@@ -86,8 +86,8 @@ impl PolicySet {
         }
     }
 
-    fn near_misses(&self, asked: &Request<'_>, ends: &Ends) -> Vec<NearMiss> {
-        let Ok(question) = Question::new(asked, ends, true) else {
+    fn near_misses(&self, asked: &Request<'_>, ends: &Ends<'_>) -> Vec<NearMiss> {
+        let Ok(question) = Question::new(asked, true) else {
             return Vec::new();
         };
         let permits = self.rules().iter().filter(|rule| rule.effect() == Effect::Permit);
@@ -138,28 +138,30 @@ impl PolicySet {
 }
 
 /// What in the rule's head the request does not meet.
-fn head_misses(rule: &Rule, asked: &Request<'_>, ends: &Ends) -> Vec<String> {
+fn head_misses(rule: &Rule, asked: &Request<'_>, ends: &Ends<'_>) -> Vec<String> {
     let mut misses = Vec::new();
     let owner = rule.scope();
     if !owner.contains(asked.caller.namespace()) || !owner.contains(asked.callee.namespace()) {
         misses.push(format!("its file speaks only for workloads in {owner}"));
     }
-    if let Some(wanted) = rule.caller_scope()
-        && !ends.caller.is_or_is_in(&wanted)
-    {
+    let wanted = rule.caller();
+    if !ends.caller.passes(&wanted) {
         misses.push(format!("the caller {} is not {}", asked.caller, wording(&wanted)));
     }
-    if let Some(wanted) = rule.callee_scope()
-        && !ends.callee.is_or_is_in(&wanted)
-    {
+    let wanted = rule.callee();
+    if !ends.callee.passes(&wanted) {
         misses.push(format!("the callee {} is not {}", asked.callee, wording(&wanted)));
     }
     misses
 }
 
-fn wording(wanted: &EntityUid) -> String {
-    let id = wanted.id().unescaped();
-    if super::schema::is_namespace(wanted) { format!("in {id}") } else { id.to_owned() }
+fn wording(wanted: &Head) -> String {
+    match wanted {
+        Head::Any => "anybody".to_owned(),
+        Head::Namespace(path) => format!("in {path}"),
+        Head::Workload(spiffe_id) => spiffe_id.to_string(),
+        Head::Other(uid) => uid.id().unescaped().to_owned(),
+    }
 }
 
 /// The parts that must all hold: `when { a && b }` is two, `unless { a || b }` is two.

@@ -2,38 +2,55 @@
 //!
 //! A policy's head names at most one entity for the caller and one for the callee: a workload, a
 //! namespace, or none. A request can satisfy only heads that name its own two workloads and the
-//! namespaces above them, a few dozen keys, whatever the size of the set. Cedar still evaluates
-//! the whole of every candidate: the index only leaves out what cannot match.
+//! namespaces above them, a few dozen keys, whatever the size of the set. The whole of every candidate
+//! is still evaluated: the index only leaves out what cannot match.
 
 use std::collections::HashMap;
 
-use cedar_policy::{EntityUid, PolicySet as CedarSet};
+use cedar_policy::PolicySet as CedarSet;
 
+use super::asked::Words;
+use super::compile::compile;
 use super::dependencies::Reads;
 use super::error::PolicyError;
-use super::request::{End, Ends};
-use super::rule::{Effect, Rule};
-use crate::identity::Namespace;
+use super::native::Test;
+use super::request::{End, Ends, is_below};
+use super::rule::{Effect, Head, Rule};
 
-/// What one side of a head names; none for any workload.
-type Key = Option<EntityUid>;
-
-/// Policies with the same head and effect, as Cedar takes them.
+/// Policies with the same head.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
-    pub permits: CedarSet,
-    pub forbids: CedarSet,
-    pub permit_reads: Reads,
-    pub forbid_reads: Reads,
+    pub permits: Rules,
+    pub forbids: Rules,
 }
 
+/// Policies of one head and effect.
 #[derive(Debug, Default)]
-struct Heads(HashMap<Key, HashMap<Key, Bucket>>);
+pub(super) struct Rules {
+    /// The condition and the number of each that needs no Cedar.
+    pub native: Vec<(Test, usize)>,
+    /// The others, as Cedar takes them.
+    pub foreign: CedarSet,
+    pub reads: Reads,
+}
+
+/// Something by what one side of a head names.
+#[derive(Debug)]
+struct Keyed<V> {
+    any: Option<V>,
+    namespaces: HashMap<Box<str>, V>,
+    workloads: HashMap<Box<str>, V>,
+}
+
+type Heads = Keyed<Keyed<Bucket>>;
 
 /// All policies of a set, by owner and head.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    by_scope: HashMap<Namespace, Heads>,
+    by_scope: HashMap<Box<str>, Heads>,
+    pub words: Words,
+    /// Rules that are Cedar's to evaluate.
+    pub foreign: usize,
 }
 
 /// A bucket that a request reaches, and which of its effects the owner's scope lets through.
@@ -48,20 +65,20 @@ impl Index {
     pub fn build(rules: &[Rule]) -> Result<Self, PolicyError> {
         let mut index = Self::default();
         for rule in rules {
-            let heads = index.by_scope.entry(rule.scope.clone()).or_default();
-            let callers = heads.0.entry(rule.caller_scope()).or_default();
-            callers.entry(rule.callee_scope()).or_default().add(rule)?;
+            let heads = index.by_scope.entry(rule.scope.as_str().into()).or_default();
+            let callers = heads.named(rule.caller());
+            let native = callers.named(rule.callee()).add(rule, &mut index.words)?;
+            index.foreign += usize::from(!native);
         }
         Ok(index)
     }
 
     /// Every bucket that could hold a policy which applies.
-    pub fn candidates<'a>(&'a self, ends: &Ends) -> Vec<Candidate<'a>> {
-        let (callers, callees) = (keys(&ends.caller), keys(&ends.callee));
+    pub fn candidates<'a>(&'a self, ends: &'a Ends<'_>) -> Vec<Candidate<'a>> {
         let mut found = Vec::new();
         for (heads, permits_apply) in self.scopes(ends) {
-            for by_callee in callers.iter().filter_map(|key| heads.0.get(key)) {
-                let buckets = callees.iter().filter_map(|key| by_callee.get(key));
+            for by_callee in heads.reached(&ends.caller) {
+                let buckets = by_callee.reached(&ends.callee);
                 found.extend(buckets.map(|bucket| Candidate { bucket, permits_apply }));
             }
         }
@@ -69,10 +86,10 @@ impl Index {
     }
 
     /// The owners above either end; a permit needs its owner above both.
-    fn scopes<'a>(&'a self, ends: &Ends) -> impl Iterator<Item = (&'a Heads, bool)> {
-        let (caller, callee) = (&ends.caller.scopes, &ends.callee.scopes);
-        let of_caller = caller.iter().map(|owner| (owner, callee.contains(owner)));
-        let of_callee_only = callee.iter().filter(|owner| !caller.contains(owner));
+    fn scopes<'a>(&'a self, ends: &'a Ends<'_>) -> impl Iterator<Item = (&'a Heads, bool)> {
+        let (caller, callee) = (ends.caller.namespace, ends.callee.namespace);
+        let of_caller = ends.caller.scopes().map(|owner| (owner, is_below(callee, owner)));
+        let of_callee_only = ends.callee.scopes().filter(|owner| !is_below(caller, owner));
         of_caller
             .chain(of_callee_only.map(|owner| (owner, false)))
             .filter_map(|(owner, both)| self.by_scope.get(owner).map(|heads| (heads, both)))
@@ -82,23 +99,56 @@ impl Index {
 impl Candidate<'_> {
     /// What its policies read, as far as they apply.
     pub fn reads(&self) -> Reads {
-        let permits = if self.permits_apply { self.bucket.permit_reads } else { Reads::default() };
-        self.bucket.forbid_reads.or(permits)
+        let permits = if self.permits_apply { self.bucket.permits.reads } else { Reads::default() };
+        self.bucket.forbids.reads.or(permits)
+    }
+
+    /// Whether some that apply are Cedar's to evaluate.
+    pub fn needs_cedar(&self) -> bool {
+        !self.bucket.forbids.foreign.is_empty()
+            || (self.permits_apply && !self.bucket.permits.foreign.is_empty())
     }
 }
 
 impl Bucket {
-    fn add(&mut self, rule: &Rule) -> Result<(), PolicyError> {
-        let (set, reads) = match rule.effect {
-            Effect::Permit => (&mut self.permits, &mut self.permit_reads),
-            Effect::Forbid => (&mut self.forbids, &mut self.forbid_reads),
+    /// Whether the rule needs no Cedar.
+    fn add(&mut self, rule: &Rule, words: &mut Words) -> Result<bool, PolicyError> {
+        let rules = match rule.effect {
+            Effect::Permit => &mut self.permits,
+            Effect::Forbid => &mut self.forbids,
         };
-        *reads = reads.or(rule.reads);
-        set.add(rule.policy.clone()).map_err(|error| rule.finding(error.to_string()))
+        rules.reads = rules.reads.or(rule.reads);
+        if let Some(test) = compile(&rule.policy, words) {
+            rules.native.push((test, rule.number));
+            return Ok(true);
+        }
+        let added = rules.foreign.add(rule.policy.clone());
+        added.map(|()| false).map_err(|error| rule.finding(error.to_string()))
     }
 }
 
-fn keys(end: &End) -> Vec<Key> {
-    let named = std::iter::once(&end.workload).chain(&end.namespaces).cloned().map(Some);
-    std::iter::once(None).chain(named).collect()
+impl<V> Default for Keyed<V> {
+    fn default() -> Self {
+        Self { any: None, namespaces: HashMap::new(), workloads: HashMap::new() }
+    }
+}
+
+impl<V: Default> Keyed<V> {
+    fn named(&mut self, head: Head) -> &mut V {
+        match head {
+            Head::Namespace(path) => self.namespaces.entry(path).or_default(),
+            Head::Workload(spiffe_id) => self.workloads.entry(spiffe_id).or_default(),
+            // What names neither passes no request: Cedar says so each time.
+            Head::Any | Head::Other(_) => self.any.get_or_insert_default(),
+        }
+    }
+}
+
+impl<V> Keyed<V> {
+    /// All that a workload could pass.
+    fn reached<'a>(&'a self, end: &'a End<'_>) -> impl Iterator<Item = &'a V> {
+        let namespaces = end.scopes().filter_map(|path| self.namespaces.get(path));
+        let workload = self.workloads.get(end.spiffe_id.as_str());
+        self.any.iter().chain(workload).chain(namespaces)
+    }
 }

@@ -3,12 +3,15 @@
 //! `files -> parse -> validate -> index -> decide`. A loaded policy never changes; a reload makes
 //! a new one, or an error and nothing else.
 
+mod asked;
+mod compile;
 mod dependencies;
 mod error;
 mod explain;
 mod facts;
 mod index;
 mod names;
+mod native;
 pub mod network;
 mod parse;
 mod protocol;

@@ -2,11 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cedar_policy::{
-    Context, Entities, Entity, EntityUid, Request as CedarRequest, RestrictedExpression,
-};
+use cedar_policy::{Context, Entities, Entity, Request as CedarRequest, RestrictedExpression};
 
 use super::protocol::Protocol;
+use super::rule::Head;
 use super::schema;
 use crate::identity::{Identity, Namespace};
 
@@ -29,19 +28,21 @@ pub struct Request<'a> {
     pub unix_seconds: i64,
 }
 
-/// The two ends of a request, in the words that policy heads use.
+/// The two ends of a request that can be asked, and what else is looked up more than once.
 #[derive(Debug)]
-pub(super) struct Ends {
-    pub caller: End,
-    pub callee: End,
+pub(super) struct Ends<'a> {
+    pub caller: End<'a>,
+    pub callee: End<'a>,
+    /// The name of the protocol.
+    pub protocol: String,
 }
 
-/// A workload and every namespace it lives in, the nearest first.
+/// A workload and where it lives, as policy heads name them.
 #[derive(Debug)]
-pub(super) struct End {
-    pub workload: EntityUid,
-    pub namespaces: Vec<EntityUid>,
-    pub scopes: Vec<Namespace>,
+pub(super) struct End<'a> {
+    pub spiffe_id: String,
+    /// The path of its namespace.
+    pub namespace: &'a str,
 }
 
 /// A request as Cedar takes it, with the two workloads and the namespaces above them.
@@ -51,28 +52,50 @@ pub(super) struct Question {
     pub entities: Entities,
 }
 
-impl Ends {
+impl<'a> Ends<'a> {
     /// The ends of a request that can be asked; the error says why this one cannot.
-    pub fn new(asked: &Request<'_>) -> Result<Self, String> {
+    pub fn new(asked: &Request<'a>) -> Result<Self, String> {
         check_identities(asked.caller, asked.callee)?;
         if !(0..=LAST_SECOND).contains(&asked.unix_seconds) {
             return Err(format!("time {} lies outside 1970 to 9999", asked.unix_seconds));
         }
-        Ok(Self { caller: End::new(asked.caller), callee: End::new(asked.callee) })
+        Ok(Self {
+            caller: End::new(asked.caller),
+            callee: End::new(asked.callee),
+            protocol: asked.protocol.to_string(),
+        })
     }
 }
 
-impl End {
-    fn new(identity: &Identity) -> Self {
-        let scopes: Vec<Namespace> = identity.namespace().ancestors().collect();
-        let namespaces = scopes.iter().map(schema::namespace_uid).collect();
-        Self { workload: schema::workload_uid(identity), namespaces, scopes }
+impl<'a> End<'a> {
+    fn new(identity: &'a Identity) -> Self {
+        Self { spiffe_id: identity.spiffe_id(), namespace: identity.namespace().as_str() }
     }
 
-    /// Whether a head that names this entity lets the workload pass.
-    pub fn is_or_is_in(&self, named: &EntityUid) -> bool {
-        *named == self.workload || self.namespaces.contains(named)
+    /// Every namespace it lives in, the nearest first, the root last.
+    pub fn scopes(&self) -> impl Iterator<Item = &'a str> {
+        std::iter::successors(Some(self.namespace), |path| match path.rsplit_once('/')? {
+            ("", "") => None,
+            ("", _) => Some("/"),
+            (above, _) => Some(above),
+        })
     }
+
+    /// Whether what a head names lets the workload pass.
+    pub fn passes(&self, head: &Head) -> bool {
+        match head {
+            Head::Any => true,
+            Head::Namespace(path) => is_below(self.namespace, path),
+            Head::Workload(spiffe_id) => **spiffe_id == self.spiffe_id,
+            Head::Other(_) => false,
+        }
+    }
+}
+
+/// Whether the namespace of path `inner` is that of `outer` or lies below it, by whole segments.
+pub(super) fn is_below(inner: &str, outer: &str) -> bool {
+    outer == "/"
+        || inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Question {
@@ -80,11 +103,11 @@ impl Question {
     ///
     /// Parsing a time costs more than all the rest, so it is left out for policies that do not
     /// read it; one that did nevertheless would fail, and a failure never opens.
-    pub fn new(asked: &Request<'_>, ends: &Ends, with_time: bool) -> Result<Self, String> {
+    pub fn new(asked: &Request<'_>, with_time: bool) -> Result<Self, String> {
         let request = CedarRequest::new(
-            ends.caller.workload.clone(),
+            schema::workload_uid(asked.caller),
             schema::connect_uid(),
-            ends.callee.workload.clone(),
+            schema::workload_uid(asked.callee),
             context(asked, with_time)?,
             None,
         )
@@ -101,7 +124,8 @@ fn check_identities(caller: &Identity, callee: &Identity) -> Result<(), String> 
             "{caller} and {callee} are of two trust domains; policies speak of one"
         ));
     }
-    if caller.spiffe_id() == callee.spiffe_id() && caller != callee {
+    let same_name = caller.name() == callee.name() && caller.namespace() == callee.namespace();
+    if same_name && caller != callee {
         return Err(format!(
             "caller and callee are both {caller}, but their labels differ: {:?} and {:?}",
             caller.labels(),
@@ -197,6 +221,22 @@ const fn civil_date(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_namespaces_in_another_form() {
+        let namespaces = ["/", "/a", "/a/b", "/a/b/c", "/ab"].map(|text| {
+            let namespace: Namespace = text.parse().unwrap();
+            namespace
+        });
+        for inner in &namespaces {
+            let end = End { spiffe_id: String::new(), namespace: inner.as_str() };
+            let above: Vec<String> = inner.ancestors().map(|n| n.to_string()).collect();
+            assert_eq!(end.scopes().collect::<Vec<_>>(), above);
+            for outer in &namespaces {
+                assert_eq!(is_below(inner.as_str(), outer.as_str()), outer.contains(inner));
+            }
+        }
+    }
 
     #[test]
     fn seconds_become_dates() {

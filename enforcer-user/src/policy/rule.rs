@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::dependencies::Reads;
 use super::error::PolicyError;
+use super::schema;
 use crate::identity::Namespace;
 
 /// Whether a rule opens or closes.
@@ -34,6 +35,12 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Its place among the rules of its set, from 0.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
     /// The `@id` annotation, or `file:line`.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -70,29 +77,54 @@ impl Rule {
         &self.scope
     }
 
-    /// The one entity that the caller must be or be in; none when the scope lets any caller pass.
-    pub(super) fn caller_scope(&self) -> Option<EntityUid> {
+    /// What the head names for the caller.
+    pub(super) fn caller(&self) -> Head {
         match self.policy.principal_constraint() {
             PrincipalConstraint::In(uid)
             | PrincipalConstraint::Eq(uid)
-            | PrincipalConstraint::IsIn(_, uid) => Some(uid),
-            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
+            | PrincipalConstraint::IsIn(_, uid) => Head::of(uid),
+            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => Head::Any,
         }
     }
 
-    /// The one entity that the callee must be or be in; none when the scope lets any callee pass.
-    pub(super) fn callee_scope(&self) -> Option<EntityUid> {
+    /// What the head names for the callee.
+    pub(super) fn callee(&self) -> Head {
         match self.policy.resource_constraint() {
             ResourceConstraint::In(uid)
             | ResourceConstraint::Eq(uid)
-            | ResourceConstraint::IsIn(_, uid) => Some(uid),
-            ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
+            | ResourceConstraint::IsIn(_, uid) => Head::of(uid),
+            ResourceConstraint::Any | ResourceConstraint::Is(_) => Head::Any,
         }
     }
 
     pub(super) fn finding(&self, message: impl Into<String>) -> PolicyError {
         let (file, message) = (self.file.clone(), message.into());
         PolicyError { file, line: self.line, column: 0, message, help: None }
+    }
+}
+
+/// The one entity that a side of a policy's head names: who passes is it or is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Head {
+    /// None: anybody passes.
+    Any,
+    /// A namespace, by its path.
+    Namespace(Box<str>),
+    /// A workload, by its SPIFFE ID.
+    Workload(Box<str>),
+    /// Something that no workload is or is in.
+    Other(Box<EntityUid>),
+}
+
+impl Head {
+    fn of(uid: EntityUid) -> Self {
+        if schema::is_namespace(&uid) {
+            Self::Namespace(uid.id().unescaped().into())
+        } else if schema::is_workload(&uid) {
+            Self::Workload(uid.id().unescaped().into())
+        } else {
+            Self::Other(Box::new(uid))
+        }
     }
 }
 

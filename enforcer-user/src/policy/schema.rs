@@ -68,8 +68,13 @@ action connect appliesTo {
 };
 ";
 
-static NAMESPACE: LazyLock<EntityTypeName> = LazyLock::new(|| entity_type("Namespace"));
-static WORKLOAD: LazyLock<EntityTypeName> = LazyLock::new(|| entity_type("Workload"));
+/// The type of a namespace's entity.
+pub const NAMESPACE_TYPE: &str = "Namespace";
+/// The type of a workload's entity.
+pub const WORKLOAD_TYPE: &str = "Workload";
+
+static NAMESPACE: LazyLock<EntityTypeName> = LazyLock::new(|| entity_type(NAMESPACE_TYPE));
+static WORKLOAD: LazyLock<EntityTypeName> = LazyLock::new(|| entity_type(WORKLOAD_TYPE));
 static LABELS: LazyLock<EntityTypeName> = LazyLock::new(|| entity_type("Labels"));
 static CONNECT: LazyLock<EntityUid> = LazyLock::new(|| uid(&entity_type("Action"), "connect"));
 
@@ -122,6 +127,12 @@ pub fn labels_uid(identity: &Identity) -> EntityUid {
 #[must_use]
 pub fn connect_uid() -> EntityUid {
     CONNECT.clone()
+}
+
+/// The type of a workload's entity, as Cedar takes it.
+#[must_use]
+pub fn workload_type() -> &'static EntityTypeName {
+    &WORKLOAD
 }
 
 /// Whether the entity is a namespace.

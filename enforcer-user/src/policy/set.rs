@@ -1,13 +1,14 @@
 //! An immutable set of policies behind one `decide()`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Policy, PolicySet as CedarSet, Response};
-use serde::Serialize;
 
+use super::asked::{Asked, Missing};
 use super::dependencies::Reads;
 use super::error::{PolicyError, PolicyErrors};
-use super::index::{Candidate, Index};
+use super::index::{Candidate, Index, Rules};
 use super::names::nearest;
 use super::parse::{self, Parsed, rule_of};
 use super::request::{Ends, Question, Request};
@@ -26,16 +27,16 @@ pub struct PolicySet {
 }
 
 /// A rule that could not be evaluated, and why.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct RuleFailure<'a> {
     /// The rule.
     pub rule: &'a Rule,
     /// For example the label that was missing.
-    pub message: String,
+    pub message: Arc<str>,
 }
 
 /// May the caller connect to the callee, and because of what.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Decision<'a> {
     /// True only when some `permit` holds, no `forbid` holds and no `forbid` failed.
     pub allow: bool,
@@ -75,6 +76,13 @@ impl PolicySet {
         &self.rules
     }
 
+    /// Number of rules whose conditions only Cedar can evaluate, each decision about them at many times
+    /// the cost.
+    #[must_use]
+    pub fn left_to_cedar(&self) -> usize {
+        self.index.foreign
+    }
+
     /// Every label name that some rule uses; no other label needs to travel in a credential.
     #[must_use]
     pub fn labels_used(&self) -> BTreeSet<&str> {
@@ -105,11 +113,13 @@ impl PolicySet {
         let judged = Ends::new(request).and_then(|ends| {
             let candidates = self.index.candidates(&ends);
             let reads = candidates.iter().fold(Reads::default(), |all, c| all.or(c.reads()));
-            let asked = Question::new(request, &ends, reads.time)?;
+            let foreign = candidates.iter().any(Candidate::needs_cedar);
+            let question = foreign.then(|| Question::new(request, reads.time)).transpose()?;
+            let asked = Asked::new(&self.index.words, request, &ends);
             Ok(Decision {
                 valid_until: reads.time.then(|| next_minute(request.unix_seconds)),
                 port_matters: reads.port,
-                ..self.judge(&asked, &candidates)
+                ..self.judge(&asked, question.as_ref(), &candidates)
             })
         });
         judged.unwrap_or_else(Decision::refuse)
@@ -129,13 +139,19 @@ impl PolicySet {
         if diagnostics.reason().next().is_some() { Outcome::Holds } else { Outcome::False }
     }
 
-    /// Allowed or not and why; what the answer depends on is the caller's to add.
-    fn judge(&self, asked: &Question, candidates: &[Candidate<'_>]) -> Decision<'_> {
+    /// Allowed or not and why; what the answer depends on is the caller's to add. There is a question
+    /// to Cedar if some candidate needs it.
+    fn judge(
+        &self,
+        asked: &Asked<'_>,
+        question: Option<&Question>,
+        candidates: &[Candidate<'_>],
+    ) -> Decision<'_> {
         let (mut forbids, mut permits) = (Findings::default(), Findings::default());
         for candidate in candidates {
-            self.evaluate(&candidate.bucket.forbids, asked, &mut forbids);
+            self.evaluate(&candidate.bucket.forbids, asked, question, &mut forbids);
             if candidate.permits_apply {
-                self.evaluate(&candidate.bucket.permits, asked, &mut permits);
+                self.evaluate(&candidate.bucket.permits, asked, question, &mut permits);
             }
         }
         let allow = !forbids.any && !permits.holding.is_empty();
@@ -151,11 +167,27 @@ impl PolicySet {
     }
 
     /// Evaluates policies that all have one effect.
-    fn evaluate<'a>(&'a self, set: &CedarSet, asked: &Question, found: &mut Findings<'a>) {
-        if set.is_empty() {
+    fn evaluate<'a>(
+        &'a self,
+        rules: &Rules,
+        asked: &Asked<'_>,
+        question: Option<&Question>,
+        found: &mut Findings<'a>,
+    ) {
+        for (test, number) in &rules.native {
+            found.add_native(self.rules.get(*number), test.holds(asked), asked);
+        }
+        if rules.foreign.is_empty() {
             return;
         }
-        let response = self.authorizer.is_authorized(&asked.request, set, &asked.entities);
+        let Some(question) = question else {
+            // A forbid that cannot be asked about denies.
+            found.any = true;
+            return;
+        };
+        let authorizer = &self.authorizer;
+        let response =
+            authorizer.is_authorized(&question.request, &rules.foreign, &question.entities);
         found.add(&self.rules, &response);
     }
 }
@@ -178,11 +210,36 @@ impl Decision<'_> {
 struct Findings<'a> {
     holding: Vec<&'a Rule>,
     failed: Vec<RuleFailure<'a>>,
+    /// Labels that were missing, and what is said of each.
+    missing: Vec<(Missing, Arc<str>)>,
     /// Whether any policy held or failed, whether or not its rule was found again.
     any: bool,
 }
 
 impl<'a> Findings<'a> {
+    fn add_native(
+        &mut self,
+        rule: Option<&'a Rule>,
+        outcome: Result<bool, Missing>,
+        asked: &Asked<'_>,
+    ) {
+        self.any |= !matches!(outcome, Ok(false));
+        match outcome {
+            Ok(false) => {}
+            Ok(true) => self.holding.extend(rule),
+            Err(missing) => {
+                // One text, however many rules read the label.
+                let known = self.missing.iter().find(|(known, _)| *known == missing);
+                let message = known
+                    .map_or_else(|| asked.message(missing).into(), |(_, text)| Arc::clone(text));
+                if known.is_none() {
+                    self.missing.push((missing, Arc::clone(&message)));
+                }
+                self.failed.extend(rule.map(|rule| RuleFailure { rule, message }));
+            }
+        }
+    }
+
     fn add(&mut self, rules: &'a [Rule], response: &Response) {
         let diagnostics = response.diagnostics();
         self.any |= diagnostics.reason().next().is_some() || diagnostics.errors().next().is_some();
@@ -190,7 +247,7 @@ impl<'a> Findings<'a> {
         for error in diagnostics.errors() {
             let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
             if let Some(rule) = rule_of(rules, error.policy_id()) {
-                let message = error.inner().to_string();
+                let message = error.inner().to_string().into();
                 self.failed.push(RuleFailure { rule, message });
             }
         }

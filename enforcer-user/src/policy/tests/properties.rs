@@ -1,4 +1,5 @@
-//! The index against the whole set, over random policies and identities.
+//! Index and compiled conditions against Cedar's own evaluation of the whole set, over random policies
+//! and identities.
 
 use cedar_policy::{Authorizer, PolicySet as CedarSet};
 use proptest::prelude::*;
@@ -25,6 +26,74 @@ const CONDITIONS: [&str; 12] = [
     "when { context.time < datetime(\"2026-03-02T10:30:20Z\") }",
 ];
 
+/// Conditions that need no Cedar, of every shape that there is.
+const NATIVE: [&str; 35] = [
+    "principal.labels.tier == \"front\"",
+    "\"front\" == resource.labels.tier",
+    "principal.labels.env != \"prod\"",
+    "[\"red\", \"front\", \"\"].contains(principal.labels.team)",
+    "resource.labels.tier like \"fr*t\"",
+    "principal.labels.env like \"*\"",
+    "principal.labels has team",
+    "resource.labels has env",
+    "principal.labels.env == resource.labels.env",
+    "principal.labels.tier == principal.labels.team",
+    "principal.name == \"web\"",
+    "resource.name like \"d?*\" || resource.name like \"d*\"",
+    "principal.name == resource.name",
+    "principal.trust_domain == \"example.org\"",
+    "resource.spiffe_id like \"spiffe://*/a/*\"",
+    "principal.spiffe_id == \"spiffe://example.org/a/web\"",
+    "principal == Workload::\"spiffe://example.org/a/b/db\"",
+    "principal == resource",
+    "principal in resource",
+    "principal.namespace == resource.namespace",
+    "principal.namespace == Namespace::\"/a/b\"",
+    "principal in Namespace::\"/a\"",
+    "resource.namespace in Namespace::\"/\"",
+    "resource in principal.namespace",
+    "principal.namespace in resource.namespace",
+    "resource in [Namespace::\"/a/b\", Namespace::\"/x\"]",
+    "principal in [Workload::\"spiffe://example.org/a/web\"]",
+    "context.port == 80",
+    "context.port <= 80",
+    "context.port > 80",
+    "443 > context.port",
+    "80 <= context.port",
+    "[80, 443].contains(context.port)",
+    "context.protocol == \"tcp\"",
+    "context.protocol like \"t*\"",
+];
+
+/// Conditions of these and of some that need Cedar, joined in every way.
+fn condition() -> impl Strategy<Value = String> {
+    let foreign = vec![
+        "context.port * 9223372036854775807 > 0",
+        "context.time < datetime(\"2026-03-02T10:30:20Z\")",
+        "principal has labels.tier",
+    ];
+    let part = prop_oneof![12 => select(NATIVE.to_vec()), 1 => select(foreign)];
+    part.prop_map(str::to_owned).prop_recursive(3, 12, 3, |part| {
+        prop_oneof![
+            (part.clone(), part.clone()).prop_map(|(a, b)| format!("({a}) && ({b})")),
+            (part.clone(), part.clone()).prop_map(|(a, b)| format!("({a}) || ({b})")),
+            part.clone().prop_map(|a| format!("!({a})")),
+            (part.clone(), part.clone(), part)
+                .prop_map(|(a, b, c)| format!("if {a} then {b} else {c}")),
+        ]
+    })
+}
+
+/// What stands behind the head.
+fn clauses() -> impl Strategy<Value = String> {
+    prop_oneof![
+        3 => select(CONDITIONS.to_vec()).prop_map(str::to_owned),
+        4 => condition().prop_map(|condition| format!("when {{ {condition} }}")),
+        1 => (condition(), condition())
+            .prop_map(|(when, unless)| format!("when {{ {when} }} unless {{ {unless} }}")),
+    ]
+}
+
 fn head(variable: &'static str) -> impl Strategy<Value = String> {
     let workloads: Vec<String> = NAMESPACES
         .iter()
@@ -43,7 +112,7 @@ fn head(variable: &'static str) -> impl Strategy<Value = String> {
 
 fn policy() -> impl Strategy<Value = String> {
     let effect = prop_oneof![3 => Just("permit"), 1 => Just("forbid")];
-    (effect, head("principal"), head("resource"), select(CONDITIONS.to_vec())).prop_map(
+    (effect, head("principal"), head("resource"), clauses()).prop_map(
         |(effect, caller, callee, condition)| {
             format!("{effect}({caller}, action, {callee}) {condition};\n")
         },
@@ -77,9 +146,12 @@ fn in_scope(scope: &Namespace, rule: &Rule, asked: &Request<'_>) -> bool {
     }
 }
 
+/// A rule that failed, and what is said of it.
+type Failed = (String, String);
+
 /// Rules of one effect that hold and that fail, by Cedar's own evaluation of all of them.
-fn whole(set: &PolicySet, asked: &Request<'_>, effect: Effect) -> (Vec<String>, Vec<String>) {
-    let question = Question::new(asked, &Ends::new(asked).unwrap(), true).unwrap();
+fn whole(set: &PolicySet, asked: &Request<'_>, effect: Effect) -> (Vec<String>, Vec<Failed>) {
+    let question = Question::new(asked, true).unwrap();
     let rules =
         set.rules().iter().filter(|r| r.effect() == effect && in_scope(r.scope(), r, asked));
     let all = CedarSet::from_policies(rules.map(|rule| rule.policy.clone())).unwrap();
@@ -89,11 +161,11 @@ fn whole(set: &PolicySet, asked: &Request<'_>, effect: Effect) -> (Vec<String>, 
         set.rules()[number].name().to_owned()
     };
     let mut holding: Vec<String> = response.diagnostics().reason().map(name).collect();
-    let mut failed: Vec<String> = response
+    let mut failed: Vec<Failed> = response
         .diagnostics()
         .errors()
         .map(|cedar_policy::AuthorizationError::PolicyEvaluationError(error)| {
-            name(error.policy_id())
+            (name(error.policy_id()), error.inner().to_string())
         })
         .collect();
     holding.sort();
@@ -122,12 +194,19 @@ proptest! {
         let (forbids, failed_forbids) = whole(&set, &asked, Effect::Forbid);
         let denied = !forbids.is_empty() || !failed_forbids.is_empty();
         prop_assert_eq!(decision.allow, !denied && !permits.is_empty());
-        let mut deciding = if decision.allow { permits } else { [forbids, failed_forbids.clone()].concat() };
+        let failing = failed_forbids.iter().map(|(name, _)| name.clone());
+        let mut deciding = if decision.allow { permits } else { forbids.into_iter().chain(failing).collect() };
         deciding.sort();
         prop_assert_eq!(sorted(decision.rules.iter().copied()), deciding);
         let mut failures = [failed_permits, failed_forbids].concat();
         failures.sort();
-        prop_assert_eq!(sorted(decision.failures.iter().map(|failure| failure.rule)), failures);
+        let mut told: Vec<Failed> = decision
+            .failures
+            .iter()
+            .map(|failure| (failure.rule.name().to_owned(), failure.message.to_string()))
+            .collect();
+        told.sort();
+        prop_assert_eq!(told, failures);
     }
 
     #[test]
@@ -159,5 +238,20 @@ proptest! {
         let after = PolicySet::from_sources(&more).unwrap().decide(&asked).allow;
         let wrong_way = if permits { before && !after } else { after && !before };
         prop_assert!(!wrong_way);
+    }
+}
+
+#[test]
+fn common_conditions_need_no_cedar() {
+    let heads = ["principal", "principal is Workload", "principal in Namespace::\"/a\""];
+    for condition in NATIVE {
+        for head in heads {
+            let rule = format!("permit({head}, action, resource) when {{ {condition} }};");
+            assert_eq!(super::set(&rule).left_to_cedar(), 0, "{rule}");
+        }
+    }
+    for condition in ["context.time < datetime(\"2026-03-02\")", "context.port * 2 > 80"] {
+        let rule = format!("permit(principal, action, resource) when {{ {condition} }};");
+        assert_eq!(super::set(&rule).left_to_cedar(), 1, "{rule}");
     }
 }

@@ -1,0 +1,183 @@
+//! A request as compiled conditions read it: every text they may compare, looked up once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::request::{Ends, Request};
+
+/// Number of a text that some condition compares with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Literal(u32);
+
+/// One of the two workloads of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Side {
+    /// `principal`.
+    Caller,
+    /// `resource`.
+    Callee,
+}
+
+/// Where a text of a request stands: an attribute of a workload, a label, or the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Slot(usize);
+
+impl Slot {
+    /// `context.protocol`.
+    pub const PROTOCOL: Self = Self(8);
+
+    pub fn spiffe_id(side: Side) -> Self {
+        Self::of(side, 0)
+    }
+
+    pub fn name(side: Side) -> Self {
+        Self::of(side, 1)
+    }
+
+    pub fn trust_domain(side: Side) -> Self {
+        Self::of(side, 2)
+    }
+
+    pub fn namespace(side: Side) -> Self {
+        Self::of(side, 3)
+    }
+
+    /// The label of this number.
+    fn label(side: Side, number: usize) -> Self {
+        Self(FIRST_LABEL + 2 * number + side.index())
+    }
+
+    fn of(side: Side, attribute: usize) -> Self {
+        Self(2 * attribute + side.index())
+    }
+}
+
+/// Slots in front of this one are attributes.
+const FIRST_LABEL: usize = 9;
+
+impl Side {
+    fn index(self) -> usize {
+        match self {
+            Self::Caller => 0,
+            Self::Callee => 1,
+        }
+    }
+}
+
+/// The labels and texts that the conditions of a set name, by number.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    labels: HashMap<Arc<str>, usize>,
+    label_names: Vec<Arc<str>>,
+    literals: HashMap<Box<str>, Literal>,
+}
+
+impl Words {
+    /// The slot of a label, which may be new.
+    pub fn label(&mut self, side: Side, name: &str) -> Slot {
+        if let Some(number) = self.labels.get(name) {
+            return Slot::label(side, *number);
+        }
+        let (number, name) = (self.label_names.len(), Arc::<str>::from(name));
+        self.label_names.push(Arc::clone(&name));
+        self.labels.insert(name, number);
+        Slot::label(side, number)
+    }
+
+    /// The number of a text, which may be new; none when there are too many.
+    pub fn literal(&mut self, text: &str) -> Option<Literal> {
+        if let Some(known) = self.literals.get(text) {
+            return Some(*known);
+        }
+        let literal = Literal(u32::try_from(self.literals.len()).ok()?);
+        self.literals.insert(text.into(), literal);
+        Some(literal)
+    }
+
+    fn slots(&self) -> usize {
+        FIRST_LABEL + 2 * self.label_names.len()
+    }
+}
+
+/// A text of a request, and the number of the equal text among those that conditions name.
+#[derive(Debug, Clone, Copy, Default)]
+struct Text<'a> {
+    text: Option<&'a str>,
+    literal: Option<Literal>,
+}
+
+/// A label that a condition reads and that the workload does not carry: the condition fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Missing(Slot);
+
+/// The texts of one request.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    words: &'a Words,
+    ends: &'a Ends<'a>,
+    texts: Vec<Text<'a>>,
+    /// `context.port`.
+    pub port: i64,
+}
+
+impl<'a> Asked<'a> {
+    pub fn new(words: &'a Words, asked: &Request<'a>, ends: &'a Ends<'a>) -> Self {
+        let texts = vec![Text::default(); words.slots()];
+        let mut found = Self { words, ends, texts, port: i64::from(asked.port) };
+        found.put(Slot::PROTOCOL, &ends.protocol);
+        for (side, identity, end) in
+            [(Side::Caller, asked.caller, &ends.caller), (Side::Callee, asked.callee, &ends.callee)]
+        {
+            found.put(Slot::spiffe_id(side), &end.spiffe_id);
+            found.put(Slot::name(side), identity.name());
+            found.put(Slot::trust_domain(side), identity.trust_domain());
+            found.put(Slot::namespace(side), identity.namespace().as_str());
+            for (label, value) in identity.labels() {
+                if let Some(number) = words.labels.get(label.as_str()) {
+                    found.put(Slot::label(side, *number), value);
+                }
+            }
+        }
+        found
+    }
+
+    /// The text; an error for a label that the workload does not carry.
+    pub fn text(&self, slot: Slot) -> Result<&'a str, Missing> {
+        self.at(slot).text.ok_or(Missing(slot))
+    }
+
+    /// The number of the text; none if no condition names it.
+    pub fn literal(&self, slot: Slot) -> Result<Option<Literal>, Missing> {
+        let found = self.at(slot);
+        if found.text.is_some() { Ok(found.literal) } else { Err(Missing(slot)) }
+    }
+
+    /// Whether there is a text.
+    pub fn has(&self, slot: Slot) -> bool {
+        self.at(slot).text.is_some()
+    }
+
+    /// The namespace that a workload lives in.
+    pub fn namespace(&self, side: Side) -> &'a str {
+        self.at(Slot::namespace(side)).text.unwrap_or_default()
+    }
+
+    /// What Cedar says of a condition that reads this label.
+    pub fn message(&self, missing: Missing) -> String {
+        let number = missing.0.0.saturating_sub(FIRST_LABEL);
+        let end = if number.is_multiple_of(2) { &self.ends.caller } else { &self.ends.callee };
+        let label = self.words.label_names.get(number / 2).map_or("", |name| name);
+        format!("`Labels::\"{}\"` does not have the attribute `{label}`", end.spiffe_id)
+    }
+
+    fn at(&self, slot: Slot) -> Text<'a> {
+        self.texts.get(slot.0).copied().unwrap_or_default()
+    }
+
+    fn put(&mut self, slot: Slot, text: &'a str) {
+        let literal = self.words.literals.get(text).copied();
+        if let Some(place) = self.texts.get_mut(slot.0) {
+            *place = Text { text: Some(text), literal };
+        }
+    }
+}
