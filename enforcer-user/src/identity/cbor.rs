@@ -32,6 +32,34 @@ pub fn deterministic_item(bytes: &[u8]) -> Result<usize, EncodingError> {
     Ok(scan.at)
 }
 
+/// Writes a head, its argument in the shortest form.
+pub(super) fn write_head(out: &mut Vec<u8>, major: u8, argument: u64) {
+    let major = major << 5;
+    let [.., b3, b2, b1, b0] = argument.to_be_bytes();
+    match argument {
+        0..=23 => out.push(major | b0),
+        24..=0xff => out.extend([major | 24, b0]),
+        0x100..=0xffff => out.extend([major | 25, b1, b0]),
+        0x1_0000..=0xffff_ffff => out.extend([major | 26, b3, b2, b1, b0]),
+        _ => {
+            out.push(major | 27);
+            out.extend(argument.to_be_bytes());
+        }
+    }
+}
+
+/// Writes a byte string.
+pub(super) fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    write_head(out, 2, bytes.len() as u64);
+    out.extend(bytes);
+}
+
+/// Writes a text.
+pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
+    write_head(out, 3, text.len() as u64);
+    out.extend(text.as_bytes());
+}
+
 struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,

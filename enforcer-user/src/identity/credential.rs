@@ -14,8 +14,9 @@ pub use enforcer_common::abi::MAX_CREDENTIAL_BYTES;
 
 use super::Identity;
 use super::cbor::EncodingError::{self, Malformed};
+use super::cbor::{write_head, write_text};
 use super::contexts;
-use super::payload::{self, Payload, PublicKey};
+use super::payload::{Payload, PublicKey};
 use super::validity::Validity;
 
 /// The longest life of a credential, and so of its X25519 key, in seconds.
@@ -92,13 +93,19 @@ pub fn handle(hash: &[u8; 32]) -> [u8; 8] {
 /// Never 0, which stands for "nobody".
 #[must_use]
 pub fn identity_id(identity: &Identity) -> u64 {
-    let claims = ciborium::Value::Array(vec![
-        identity.trust_domain().into(),
-        identity.namespace().as_str().into(),
-        identity.name().into(),
-        payload::labels_value(identity.labels()),
-    ]);
-    let digest = blake3::derive_key(contexts::IDENTITY_ID, &payload::encode(&claims));
+    let mut claims = Vec::with_capacity(256);
+    write_head(&mut claims, 4, 4);
+    for text in [identity.trust_domain(), identity.namespace().as_str(), identity.name()] {
+        write_text(&mut claims, text);
+    }
+    let mut labels: Vec<(&String, &String)> = identity.labels().iter().collect();
+    labels.sort_unstable_by_key(|(key, _)| (key.len(), *key));
+    write_head(&mut claims, 5, labels.len() as u64);
+    for (key, value) in labels {
+        write_text(&mut claims, key);
+        write_text(&mut claims, value);
+    }
+    let digest = blake3::derive_key(contexts::IDENTITY_ID, &claims);
     u64::from_le_bytes(first_eight(&digest)).max(1)
 }
 
@@ -110,6 +117,9 @@ pub(super) fn first_eight(digest: &[u8; 32]) -> [u8; 8] {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::prelude::*;
+
+    use super::super::payload::{encode, labels_value};
     use super::*;
 
     fn identity(namespace: &str, name: &str, label: &str) -> Identity {
@@ -146,6 +156,23 @@ mod tests {
             ("no workload", Payload { subject: Some("spiffe://example.org".into()), ..good }),
         ] {
             assert!(Credential::from_payload(&payload).is_err(), "{name} was accepted");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ids_hash_the_deterministic_form(
+            labels in prop::collection::btree_map("[a-z]{1,30}", "[ -~]{0,255}", 0..30),
+        ) {
+            let identity = Identity::new("example.org", "/acme".parse().unwrap(), "web", labels).unwrap();
+            let claims = ciborium::Value::Array(vec![
+                "example.org".into(),
+                "/acme".into(),
+                "web".into(),
+                labels_value(identity.labels()),
+            ]);
+            let digest = blake3::derive_key(contexts::IDENTITY_ID, &encode(&claims));
+            prop_assert_eq!(identity_id(&identity), u64::from_le_bytes(first_eight(&digest)));
         }
     }
 

@@ -5,8 +5,9 @@
 //! 17([ << {1: 5} >>,              {}, << claims >>, tag(32) ])         COSE_Mac0, HMAC 256/256
 //! ```
 //!
-//! Opening decodes, encodes afresh from what was understood, and compares: a byte that says
-//! nothing, or the same thing in another way, is refused. Nothing here judges keys or times.
+//! Opening accepts the one form only, which is read directly ([`super::canonical`]). Whatever does not
+//! read so is decoded, encoded afresh from what was understood, and compared: a byte that says nothing,
+//! or the same thing in another way, is refused with its reason. Nothing here judges keys or times.
 
 use coset::iana::Algorithm;
 use coset::{
@@ -16,6 +17,7 @@ use coset::{
 };
 use ed25519_dalek::{Signature, VerifyingKey};
 
+use super::canonical;
 use super::cbor::EncodingError::{self, Malformed, NotCanonical};
 use super::cbor::deterministic_item;
 use super::contexts;
@@ -46,7 +48,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn aad(self) -> &'static [u8] {
+    pub(super) fn aad(self) -> &'static [u8] {
         match self {
             Self::CredentialPki => contexts::CREDENTIAL_PKI,
             Self::CredentialPsk => contexts::CREDENTIAL_PSK,
@@ -64,7 +66,17 @@ impl Kind {
         if self.is_mac() { Algorithm::HMAC_256_256 } else { Algorithm::EdDSA }
     }
 
-    fn tag(self) -> u8 {
+    /// The algorithm as it is encoded in a header: -8 or 5.
+    pub(super) fn algorithm_byte(self) -> u8 {
+        if self.is_mac() { 0x05 } else { 0x27 }
+    }
+
+    /// The context string of what is sealed (RFC 9052 4.4 and 6.3).
+    pub(super) fn context(self) -> &'static str {
+        if self.is_mac() { "MAC0" } else { "Signature1" }
+    }
+
+    pub(super) fn tag(self) -> u8 {
         if self.is_mac() { MAC0_TAG } else { SIGN1_TAG }
     }
 }
@@ -130,12 +142,14 @@ impl Envelope {
 }
 
 /// An envelope taken from the front of some bytes, in canonical form, its seal not yet checked.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Opened {
     /// What it says.
     pub envelope: Envelope,
     /// Signature or tag, as many bytes as there were.
     pub seal: Vec<u8>,
+    /// What signature or tag cover: [`Envelope::to_be_sealed`].
+    pub sealed: Vec<u8>,
     /// Length in bytes of the envelope; what follows was not looked at.
     pub len: usize,
 }
@@ -145,14 +159,18 @@ impl Opened {
     /// points, no second form of a valid signature.
     #[must_use]
     pub fn signed_by(&self, key: &VerifyingKey) -> bool {
-        let message = self.envelope.to_be_sealed();
         Signature::from_slice(&self.seal)
-            .is_ok_and(|signature| key.verify_strict(&message, &signature).is_ok())
+            .is_ok_and(|signature| key.verify_strict(&self.sealed, &signature).is_ok())
     }
 }
 
 /// Opens the envelope at the front of `bytes`; the caller has bounded their length.
 pub fn open(kind: Kind, bytes: &[u8]) -> Result<Opened, EncodingError> {
+    canonical::open(kind, bytes).map_or_else(|| open_slowly(kind, bytes), Ok)
+}
+
+/// Decodes, encodes again and compares: says of any bytes what is wrong with them.
+fn open_slowly(kind: Kind, bytes: &[u8]) -> Result<Opened, EncodingError> {
     let (tag, item) = bytes.split_first().ok_or(Malformed("empty"))?;
     if *tag != kind.tag() {
         return Err(Malformed("not the expected COSE tag"));
@@ -166,7 +184,8 @@ pub fn open(kind: Kind, bytes: &[u8]) -> Result<Opened, EncodingError> {
     if envelope.encode(&seal) != bytes {
         return Err(NotCanonical("not the form its own content encodes to"));
     }
-    Ok(Opened { envelope, seal, len })
+    let sealed = envelope.to_be_sealed();
+    Ok(Opened { envelope, seal, sealed, len })
 }
 
 type Parts = (Header, Option<Vec<u8>>, Vec<u8>);
@@ -199,6 +218,10 @@ fn key_id(kind: Kind, header: Header) -> Result<Option<[u8; KEY_ID_BYTES]>, Enco
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::super::payload::PublicKey;
     use super::*;
 
     const SEAL: [u8; 3] = [1, 2, 3];
@@ -230,18 +253,66 @@ mod tests {
         assert_eq!(bytes, expected);
     }
 
+    const KINDS: [Kind; 5] = [
+        Kind::CredentialPki,
+        Kind::CredentialPsk,
+        Kind::NodeCertificate,
+        Kind::AuthorityCertificate,
+        Kind::NodeRequest,
+    ];
+
+    fn payload() -> impl Strategy<Value = Payload> {
+        let text = || prop::option::of("[a-z:/.\u{e9}]{0,40}");
+        let key = prop::option::of((any::<bool>(), any::<[u8; 32]>()));
+        let labels = prop::collection::btree_map("[a-z]{1,30}", "[ -~]{0,300}", 0..4);
+        let namespaces = prop::collection::btree_set("(/[a-z]{1,3}){1,2}", 0..4);
+        let times = prop::option::of((any::<u64>(), 0..70_000_u64));
+        let id = prop::option::of(any::<[u8; 8]>());
+        (text(), text(), times, id, key, labels, namespaces).prop_map(
+            |(issuer, subject, times, id, key, labels, namespaces)| Payload {
+                issuer,
+                subject,
+                expires: times.map(|(expires, _)| expires),
+                not_before: times.map(|(_, not_before)| not_before),
+                id,
+                key: key.map(
+                    |(signs, x)| {
+                        if signs { PublicKey::Ed25519(x) } else { PublicKey::X25519(x) }
+                    },
+                ),
+                labels,
+                namespaces: namespaces.iter().map(|path| path.parse().unwrap()).collect(),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_of_opening_read_the_same(
+            kind in select(KINDS.to_vec()), payload in payload(), key_id in prop::option::of(any::<[u8; 8]>()),
+            seal in prop::collection::vec(any::<u8>(), 0..70), at in any::<prop::sample::Index>(), change in 1..=255_u8,
+        ) {
+            let envelope = Envelope { kind, key_id, payload };
+            let mut bytes = envelope.encode(&seal);
+            let direct = canonical::open(kind, &bytes).unwrap();
+            prop_assert_eq!(&direct, &open_slowly(kind, &bytes).unwrap());
+            prop_assert_eq!(&direct.envelope, &envelope);
+            // Whatever is changed: what is read directly is what the slow way accepts too.
+            let at = at.index(bytes.len());
+            bytes[at] ^= change;
+            if let Some(direct) = canonical::open(kind, &bytes) {
+                prop_assert_eq!(Ok(direct), open_slowly(kind, &bytes));
+            }
+            bytes.truncate(at);
+            prop_assert!(canonical::open(kind, &bytes).is_none());
+        }
+    }
+
     #[test]
     fn what_is_sealed_differs_by_kind() {
-        let kinds = [
-            Kind::CredentialPki,
-            Kind::CredentialPsk,
-            Kind::NodeCertificate,
-            Kind::AuthorityCertificate,
-            Kind::NodeRequest,
-        ];
         let sealed: std::collections::BTreeSet<Vec<u8>> =
-            kinds.iter().map(|kind| envelope(*kind).to_be_sealed()).collect();
-        assert_eq!(sealed.len(), kinds.len());
+            KINDS.iter().map(|kind| envelope(*kind).to_be_sealed()).collect();
+        assert_eq!(sealed.len(), KINDS.len());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 pub mod armor;
 pub mod authority;
+mod canonical;
 pub mod cbor;
 pub mod certificate;
 pub mod claims;

@@ -154,7 +154,7 @@ impl Verifier {
         self.check_claims(&credential, now)?;
         self.check_revoked(&credential.identity, &hash, None)?;
         let key = self.trust.preshared_key().ok_or(VerifyError::WrongMode("pre-shared key"))?;
-        if !key.tag_matches(&opened.envelope.to_be_sealed(), &opened.seal) {
+        if !key.tag_matches(&opened.sealed, &opened.seal) {
             return Err(VerifyError::BadSignature(Part::Credential));
         }
         Ok(verified(credential, hash, Proof::Psk))
