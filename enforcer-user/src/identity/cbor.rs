@@ -38,11 +38,11 @@ pub(super) fn write_head(out: &mut Vec<u8>, major: u8, argument: u64) {
     let [.., b3, b2, b1, b0] = argument.to_be_bytes();
     match argument {
         0..=23 => out.push(major | b0),
-        24..=0xff => out.extend([major | 24, b0]),
-        0x100..=0xffff => out.extend([major | 25, b1, b0]),
-        0x1_0000..=0xffff_ffff => out.extend([major | 26, b3, b2, b1, b0]),
+        24..=0xff => out.extend([major | 0x18, b0]),
+        0x100..=0xffff => out.extend([major | 0x19, b1, b0]),
+        0x1_0000..=0xffff_ffff => out.extend([major | 0x1a, b3, b2, b1, b0]),
         _ => {
-            out.push(major | 27);
+            out.push(major | 0x1b);
             out.extend(argument.to_be_bytes());
         }
     }

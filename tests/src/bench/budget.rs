@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::cold::Cold;
+use super::engine::Costs;
 use super::figures::{Figures, Samples, Spread};
 use super::flood::{Floods, Kind};
 use super::process::Processes;
@@ -40,6 +41,7 @@ pub fn all(
     rounds: &[Figures],
     cold: &Cold,
     flood: &Floods,
+    costs: &Costs,
     programs: &Programs,
     processes: &Processes,
 ) -> Vec<Budget> {
@@ -69,6 +71,7 @@ pub fn all(
     // What one tick of the clock of process times is worth: no work of userspace for a warm connection.
     let micros = processes.warm.micros_per_connection();
     budgets.push(Budget::at_most("daemons_warm_connection_us", 1.0, micros));
+    budgets.extend(engine(costs));
     budgets.extend(floods(flood));
     budgets
 }
@@ -78,6 +81,17 @@ pub fn programs(programs: &Programs) -> Vec<Budget> {
     let packet = programs.established.from_workload.median;
     let packet = packet.max(programs.established.to_workload.median);
     vec![Budget::at_most("established_packet_ns", 80.0, packet)]
+}
+
+/// What the daemon's mind may cost.
+#[must_use]
+pub fn engine(costs: &Costs) -> Vec<Budget> {
+    vec![
+        Budget::at_most("cold_decision_p99_us", 200.0, costs.decide_p99_us),
+        Budget::at_least("identities_met_per_second", 10_000.0, costs.met_per_second),
+        Budget::at_most("policy_change_ms", 1000.0, costs.policy_load_ms + costs.policy_change_ms),
+        Budget::at_most("identity_bytes", 1024.0, costs.identity_bytes),
+    ]
 }
 
 /// What known identities keep under floods.

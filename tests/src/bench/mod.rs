@@ -2,12 +2,13 @@
 //! that what disturbs the machine disturbs all three.
 //!
 //! `options` says how much, [`stage`] has the arrangements, `rounds` goes round over `rate` and [`stream`];
-//! `cold`, [`flood`], [`guard`], [`program`] and [`process`] measure what has no native counterpart; `budget` compares with
-//! what is aimed at and `report` prints. Nothing here is a test: a budget that is missed is reported, not an
+//! `cold`, [`flood`], [`guard`], [`engine`], [`program`] and [`process`] measure what has no native counterpart; `budget`
+//! compares with what is aimed at and `report` prints. Nothing here is a test: a budget that is missed is reported, not an
 //! error, but a connection that fails is one, since its figures would mean nothing.
 
 mod budget;
 mod cold;
+pub mod engine;
 mod figures;
 pub mod flood;
 pub mod guard;
@@ -35,7 +36,8 @@ pub use figures::{Figures, Samples, Spread};
 pub use machine::Machine;
 pub use options::{Only, Options};
 pub use report::{
-    FloodReport, GuardReport, ProgramReport, Report, flood_table, guard_table, program_table, table,
+    EngineReport, FloodReport, GuardReport, ProgramReport, Report, engine_table, flood_table,
+    guard_table, program_table, table,
 };
 
 /// How long the daemons are left alone to see what they cost when nothing happens.
@@ -64,8 +66,10 @@ pub fn run(options: &Options) -> Result<Report> {
         cold::Cold::default()
     });
     let floods = flood::measure(options)?;
+    progress("the engine by itself");
+    let engine = engine::measure(options)?;
     let processes = process::Processes { idle, warm, whole, resident_kib };
-    Ok(Report::new(rounds, cold, floods, programs, processes))
+    Ok(Report::new(rounds, cold, floods, engine, programs, processes))
 }
 
 /// Measures what floods cost, and nothing else.
@@ -86,6 +90,11 @@ pub fn run_programs(options: &Options) -> Result<ProgramReport> {
     let stage = Stage::new(Setting::Enforced)?;
     rounds::warm_up(&stage)?;
     Ok(ProgramReport::new(program::measure(&stage, options)?))
+}
+
+/// Measures what the engine costs by itself, and nothing else; it needs no privileges.
+pub fn run_engine(options: &Options) -> Result<EngineReport> {
+    Ok(EngineReport::new(engine::measure(options)?))
 }
 
 /// Says on standard error how far the run is.

@@ -31,6 +31,8 @@ pub struct Options {
 pub enum Only {
     /// What known identities keep of their connection rate under a flood.
     Flood,
+    /// What decisions, verifications and policy changes cost the daemon, without a kernel.
+    Engine,
     /// What a flood of SYNs is dropped at with the guard and without.
     Guard,
     /// What the programs cost, a packet and a connection.
@@ -38,6 +40,12 @@ pub enum Only {
 }
 
 impl Options {
+    /// Whether it is only to be seen that it works.
+    #[must_use]
+    pub fn is_quick(&self) -> bool {
+        self.quick
+    }
+
     /// Rounds to go.
     #[must_use]
     pub fn rounds(&self) -> u32 {

@@ -89,6 +89,11 @@ pub fn resident_kib(daemons: &[Enforcer]) -> Result<Vec<u64>> {
     daemons.iter().map(|daemon| resident(pid(daemon)?)).collect()
 }
 
+/// Resident memory of this process, KiB.
+pub fn own_resident_kib() -> Result<u64> {
+    resident(std::process::id())
+}
+
 fn pid(daemon: &Enforcer) -> Result<u32> {
     daemon.pid().context("a daemon of the enforced setting has ended")
 }

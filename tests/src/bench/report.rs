@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::budget::{self, Budget};
 use super::cold::Cold;
+use super::engine::Costs;
 use super::figures::{Figures, Samples, Spread};
 use super::flood::{Floods, Kind};
 use super::guard::Guards;
@@ -26,6 +27,8 @@ pub struct Report {
     pub cold: Cold,
     /// Known identities under floods.
     pub flood: Floods,
+    /// The engine by itself.
+    pub engine: Costs,
     /// What the programs cost.
     pub programs: Programs,
     /// What the daemons used.
@@ -43,14 +46,16 @@ impl Report {
         rounds: Vec<Figures>,
         cold: Cold,
         flood: Floods,
+        engine: Costs,
         programs: Programs,
         processes: Processes,
     ) -> Self {
         Self {
-            budgets: budget::all(&rounds, &cold, &flood, &programs, &processes),
+            budgets: budget::all(&rounds, &cold, &flood, &engine, &programs, &processes),
             rounds,
             cold,
             flood,
+            engine,
             programs,
             processes,
             machine: Machine::here(),
@@ -137,6 +142,41 @@ fn guards(out: &mut String, guard: &Guards) -> std::fmt::Result {
     Ok(())
 }
 
+/// What was measured of the engine alone.
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineReport {
+    /// What is aimed at, and whether it is met.
+    pub budgets: Vec<Budget>,
+    /// The engine by itself.
+    pub engine: Costs,
+    /// Where.
+    pub machine: Machine,
+    /// Of which source.
+    pub commit: String,
+}
+
+impl EngineReport {
+    /// Judges the figures.
+    #[must_use]
+    pub fn new(engine: Costs) -> Self {
+        Self {
+            budgets: budget::engine(&engine),
+            engine,
+            machine: Machine::here(),
+            commit: machine::commit(),
+        }
+    }
+}
+
+/// The report of the engine as text.
+#[must_use]
+pub fn engine_table(report: &EngineReport) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = engine(&mut text, &report.engine).and_then(|()| budgets(&mut text, &report.budgets));
+    text
+}
+
 /// What was measured of the programs alone.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProgramReport {
@@ -205,6 +245,7 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
     rounds(out, &report.rounds)?;
     first_contacts(out, &report.cold)?;
     floods(out, &report.flood)?;
+    engine(out, &report.engine)?;
     programs(out, &report.programs)?;
     processes(out, &report.processes)?;
     budgets(out, &report.budgets)
@@ -266,6 +307,24 @@ fn floods(out: &mut String, floods: &Floods) -> std::fmt::Result {
             spread(Spread::of(floods.kept(Setting::Enforced, kind))),
             spread(Spread::of(floods.kept_to_nftables(kind)))
         )?;
+    }
+    writeln!(out)
+}
+
+fn engine(out: &mut String, costs: &Costs) -> std::fmt::Result {
+    writeln!(out, "engine, {} rules and {} identities", costs.rules, costs.identities)?;
+    for (name, value) in [
+        ("cold decision, p50, us", costs.decide_p50_us),
+        ("cold decision, p99, us", costs.decide_p99_us),
+        ("  with all heads alike, p99, us", costs.decide_alike_p99_us),
+        ("first contact with certificate, us", costs.first_verification_us),
+        ("first contact, certificate cached, us", costs.meet_p50_us),
+        ("  so many a second and core", costs.met_per_second),
+        ("policy read and checked, ms", costs.policy_load_ms),
+        ("everything judged anew, ms", costs.policy_change_ms),
+        ("memory an identity, bytes", costs.identity_bytes),
+    ] {
+        writeln!(out, "  {name:<38} {value:>10.1}")?;
     }
     writeln!(out)
 }

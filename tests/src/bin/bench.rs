@@ -42,6 +42,11 @@ fn run(options: &Options) -> Result<bool> {
             println!("{}", bench::program_table(&report));
             tell(options, &report, &report.budgets)
         }
+        Some(Only::Engine) => {
+            let report = bench::run_engine(options)?;
+            println!("{}", bench::engine_table(&report));
+            tell(options, &report, &report.budgets)
+        }
         None => {
             let report = bench::run(options)?;
             println!("{}", bench::table(&report));
