@@ -124,8 +124,9 @@ fn insert_plain<const FROM: bool>(
         flags: attempt.flags | flow_flags::PLAIN,
         ..FlowValue::default()
     };
-    if let Err(reason) = flow::insert::<FROM>(skb, s) {
-        return reason as u32;
+    let refused = flow::insert::<FROM>(skb, s);
+    if refused != 0 {
+        return refused;
     }
     remove(s);
     if FROM {

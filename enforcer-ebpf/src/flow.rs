@@ -20,7 +20,7 @@ use crate::{
     entry::SLOW,
     handshake, interface,
     maps::{CONFIG, FLOWS4, FLOWS6},
-    network, proof,
+    network, proof, quota,
     scratch::Scratch,
     skb::load,
     verdict::{self, Verdict},
@@ -28,6 +28,9 @@ use crate::{
 
 /// Within this, the daemon has reset both ends of a flow that was cut.
 const CUT_LASTS_NS: u64 = 2_000_000_000;
+
+const BPF_NOEXIST: u64 = 1;
+const BPF_EXIST: u64 = 2;
 
 /// Reads the packet and, if it is a plain segment of an open flow under the current epoch,
 /// decides it with one look-up. Everything else is left in the scratch for the slow path.
@@ -192,28 +195,68 @@ pub fn find(key: &FlowKey, family: u8) -> Option<&'static mut FlowValue> {
     value.map(|value| unsafe { &mut *value })
 }
 
-/// Inserts `s.flow`, with the link addresses of the packet: resets are built from them.
+/// Inserts `s.flow`, with the link addresses of the packet: resets are built from them. Not zero: the reason
+/// why not.
 #[inline(always)]
-pub fn insert<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+pub fn insert<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let mut macs = [[0u8; 6]; 2];
-    load(skb, 0, &mut macs)?;
+    if let Err(reason) = load(skb, 0, &mut macs) {
+        return reason as u32;
+    }
     let [destination, source] = macs;
     (s.flow.local_mac, s.flow.remote_mac) =
         if FROM { (source, destination) } else { (destination, source) };
+    let refused = take_place(s);
+    merged(s, refused)
+}
+
+/// The number, through memory: the verifier walks what follows once and not once for each number.
+#[inline(always)]
+fn merged(s: &mut Scratch, number: u32) -> u32 {
+    s.outcome.set(number);
+    s.outcome.value()
+}
+
+/// Puts `s.flow` into the table, within the workload's share. In the place of an older flow of the tuple it
+/// needs no other.
+#[inline(never)]
+fn take_place(s: &mut Scratch) -> u32 {
+    let taken = quota::take_flow(s);
+    let refused = merged(s, taken);
+    if refused == 0 {
+        if put(s, BPF_NOEXIST) == 0 {
+            return 0;
+        }
+        quota::give_back_flow(s);
+    }
+    if put(s, BPF_EXIST) == 0 {
+        return 0;
+    }
+    if refused == 0 { DropReason::FlowTableFull as u32 } else { refused }
+}
+
+#[inline(never)]
+fn put(s: &Scratch, mode: u64) -> u32 {
     let inserted = if s.packet.family == 4 {
-        FLOWS4.insert(&s.key.to_v4(), &s.flow, 0)
+        FLOWS4.insert(&s.key.to_v4(), &s.flow, mode)
     } else {
-        FLOWS6.insert(&s.key, &s.flow, 0)
+        FLOWS6.insert(&s.key, &s.flow, mode)
     };
-    inserted.map_err(|_| DropReason::FlowTableFull)
+    u32::from(inserted.is_err())
 }
 
 /// Forgets the flow of the packet's tuple.
-#[inline(always)]
-pub fn remove(s: &Scratch) {
-    // Absence is what is wanted; an error can only mean that.
-    let _ =
+#[inline(never)]
+pub fn remove(s: &mut Scratch) -> u32 {
+    let Some(flow) = find(&s.key, s.packet.family) else { return 0 };
+    let flags = flow.flags;
+    let removed =
         if s.packet.family == 4 { FLOWS4.remove(&s.key.to_v4()) } else { FLOWS6.remove(&s.key) };
+    // Absence is what is wanted, and an error can only mean that: another has removed and counted it.
+    if removed.is_ok() {
+        quota::flow_removed(s, flags);
+    }
+    0
 }
 
 /// A TCP segment, other than SYN and SYN-ACK, that was not decided by [`established`].

@@ -1,10 +1,9 @@
 //! MACs and nonces.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
-use core::arch::asm;
 use enforcer_common::crypto::{keyed_block, nonce_input};
 
-use crate::{maps::NONCES, scratch::Scratch};
+use crate::{atomic::fetch_increment, maps::NONCES, scratch::Scratch};
 
 /// Hashes `s.mac` under `s.pair_key` into `s.tag`. A subprogram of its own: its frame is the largest.
 #[inline(never)]
@@ -29,23 +28,4 @@ pub fn nonce(s: &mut Scratch) -> u32 {
     let (a, b) = (s.tag[0].to_le_bytes(), s.tag[1].to_le_bytes());
     s.nonce = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
     0
-}
-
-/// `atomic_fetch_add` of one (Linux 5.12). The target declares no read-modify-write atomics, so
-/// `core::sync::atomic` has no `fetch_add` for it.
-///
-/// # Safety
-/// `at` points to a live, aligned value that nothing else accesses without an atomic.
-#[inline(always)]
-unsafe fn fetch_increment(at: *mut u64) -> u64 {
-    let mut value = 1u64;
-    // SAFETY: the caller's contract; the instruction touches nothing but the value and a register.
-    unsafe {
-        asm!(
-            "{value} = atomic_fetch_add((u64 *)({at} + 0), {value})",
-            at = in(reg) at,
-            value = inout(reg) value,
-        );
-    }
-    value
 }

@@ -24,6 +24,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 mod address;
+mod atomic;
 mod attempt;
 mod checksum;
 mod clock;

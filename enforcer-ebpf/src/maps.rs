@@ -8,14 +8,14 @@ use aya_ebpf::{
 use enforcer_common::abi::{
     AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterKey, CredentialValue, FlowKey,
     FlowKey4, FlowKey6, FlowValue, Handle, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue,
-    NetworkKey, NetworkValue, NonceState, PeerKey, PeerValue, VerdictKey, VerdictValue,
+    NetworkKey, NetworkValue, NonceState, PeerKey, PeerValue, ShareValue, VerdictKey, VerdictValue,
     WorkloadValue,
 };
 
 use crate::scratch::Scratch;
 
-/// Two directions of every workload.
-const SHARES: usize = 8192;
+/// Every workload, and all together.
+const SHARES: usize = 4096 + 1;
 const HELD_RING_BYTES: usize = 1 << 18;
 const REJECTED_RING_BYTES: usize = 1 << 18;
 
@@ -67,12 +67,13 @@ pub static CROWD: LruHashMap<FlowKey, AttemptValue, 16384> = LruHashMap::new();
 /// address for a workload itself.
 #[btf_map]
 pub static STANDING: LruHashMap<AddressKey, BucketValue, 16384> = LruHashMap::new();
-/// Datagram flows ever opened, by `datapath::share`'s key; only programs write it.
+/// Flows ever opened, by workload, and by `SHARE_OF_ALL` those of all. The daemon makes the entries, and
+/// only programs write them.
 #[btf_map]
-pub static DATAGRAMS_OPENED: HashMap<u32, u64, SHARES> = HashMap::new();
-/// Those of [`DATAGRAMS_OPENED`] that are gone; only the daemon writes it.
+pub static SHARES_OPENED: HashMap<u32, ShareValue, SHARES> = HashMap::new();
+/// Those of [`SHARES_OPENED`] that are gone; only the daemon writes it.
 #[btf_map]
-pub static DATAGRAMS_GONE: HashMap<u32, u64, SHARES> = HashMap::new();
+pub static SHARES_GONE: HashMap<u32, ShareValue, SHARES> = HashMap::new();
 /// Token buckets.
 #[btf_map]
 pub static BUCKETS: LruHashMap<BucketKey, BucketValue, 16384> = LruHashMap::new();

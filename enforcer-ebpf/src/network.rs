@@ -112,7 +112,7 @@ fn is_repeated<const FROM: bool>(a: &AttemptValue, s: &Scratch) -> bool {
 
 /// The SYN-ACK of a connection that a network rule allows.
 #[inline(always)]
-pub fn note_answer(s: &Scratch, a: &mut AttemptValue) -> u32 {
+pub fn note_answer(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
     a.remote_isn = s.packet.sequence;
     a.answered = 1;
     // The far side has accepted a new connection, so an old one of the tuple is gone.
@@ -143,21 +143,23 @@ fn asked_of<const FROM: bool>(s: &Scratch) -> (u8, u16) {
 #[inline(never)]
 pub fn datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     match try_datagram::<FROM>(skb, s) {
-        Ok(()) => 0,
+        Ok(number) => number,
         Err(reason) => reason as u32,
     }
 }
 
 #[inline(always)]
-fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     if is_neighbour_discovery(s) {
-        return neighbour_discovery::<FROM>(skb, s);
+        neighbour_discovery::<FROM>(skb, s)?;
+        return Ok(0);
     }
     if FROM {
         address::check(s, &s.key.local)?;
     }
     if is_icmp_error(s) {
-        return icmp_error::<FROM>(skb, s);
+        icmp_error::<FROM>(skb, s)?;
+        return Ok(0);
     }
     let now_ns = s.now_ns;
     if let Some(flow) = flow::find(&s.key, s.packet.family) {
@@ -166,13 +168,12 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
             return Err(DropReason::FlowCut);
         }
         enforcer_common::datapath::flow::record(flow, &s.packet, FROM, now_ns);
-        return Ok(());
+        return Ok(0);
     }
     let (asked, port) = asked_of::<FROM>(s);
     if ask(s, asked, port) == Verdict::Deny {
         return Err(DropReason::NetworkDenied);
     }
-    quota::take_datagram::<FROM>(s)?;
     s.flow = FlowValue {
         deadline_ns: u64::MAX,
         seen_ns: now_ns,
@@ -182,9 +183,11 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
         flags: flow_flags::PLAIN | if FROM { flow_flags::INITIATOR } else { 0 },
         ..FlowValue::default()
     };
-    flow::insert::<FROM>(skb, s)?;
-    counter::count(s, Event::PlainOpened);
-    Ok(())
+    let refused = flow::insert::<FROM>(skb, s);
+    if refused == 0 {
+        counter::count(s, Event::PlainOpened);
+    }
+    Ok(refused)
 }
 
 /// Router and neighbour solicitation and advertisement, redirect (RFC 4861 4).

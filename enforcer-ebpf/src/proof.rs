@@ -233,10 +233,7 @@ fn open_flow(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         handle: a.remote_handle,
         ..FlowValue::default()
     };
-    match flow::insert::<false>(skb, s) {
-        Ok(()) => 0,
-        Err(reason) => reason as u32,
-    }
+    flow::insert::<false>(skb, s)
 }
 
 /// A proof on a flow that is open already: stripped, and passed if it carries no data.

@@ -1,14 +1,16 @@
-//! Who may begin how many connections: places among the half-open ones, and shares of datagram
-//! flows. A flood is held to what it may take, and what it takes is its own.
+//! Who may begin how many connections: places among the half-open ones, and shares of the flow tables.
+//! A flood is held to what it may take, and what it takes is its own.
 
 use enforcer_common::{
-    abi::{Address, AddressKey, BucketValue, DropReason},
+    abi::{Address, AddressKey, BucketValue, DropReason, SHARE_OF_ALL},
     datapath::{bucket, share},
+    wire::frame::protocol,
 };
 
 use crate::{
+    atomic,
     counter::{self, Limit},
-    maps::{ATTEMPTS, CONFIG, CROWD, DATAGRAMS_GONE, DATAGRAMS_OPENED, STANDING},
+    maps::{ATTEMPTS, CONFIG, CROWD, SHARES_GONE, SHARES_OPENED, STANDING},
     scratch::Scratch,
 };
 
@@ -129,21 +131,88 @@ fn source(s: &Scratch) -> [u8; 8] {
     }
 }
 
-/// Counts a datagram flow that is about to be opened against the workload's share.
-#[inline(always)]
-pub fn take_datagram<const FROM: bool>(s: &Scratch) -> Result<(), DropReason> {
-    let limit = u64::from(CONFIG.get(0).ok_or(DropReason::Internal)?.datagram_flows);
-    let key = share::key(s.interface.workload, FROM);
-    // SAFETY: read only; the daemon replaces the value whole.
-    let gone = unsafe { DATAGRAMS_GONE.get(&key) }.map_or(0, |gone| *gone);
-    let Some(opened) = DATAGRAMS_OPENED.get_ptr_mut(&key) else {
-        return DATAGRAMS_OPENED.insert(&key, &1, 0).map_err(|_| DropReason::DatagramShare);
-    };
-    // SAFETY: a live map value. CPUs that race may lose a count, until the daemon's next walk.
-    let opened = unsafe { &mut *opened };
-    if opened.wrapping_sub(gone) >= limit {
-        return Err(DropReason::DatagramShare);
+/// Counts `s.flow`, which is about to be inserted, against the workload's share of the table. Not zero:
+/// there is no room, and nothing was counted.
+#[inline(never)]
+pub fn take_flow(s: &mut Scratch) -> u32 {
+    let (protocol, flags) = (s.key.protocol, s.flow.flags);
+    note_share(s, protocol, flags);
+    match try_take_flow(s) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
     }
-    *opened = opened.wrapping_add(1);
+}
+
+/// Leaves in the scratch which number the flows of the packet's tuple count in: through memory, so that the
+/// verifier walks what follows once and not once for each.
+#[inline(always)]
+fn note_share(s: &mut Scratch, protocol: u8, flags: u8) {
+    s.share.set(share::index(protocol, flags, s.packet.family) as u32);
+}
+
+#[inline(always)]
+fn try_take_flow(s: &Scratch) -> Result<(), DropReason> {
+    let entries = CONFIG.get(0).ok_or(DropReason::Internal)?.flows;
+    let index = s.share.value() as usize;
+    let workload = u32::from(s.interface.workload);
+    let (own, all) = (opened(workload, index)?, opened(SHARE_OF_ALL, share::table(index))?);
+    // SAFETY: live map values; CPUs that race may each take the last place, which a share can bear.
+    let (own_now, all_now) = unsafe { (*own, *all) };
+    let held = share::held(own_now, gone(workload, index));
+    let in_table = share::held(all_now, gone(SHARE_OF_ALL, share::table(index)));
+    if !share::has_room(index, entries, held, in_table) {
+        let is_tcp = s.key.protocol == protocol::TCP;
+        return Err(if is_tcp { DropReason::FlowShare } else { DropReason::DatagramShare });
+    }
+    // SAFETY: as above, and only atomics write them.
+    unsafe {
+        atomic::add(own, 1);
+        atomic::add(all, 1);
+    }
     Ok(())
+}
+
+/// A flow that [`take_flow`] counted was not inserted.
+#[inline(always)]
+pub fn give_back_flow(s: &Scratch) {
+    uncount(s);
+}
+
+/// A flow of the packet's tuple, with these flags, was removed.
+#[inline(always)]
+pub fn flow_removed(s: &mut Scratch, flags: u8) {
+    let protocol = s.key.protocol;
+    note_share(s, protocol, flags);
+    uncount(s);
+}
+
+#[inline(never)]
+fn uncount(s: &Scratch) -> u32 {
+    let index = s.share.value() as usize;
+    for (workload, index) in
+        [(u32::from(s.interface.workload), index), (SHARE_OF_ALL, share::table(index))]
+    {
+        if let Ok(opened) = opened(workload, index) {
+            // SAFETY: a live map value that only atomics write.
+            unsafe { atomic::add(opened, u64::MAX) };
+        }
+    }
+    0
+}
+
+/// The number of a share's flows that were opened. The daemon makes every workload's entry ahead of its
+/// programs.
+#[inline(always)]
+fn opened(workload: u32, index: usize) -> Result<*mut u64, DropReason> {
+    let value = SHARES_OPENED.get_ptr_mut(&workload).ok_or(DropReason::Internal)?;
+    // SAFETY: a live map value.
+    let number = unsafe { (*value).flows.get_mut(index) };
+    number.map(core::ptr::from_mut).ok_or(DropReason::Internal)
+}
+
+#[inline(always)]
+fn gone(workload: u32, index: usize) -> u64 {
+    // SAFETY: read only; the daemon replaces the value whole.
+    let value = unsafe { SHARES_GONE.get(&workload) };
+    value.and_then(|value| value.flows.get(index)).map_or(0, |gone| *gone)
 }

@@ -43,6 +43,8 @@ pub struct Scratch {
     pub position: Opaque,
     /// What becomes of the packet, as `outcome::Outcome` numbers it.
     pub outcome: Opaque,
+    /// What of a share the flow at hand counts against.
+    pub share: Opaque,
     /// State of reading TCP options.
     pub scan: ScanState,
     /// State of making room among them.

@@ -21,8 +21,8 @@ pub struct Config {
     /// Half-open connections that one source may begin and not finish a second; a workload's own
     /// calls have four times as many.
     pub attempts_per_source: u32,
-    /// Flows of other protocols than TCP that one workload may have open in one direction.
-    pub datagram_flows: u32,
+    /// Entries of each flow table, of which workloads have shares.
+    pub flows: u32,
     /// Zero.
     #[cfg(feature = "abi-next")]
     pub zero: [u32; 2],

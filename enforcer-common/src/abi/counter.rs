@@ -135,8 +135,10 @@ numbered! {
         Unjudged = 43, "unjudged";
         /// Too many half-open connections of the source, or refusals of the workload's own calls.
         AttemptRateLimited = 44, "attempt_rate_limited";
-        /// The workload has its share of flows without connections.
+        /// The workload has its share of the flow table for flows without connections.
         DatagramShare = 45, "datagram_share_full";
+        /// The workload has its share of the flow table for connections of this kind.
+        FlowShare = 46, "flow_share_full";
     }
 }
 

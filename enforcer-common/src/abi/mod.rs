@@ -12,6 +12,7 @@ mod event;
 mod flow;
 mod network;
 mod peer;
+mod share;
 mod verdict;
 mod workload;
 
@@ -22,6 +23,7 @@ pub use event::{HELD_FRAME_MAX, HeldSegment, ReinjectTrailer, RejectedSegment, r
 pub use flow::{FlowKey, FlowKey4, FlowKey6, FlowValue, PacketCount, flow_flags, flow_state};
 pub use network::{NETWORK_ENTRIES, NetworkEntry, NetworkKey, NetworkValue, network_flags};
 pub use peer::{CredentialValue, MAX_CREDENTIAL_BYTES, PeerKey, PeerValue};
+pub use share::{SHARE_COUNTS, SHARE_OF_ALL, ShareValue};
 pub use verdict::{VerdictKey, VerdictValue, direction, verdict_action};
 pub use workload::{
     AddressKey, BucketKey, BucketValue, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue,

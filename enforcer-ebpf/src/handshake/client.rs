@@ -13,7 +13,7 @@ use enforcer_common::{
 };
 
 use super::{
-    CONTINUE, again, calls, check, check_peer, current_credential, find_peer, number,
+    CONTINUE, again, calls, check, check_peer, current_credential, find_peer,
     options::{carries_hello, load_prefix, option_offset, refuse_forged},
     room,
 };
@@ -226,5 +226,5 @@ fn open_flow(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         handle: s.option.handle(),
         ..FlowValue::default()
     };
-    number(flow::insert::<false>(skb, s))
+    flow::insert::<false>(skb, s)
 }

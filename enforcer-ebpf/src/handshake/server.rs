@@ -222,7 +222,7 @@ fn is_answered(a: &AttemptValue, s: &Scratch) -> bool {
 
 /// A SYN-ACK of the workload to a peer that a network rule allows.
 #[inline(always)]
-fn answer_plain(s: &Scratch, a: &mut AttemptValue) -> u32 {
+fn answer_plain(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
     a.local_isn = s.packet.sequence;
     a.answered = 1;
     // The stack has accepted a new connection, so an old one of the tuple is gone.

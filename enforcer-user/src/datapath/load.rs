@@ -68,8 +68,6 @@ pub struct Settings {
     pub samples_per_second: u32,
     /// Half-open connections of one source a second.
     pub attempts_per_source: u32,
-    /// Datagram flows of one workload in one direction.
-    pub datagram_flows: u32,
 }
 
 impl Settings {
@@ -336,7 +334,7 @@ fn write_state(
         cold_per_source: settings.cold_per_source,
         samples_per_second: settings.samples_per_second,
         attempts_per_source: settings.attempts_per_source,
-        datagram_flows: settings.datagram_flows,
+        flows: settings.flows,
         #[cfg(feature = "abi-next")]
         zero: [0; 2],
     };

@@ -10,7 +10,7 @@ use aya::maps::{Array, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use enforcer_common::abi::{
     Address, AddressKey, AttemptValue, COUNTED_BEFORE, Config, CounterKey, CredentialValue,
     FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, NetworkKey, NetworkValue, PeerKey, PeerValue,
-    VerdictKey, VerdictValue, WorkloadValue, before, mapped,
+    ShareValue, VerdictKey, VerdictValue, WorkloadValue, before, mapped,
 };
 
 use super::error::DatapathError;
@@ -48,10 +48,10 @@ pub struct Maps {
     pub attempts: Table<FlowKey, AttemptValue>,
     /// Those of them that have no place of their own.
     pub crowd: Table<FlowKey, AttemptValue>,
-    /// Datagram flows ever opened, by [`enforcer_common::datapath::share::key`].
-    pub datagrams_opened: Table<u32, u64>,
+    /// Flows ever opened, by workload.
+    pub shares_opened: Table<u32, ShareValue>,
     /// Those of them that are gone.
-    pub datagrams_gone: Table<u32, u64>,
+    pub shares_gone: Table<u32, ShareValue>,
     /// Flows of IPv4.
     pub(super) flows4: Table<FlowKey4, FlowValue>,
     /// Flows of IPv6.
@@ -79,8 +79,8 @@ impl Maps {
             verdicts: Table::open(folder, "VERDICTS")?,
             attempts: Table::open(folder, "ATTEMPTS")?,
             crowd: Table::open(folder, "CROWD")?,
-            datagrams_opened: Table::open(folder, "DATAGRAMS_OPENED")?,
-            datagrams_gone: Table::open(folder, "DATAGRAMS_GONE")?,
+            shares_opened: Table::open(folder, "SHARES_OPENED")?,
+            shares_gone: Table::open(folder, "SHARES_GONE")?,
             flows4: Table::open(folder, "FLOWS4")?,
             flows6: Table::open(folder, "FLOWS6")?,
         })
@@ -150,6 +150,21 @@ impl Maps {
         for key in stale {
             self.addresses.remove(&key)?;
         }
+        Ok(())
+    }
+
+    /// Makes what a workload's flows are counted in, without which it can open none; a count that is there
+    /// goes on.
+    pub fn add_share(&mut self, workload: u32) -> Result<(), DatapathError> {
+        self.shares_gone.add(&workload, &ShareValue::default())?;
+        self.shares_opened.add(&workload, &ShareValue::default())?;
+        Ok(())
+    }
+
+    /// Removes what a workload's flows were counted in.
+    pub(super) fn remove_share(&mut self, workload: u32) -> Result<(), DatapathError> {
+        self.shares_opened.remove(&workload)?;
+        self.shares_gone.remove(&workload)?;
         Ok(())
     }
 
@@ -275,7 +290,7 @@ impl FlowPosition {
 }
 
 /// IPv4 flows have mapped addresses on both sides.
-fn is_v4(key: &FlowKey) -> bool {
+pub(super) fn is_v4(key: &FlowKey) -> bool {
     let prefix = &mapped([0; 4])[..12];
     key.local.starts_with(prefix) && key.remote.starts_with(prefix)
 }

@@ -25,6 +25,7 @@ pub mod record;
 mod reinject;
 mod remembered;
 mod reset;
+mod shares;
 mod sweep;
 mod sys;
 mod table;
@@ -33,7 +34,8 @@ mod upgrade;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::abi::{
-    FlowKey, FlowValue, InterfaceValue, config_flags, direction, flow_flags, interface_flags,
+    FlowKey, FlowValue, InterfaceValue, SHARE_OF_ALL, config_flags, direction, flow_flags,
+    interface_flags,
 };
 
 use crate::config::{Config, Side, WorkloadConfig};
@@ -93,7 +95,6 @@ impl From<&Config> for Settings {
             samples_per_second: config.log.denials_per_second,
             // A source's burst of a second is a sixteenth of the table.
             attempts_per_source: limits.attempts / 16,
-            datagram_flows: limits.flows / 4,
         }
     }
 }
@@ -134,7 +135,8 @@ impl Datapath {
         fault::reached(KillPoint::RingsOpened);
         let reinjector = Reinjector::open(&config.instance, &mut loaded, mechanism)?;
         fault::reached(KillPoint::HelperMade);
-        let maps = Maps::open(folder.path())?;
+        let mut maps = Maps::open(folder.path())?;
+        maps.add_share(SHARE_OF_ALL)?;
         let remembered = Remembered::open(&folder)?;
         let mut datapath = Self {
             maps,
@@ -220,10 +222,14 @@ impl Datapath {
                 self.maps.credentials.insert(&handle, &credential.0)?;
             }
             Output::RemoveCredential(handle) => drop(self.maps.credentials.remove(&handle)?),
-            Output::InstallWorkload(id, value) => self.maps.workloads.insert(&id.into(), &value)?,
+            Output::InstallWorkload(id, value) => {
+                self.maps.add_share(id.into())?;
+                self.maps.workloads.insert(&id.into(), &value)?;
+            }
             Output::RemoveWorkload(id) => {
                 self.remove_workload(id)?;
                 self.maps.workloads.remove(&id.into())?;
+                self.maps.remove_share(id.into())?;
             }
             Output::InstallPeer(key, secrets) => self.maps.peers.insert(&key, &secrets)?,
             Output::RemovePeer(key) => drop(self.maps.peers.remove(&key)?),

@@ -1,18 +1,18 @@
 //! Ends flows: those that nothing can come of any more, and those that a policy change denied,
 //! idle ones too. A denied flow is reset at both ends first.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use enforcer_common::abi::{
     FlowKey, FlowValue, VerdictKey, direction, flow_flags, flow_state, verdict_action,
 };
 use enforcer_common::datapath::flow::idle_limit_ns;
-use enforcer_common::datapath::share;
 
 use super::error::DatapathError;
 use super::maps::{FlowPosition, Maps};
 use super::reinject::Reinjector;
 use super::reset::resets;
+use super::shares::Shares;
 use crate::fault::{self, KillPoint};
 
 /// Batches of flows looked at in one step.
@@ -66,8 +66,8 @@ pub(super) struct Sweeper {
     position: FlowPosition,
     denied: VecDeque<FlowKey>,
     leaving: VecDeque<(u64, FlowKey)>,
-    /// The datagram flows that this walk over the tables has found.
-    datagrams: Datagrams,
+    /// What workloads have of the tables.
+    shares: Shares,
     /// Everything in both queues, so that no flow is cut twice.
     queued: HashSet<FlowKey>,
 }
@@ -120,8 +120,11 @@ impl Sweeper {
             let Some((_, key)) = self.leaving.pop_front() else { break };
             self.queued.remove(&key);
             // A new connection of the same tuple replaced it: that one was judged anew.
-            if maps.flow(&key)?.is_some_and(|flow| flow.state == flow_state::CUT) {
-                maps.remove_flow(&key)?;
+            let cut = maps.flow(&key)?.filter(|flow| flow.state == flow_state::CUT);
+            if let Some(flow) = cut
+                && maps.remove_flow(&key)?
+            {
+                self.shares.removed_aside(&key, &flow);
             }
         }
         Ok(())
@@ -169,7 +172,7 @@ impl Sweeper {
         swept: &mut Swept,
     ) -> Result<(), DatapathError> {
         if self.position.is_start() {
-            self.datagrams = Datagrams::begin(maps)?;
+            self.shares.begin(maps)?;
         }
         let mut idle = Vec::new();
         let mut doubtful = Vec::new();
@@ -180,7 +183,7 @@ impl Sweeper {
                     idle.push(*key);
                     return;
                 }
-                self.datagrams.note(key, flow);
+                self.shares.found(key, flow);
                 if flow.state == flow_state::CUT || has_expired(flow, now_ns) {
                     doubtful.push(*key);
                 }
@@ -192,12 +195,19 @@ impl Sweeper {
         }
         for key in idle {
             // Read again: a packet may have revived it.
-            if maps.flow(&key)?.is_some_and(|flow| is_idle(&flow, now_ns)) {
-                swept.garbage += u64::from(maps.remove_flow(&key)?);
+            let idle = maps.flow(&key)?.filter(|flow| is_idle(flow, now_ns));
+            if let Some(flow) = idle
+                && maps.remove_flow(&key)?
+            {
+                self.shares.removed(&key, &flow);
+                swept.garbage += 1;
             }
         }
+        // As soon as they are gone: a busy workload's share is for what is there, and not for what was there
+        // when the walk began.
+        self.shares.write(maps)?;
         if walked {
-            self.datagrams.settle(maps)?;
+            self.shares.settle(maps)?;
         }
         let epoch = maps.config()?.epoch;
         for key in doubtful {
@@ -205,37 +215,6 @@ impl Sweeper {
             if is_over(maps, &key, &flow, epoch, now_ns)? {
                 self.enqueue(key);
             }
-        }
-        Ok(())
-    }
-}
-
-/// What a walk over the flow tables finds of each share of datagram flows.
-#[derive(Debug, Default)]
-struct Datagrams {
-    /// By share: those opened before the walk, and those found.
-    shares: HashMap<u32, (u64, u64)>,
-}
-
-impl Datagrams {
-    fn begin(maps: &Maps) -> Result<Self, DatapathError> {
-        let opened = maps.datagrams_opened.entries()?;
-        Ok(Self { shares: opened.into_iter().map(|(key, opened)| (key, (opened, 0))).collect() })
-    }
-
-    fn note(&mut self, key: &FlowKey, flow: &FlowValue) {
-        if flow.state != flow_state::DATAGRAM {
-            return;
-        }
-        let share = share::key(key.workload, flow.flags & flow_flags::INITIATOR != 0);
-        if let Some((_, present)) = self.shares.get_mut(&share) {
-            *present += 1;
-        }
-    }
-
-    fn settle(&mut self, maps: &mut Maps) -> Result<(), DatapathError> {
-        for (key, (opened, present)) in self.shares.drain() {
-            maps.datagrams_gone.insert(&key, &share::gone(opened, present))?;
         }
         Ok(())
     }

@@ -74,6 +74,15 @@ impl<K: Pod + Debug + Default, V: Pod> Table<K, V> {
         self.map.insert(key, value, 0).map_err(|e| self.write_error(key, e))
     }
 
+    /// Writes a value unless there is one; `false` if there was.
+    pub fn add(&mut self, key: &K, value: &V) -> Result<bool, DatapathError> {
+        match self.map.insert(key, value, u64::from(aya_obj::generated::BPF_NOEXIST)) {
+            Ok(()) => Ok(true),
+            Err(e) if errno(&e) == Some(libc::EEXIST) => Ok(false),
+            Err(e) => Err(self.write_error(key, e)),
+        }
+    }
+
     /// Writes a value over an old one; `false` if there is none.
     pub fn replace(&mut self, key: &K, value: &V) -> Result<bool, DatapathError> {
         match self.map.insert(key, value, u64::from(aya_obj::generated::BPF_EXIST)) {

@@ -12,8 +12,8 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use enforcer_common::abi::{
     AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterKey, CredentialValue,
     DropReason, Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, HeldSegment, InterfaceSlot,
-    InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue, RejectedSegment, VerdictKey,
-    VerdictValue, WorkloadValue,
+    InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue, RejectedSegment, ShareValue,
+    VerdictKey, VerdictValue, WorkloadValue,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -328,8 +328,8 @@ impl Kernel {
         self.empty::<FlowKey, AttemptValue>("ATTEMPTS");
         self.empty::<FlowKey, AttemptValue>("CROWD");
         self.empty::<AddressKey, BucketValue>("STANDING");
-        self.empty::<u32, u64>("DATAGRAMS_OPENED");
-        self.empty::<u32, u64>("DATAGRAMS_GONE");
+        self.empty::<u32, ShareValue>("SHARES_OPENED");
+        self.empty::<u32, ShareValue>("SHARES_GONE");
         self.empty::<BucketKey, BucketValue>("BUCKETS");
         let mut trie: LpmTrie<_, NetworkKey, NetworkValue> =
             self.map("NETWORKS").try_into().expect("a trie");

@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer_common::abi::{
-    FlowKey, FlowValue, VerdictKey, VerdictValue, direction, flow_flags, flow_state, verdict_action,
+    FlowKey, FlowValue, SHARE_OF_ALL, ShareValue, VerdictKey, VerdictValue, direction, flow_flags,
+    flow_state, verdict_action,
 };
+use enforcer_common::datapath::share;
 use enforcer_user::datapath::{Datapath, address, boot_ns};
 
 use crate::place::{WORKLOAD_ID, config, isolated, write_flows};
@@ -38,6 +40,61 @@ fn a_walk_sees_every_flow_once_and_only_what_is_over_goes() {
     });
 }
 
+/// Nobody has counted what is in the tables: a walk does, and from then on each step says what it removed.
+#[test]
+fn shares_hold_what_is_in_the_tables() {
+    isolated(|root, _| {
+        let config = config(root, "");
+        let (mut datapath, _events) = Datapath::open(&config).unwrap();
+        datapath.maps.add_share(WORKLOAD_ID.into()).unwrap();
+        let now = boot_ns();
+        let live = kinds(now)[0];
+        let ending = FlowValue { state: flow_state::RESET, ..live };
+        let stranger = FlowValue { flags: flow_flags::PLAIN, ..live };
+        let flow = |port| (tuple(port), if is_ending(port) { ending } else { stranger });
+        write_flows(&config, &(0..FLOWS).map(flow).collect::<Vec<_>>());
+        for _ in 0..8 {
+            assert_eq!(datapath.sweep(now).unwrap().garbage, 0);
+        }
+        assert_counts(&datapath, |_| true);
+
+        // What is opened and removed is known at once, also by a walk that is not at its end.
+        let opened = datapath.maps.shares_opened.lookup(&SHARE_OF_ALL).unwrap().unwrap();
+        assert_eq!(opened, ShareValue::default(), "only programs count what is opened");
+        let mut garbage = 0;
+        for _ in 0..8 {
+            garbage += datapath.sweep(now + 3_000_000_000).unwrap().garbage;
+            let there = ports(&datapath);
+            assert_counts(&datapath, |port| there.binary_search(&port).is_ok());
+        }
+        assert_eq!(garbage, u64::from(FLOWS) / 2);
+    });
+}
+
+/// Every other flow of each family.
+fn is_ending(port: u16) -> bool {
+    port % 2 == 0
+}
+
+/// Compares what the shares hold with the flows of the test that are there.
+fn assert_counts(datapath: &Datapath, is_there: impl Fn(u16) -> bool) {
+    let read = |id: u32| {
+        let opened = datapath.maps.shares_opened.lookup(&id).unwrap().unwrap();
+        let gone = datapath.maps.shares_gone.lookup(&id).unwrap().unwrap();
+        move |index: usize| share::held(opened.flows[index], gone.flows[index])
+    };
+    let (own, all) = (read(WORKLOAD_ID.into()), read(SHARE_OF_ALL));
+    for family in [4, 6] {
+        let ports = || (0..FLOWS).filter(|port| is_v6(*port) == (family == 6) && is_there(*port));
+        let count = |ports: &mut dyn Iterator<Item = u16>| ports.count() as u64;
+        let calls = share::index(6, flow_flags::INITIATOR, family);
+        let strangers = share::index(6, flow_flags::PLAIN, family);
+        assert_eq!(own(calls), count(&mut ports().filter(|port| is_ending(*port))));
+        assert_eq!(own(strangers), count(&mut ports().filter(|port| !is_ending(*port))));
+        assert_eq!(all(share::table(calls)), count(&mut ports()));
+    }
+}
+
 /// A live flow, one that was reset long ago, one past its deadline, and one past it whose verdict was renewed.
 fn kinds(now: u64) -> [FlowValue; 4] {
     let live = FlowValue {
@@ -55,11 +112,15 @@ fn kinds(now: u64) -> [FlowValue; 4] {
     [live, over, expired, renewed]
 }
 
+fn is_v6(remote_port: u16) -> bool {
+    remote_port.is_multiple_of(3)
+}
+
 /// Every third is of IPv6.
 fn tuple(remote_port: u16) -> FlowKey {
     let host = |last: u8| {
         let (v4, v6) = (Ipv4Addr::new(192, 0, 2, last), Ipv6Addr::from([last; 16]));
-        address(if remote_port.is_multiple_of(3) { IpAddr::V6(v6) } else { IpAddr::V4(v4) })
+        address(if is_v6(remote_port) { IpAddr::V6(v6) } else { IpAddr::V4(v4) })
     };
     FlowKey {
         workload: WORKLOAD_ID,

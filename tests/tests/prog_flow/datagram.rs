@@ -1,6 +1,8 @@
 //! Other protocols than TCP: network rules, their flows, ICMP errors.
 
-use enforcer_common::abi::{FlowValue, direction, flow_flags, flow_state, workload_flags};
+use enforcer_common::abi::{
+    FlowValue, SHARE_OF_ALL, ShareValue, direction, flow_flags, flow_state, workload_flags,
+};
 use enforcer_common::datapath::share;
 use enforcer_tests::program::kernel::{Action, Hook};
 use enforcer_tests::program::packet::{End, ICMP, ICMPV6, UDP, icmp, ip, udp, unreachable};
@@ -230,7 +232,8 @@ fn an_open_datagram_flow_is_written_as_such() {
 fn a_workload_has_a_share_of_datagram_flows_in_each_direction() {
     for family in Family::BOTH {
         let mut w = World::new(family, Side::Client);
-        w.set_config(|config| config.datagram_flows = 3);
+        // A quarter of the table.
+        w.set_config(|config| config.flows = 12);
         let far = dns(&w);
         w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
         let from = |w: &World, port| udp(&End { port, ..w.local }, &dns(w), DATA);
@@ -243,7 +246,13 @@ fn a_workload_has_a_share_of_datagram_flows_in_each_direction() {
         let open = from(&w, 1);
         compare(&w.run(Hook::From, &open), Action::Pass, Some(&open), &[]).unwrap();
         // The daemon found one of them gone.
-        w.kernel.put("DATAGRAMS_GONE", share::key(WORKLOAD, true), 1u64);
+        let flags = flow_flags::PLAIN | flow_flags::INITIATOR;
+        let index = share::index(UDP, flags, if family == Family::V4 { 4 } else { 6 });
+        for (id, index) in [(u32::from(WORKLOAD), index), (SHARE_OF_ALL, share::table(index))] {
+            let mut gone = ShareValue::default();
+            gone.flows[index] = 1;
+            w.kernel.put("SHARES_GONE", id, gone);
+        }
         compare(&w.run(Hook::From, &frame), Action::Pass, Some(&frame), &["plain_opened"]).unwrap();
         let frame = from(&w, 5);
         compare(&w.run(Hook::From, &frame), Action::Drop, None, &["datagram_share_full"]).unwrap();
@@ -253,7 +262,7 @@ fn a_workload_has_a_share_of_datagram_flows_in_each_direction() {
 #[test]
 fn what_outsiders_send_takes_nothing_of_the_workload_s_own_share() {
     let mut w = World::new(Family::V4, Side::Client);
-    w.set_config(|config| config.datagram_flows = 1);
+    w.set_config(|config| config.flows = 3);
     let far = dns(&w);
     w.allow_network(&far, direction::INGRESS, UDP, (0, u16::MAX));
     for (port, counter) in [(1, "plain_opened"), (2, "datagram_share_full")] {

@@ -5,6 +5,7 @@
 
 mod datagram;
 mod neighbour;
+mod share;
 
 use enforcer_common::abi::{
     INTERFACE_SLOTS, InterfaceSlot, InterfaceValue, direction, flow_state, interface_flags,

@@ -29,7 +29,7 @@ use super::folder::PinFolder;
 use super::guard;
 use super::load::{self, Loaded, Settings};
 use super::maps::Maps;
-use super::sys;
+use super::{shares, sys};
 use crate::fault::{self, KillPoint};
 
 use flows::Pass;
@@ -94,6 +94,8 @@ fn begin(folder: &PinFolder, settings: &Settings) -> Result<Loaded, DatapathErro
     fault::reached(KillPoint::BesideMade);
     state::copy(folder.path(), beside.path(), &mut maps)?;
     flows::carry(folder.path(), &mut maps, Pass::First)?;
+    // Later passes bring over few, which the first walk of the sweeper finds.
+    shares::recount(&mut maps)?;
     // Its lock goes with it: the folder is about to have other names.
     drop(beside);
     fault::reached(KillPoint::StateCopied);
@@ -126,7 +128,6 @@ fn finish(folder: &PinFolder, mut loaded: Loaded, mut maps: Maps) -> Result<Load
     take_places(folder, &mut loaded, &maps, "from_workload")?;
     fault::reached(KillPoint::PlacesTaken);
     flows::carry(folder.path(), &mut maps, Pass::Last)?;
-    state::settle_shares(folder.path(), &mut maps)?;
     maps.count_before(folder.path())?;
     fault::reached(KillPoint::FlowsCarried);
     folder.rename(TAKEOVER, TAKEN)?;

@@ -12,7 +12,7 @@ use super::super::error::DatapathError;
 use super::super::maps::Maps;
 use super::super::table::Table;
 
-/// Copies all but flows, half-open connections and counters. Nonces are not copied: every start has a new
+/// Copies all but flows, half-open connections, counters and shares, which are counted anew. Nonces are not copied: every start has a new
 /// secret, and those of connections under way stand in their attempts.
 pub(super) fn copy(old: &Path, new: &Path, maps: &mut Maps) -> Result<(), DatapathError> {
     table::<u32, before::InterfaceValue, u32, abi::InterfaceValue>(old, new, "INTERFACES")?;
@@ -34,25 +34,11 @@ pub(super) fn copy(old: &Path, new: &Path, maps: &mut Maps) -> Result<(), Datapa
         old, new, "BUCKETS",
     )?;
     maps.copy_networks(old)?;
-    // A share that is not there is not looked at.
-    for share in settle_shares(old, maps)? {
-        maps.datagrams_opened.insert(&share, &0)?;
+    maps.add_share(abi::SHARE_OF_ALL)?;
+    for (workload, _) in maps.workloads.entries()? {
+        maps.add_share(workload)?;
     }
     Ok(())
-}
-
-/// Counts the datagram flows that the old programs opened against their shares: the new ones count from
-/// nothing, and as gone stands less than nothing by as many as there are. Gives the shares; may be
-/// repeated.
-pub(super) fn settle_shares(old: &Path, maps: &mut Maps) -> Result<Vec<u32>, DatapathError> {
-    let gone = Table::<u32, u64>::open(old, "DATAGRAMS_GONE")?;
-    let mut shares = Vec::new();
-    Table::<u32, u64>::open(old, "DATAGRAMS_OPENED")?.try_for_each(|share, opened| {
-        shares.push(*share);
-        let gone = gone.lookup(share)?.unwrap_or(0);
-        maps.datagrams_gone.insert(share, &gone.wrapping_sub(*opened))
-    })?;
-    Ok(shares)
 }
 
 fn table<B, W, K, V>(old: &Path, new: &Path, name: &'static str) -> Result<(), DatapathError>
