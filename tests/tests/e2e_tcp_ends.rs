@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -171,7 +172,16 @@ fn meet(pair: &Pair, family: Family, port: u16) -> Result<()> {
     let calls = calls.map(|(from, to, local, remote)| {
         let to = to.at(family, remote);
         let custom = Custom::new(from, family, Protocol::Tcp).and_then(|c| c.bound_to(local));
-        std::thread::spawn(move || custom?.connect(to))
+        (custom, to)
+    });
+    // Both are ready before one calls: a SYN that finds nobody calling is refused.
+    let together = Arc::new(Barrier::new(calls.len()));
+    let calls = calls.map(|(custom, to)| {
+        let together = Arc::clone(&together);
+        std::thread::spawn(move || {
+            together.wait();
+            custom?.connect(to)
+        })
     });
     let [near, far] = calls.map(|call| call.join().expect("a call panicked"));
     exchange(&mut near?, &mut far?)
