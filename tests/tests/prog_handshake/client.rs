@@ -5,9 +5,11 @@
 
 use enforcer_common::abi::{WorkloadValue, direction};
 use enforcer_tests::program::kernel::Hook;
-use enforcer_tests::program::segment::{ACK, FIN, RST, SYN, Segment};
+use enforcer_tests::program::segment::{ACK, FIN, RST, SYN, Segment, is_intact};
 use enforcer_tests::program::table::{answers, becomes, check, drops, passes};
-use enforcer_tests::program::world::{DATA, LOCAL_ISN, PEER_NONCE, SERVICE, Side, WORKLOAD, World};
+use enforcer_tests::program::world::{
+    DATA, Family, LOCAL_ISN, PEER_NONCE, SERVICE, Side, WORKLOAD, World,
+};
 
 use crate::options::{JOIN, OURS_FIRST, OURS_SHORT};
 
@@ -249,4 +251,24 @@ fn s2_that_must_not_be_accepted() {
             ),
         ],
     );
+}
+
+/// What is known is stripped by its sum: behind another credential the checksum is wrong, and the stack drops the
+/// segment. It has frozen nothing that S2 itself does not say as well, so that one is taken behind it.
+#[test]
+fn s2_is_accepted_behind_one_with_another_credential() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s1_out();
+        let s2 = w.s2_in();
+        let mut swapped = s2.clone();
+        *swapped.payload.last_mut().unwrap() ^= 1;
+        for (segment, is_right) in [(&swapped, false), (&s2, true), (&swapped, false)] {
+            let passed = w.pass(Hook::To, &segment.frame());
+            assert_eq!(is_intact(&passed, &w.remote, &w.local), is_right, "{family:?}");
+        }
+        let proven = w.ack_out().proof(w.proof()).frame();
+        let ack = w.ack_out().frame();
+        assert_eq!(w.pass(Hook::From, &ack), proven);
+    }
 }
