@@ -299,8 +299,12 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         return reason as u32;
     }
     // The workload's own needs no look: it ends no flow but its own.
-    if flow::is_ended_by(flow, &s.packet, FROM) && (FROM || checksum::is_right(skb, s) != 0) {
-        flow::end(flow, s.now_ns);
+    if flow::is_ended_by(flow, &s.packet, FROM) {
+        if FROM || checksum::is_right(skb, s) != 0 {
+            flow::end(flow, s.now_ns);
+        } else {
+            counter::count(s, Event::ResetUnverified);
+        }
     }
     if carries_proof {
         return proof::strip_duplicate(skb, s);

@@ -177,6 +177,9 @@ numbered! {
         Rejudged = 270, "rejudged";
         /// Denied segment reported for the log.
         Sampled = 271, "sampled";
+        /// A RST passed that would have ended its flow, had its checksum been found right: it was wrong, or the
+        /// segment too long to look.
+        ResetUnverified = 272, "reset_unverified";
     }
 }
 

@@ -227,7 +227,8 @@ fn a_reset_with_a_wrong_checksum_marks_no_flow() {
             for at in (8..12).chain(14..20).chain(20..20 + right.options.len()) {
                 let mut frame = right.frame();
                 frame[header + at] ^= 0x10;
-                w.pass(Hook::To, &frame);
+                let seen = w.run(Hook::To, &frame);
+                compare(&seen, Action::Pass, Some(&frame), &["reset_unverified"]).unwrap();
                 assert_eq!(w.flow().unwrap().state, flow_state::ESTABLISHED, "{family:?}: {at}");
             }
             w.pass(Hook::To, &right.frame());
@@ -250,7 +251,8 @@ fn a_reset_marks_a_flow_if_it_is_short_enough_to_be_verified() {
             *wrong.last_mut().unwrap() ^= 1;
             w.pass(Hook::To, &wrong);
             assert_eq!(w.flow().unwrap().state, flow_state::ESTABLISHED, "{length}");
-            w.pass(Hook::To, &reset);
+            let counted: &[_] = if length <= 511 { &[] } else { &["reset_unverified"] };
+            compare(&w.run(Hook::To, &reset), Action::Pass, Some(&reset), counted).unwrap();
             let marked = w.flow().unwrap().state == flow_state::RESET;
             assert_eq!(marked, length <= 511, "{family:?}: {length}");
         }
