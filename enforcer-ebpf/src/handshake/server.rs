@@ -4,6 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{
     abi::{AttemptValue, DropReason, Event, Handle, PeerValue, direction, flow_flags, role},
     crypto::{Transcript, answer_input, mac_bytes, proof_input},
+    datapath::attempt::CALL_LASTS_NS,
     wire::{
         option::{HandshakeOption, OPTION_BYTES},
         prefix::{AnswerPrefix, PREFIX_BYTES},
@@ -28,8 +29,6 @@ use crate::{
 
 /// The first S1 of a tuple wins while its attempt is younger than this.
 const ATTEMPT_WINS_NS: u64 = 3_000_000_000;
-/// Linux gives up on an unanswered SYN after about two minutes (tcp_syn_retries = 6).
-const CALL_LASTS_NS: u64 = 130_000_000_000;
 /// A SYN-ACK and two retransmissions, for each S1 that arrives.
 const SYN_ACKS_MAX: u8 = 3;
 

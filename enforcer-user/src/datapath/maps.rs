@@ -10,8 +10,9 @@ use aya::maps::{Array, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use enforcer_common::abi::{
     Address, AddressKey, AttemptValue, COUNTED_BEFORE, Config, CounterKey, CredentialValue,
     FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, NetworkKey, NetworkValue, PeerKey, PeerValue,
-    ShareValue, VerdictKey, VerdictValue, WorkloadValue, before, mapped,
+    ShareValue, VerdictKey, VerdictValue, WorkloadValue, before, flow_state, mapped,
 };
+use enforcer_common::datapath::attempt;
 
 use super::error::DatapathError;
 use super::interfaces::Interfaces;
@@ -161,8 +162,16 @@ impl Maps {
         Ok(())
     }
 
-    /// Removes what a workload's flows were counted in.
-    pub(super) fn remove_share(&mut self, workload: u32) -> Result<(), DatapathError> {
+    /// Writes a workload, and before it what its flows are counted in.
+    pub fn insert_workload(&mut self, id: u16, value: &WorkloadValue) -> Result<(), DatapathError> {
+        self.add_share(id.into())?;
+        self.workloads.insert(&id.into(), value)
+    }
+
+    /// Removes a workload, and behind it what its flows were counted in.
+    pub(super) fn remove_workload(&mut self, id: u16) -> Result<(), DatapathError> {
+        let workload = u32::from(id);
+        self.workloads.remove(&workload)?;
         self.shares_opened.remove(&workload)?;
         self.shares_gone.remove(&workload)?;
         Ok(())
@@ -226,6 +235,38 @@ impl Maps {
         if is_v4(key) { self.flows4.remove(&key.to_v4()) } else { self.flows6.remove(key) }
     }
 
+    /// Removes half-open connections that nothing can come of any more, of some behind `position`, which moves
+    /// on. Returns how many. `now_ns` is boot time.
+    ///
+    /// Each is read again before it is removed by its key. Should another of the tuple begin within the
+    /// microseconds between, it is lost: then its SYN comes again, as after any loss, and begins anew.
+    pub(super) fn remove_some_attempts(
+        &mut self,
+        position: &mut AttemptPosition,
+        now_ns: u64,
+    ) -> Result<u64, DatapathError> {
+        let mut old = Vec::new();
+        let table = if position.in_crowd { &self.crowd } else { &self.attempts };
+        let done = table.visit_some(&mut position.at, |key, attempt| {
+            if attempt::is_over(attempt, false, now_ns) {
+                old.push(*key);
+            }
+        })?;
+        let in_crowd = position.in_crowd;
+        position.in_crowd ^= done;
+        let mut removed = 0;
+        for key in old {
+            let unconfirmed =
+                self.flow(&key)?.is_some_and(|flow| flow.state == flow_state::UNCONFIRMED);
+            let table = if in_crowd { &mut self.crowd } else { &mut self.attempts };
+            let attempt = table.lookup(&key)?;
+            if attempt.is_some_and(|attempt| attempt::is_over(&attempt, unconfirmed, now_ns)) {
+                removed += u64::from(table.remove(&key)?);
+            }
+        }
+        Ok(removed)
+    }
+
     /// Deletes a half-open connection, whichever table holds it.
     pub fn forget_attempt(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
         for table in [&mut self.attempts, &mut self.crowd] {
@@ -273,6 +314,13 @@ fn counter_sums<K: Pod + Into<CounterKey>>(
         *sum = values.iter().fold(*sum, |sum: u64, value| sum.wrapping_add(*value));
     }
     Ok(sums)
+}
+
+/// Where a walk over both tables of half-open connections stands.
+#[derive(Debug, Default)]
+pub(super) struct AttemptPosition {
+    at: Position,
+    in_crowd: bool,
 }
 
 /// Where a walk over both flow tables stands.

@@ -222,14 +222,10 @@ impl Datapath {
                 self.maps.credentials.insert(&handle, &credential.0)?;
             }
             Output::RemoveCredential(handle) => drop(self.maps.credentials.remove(&handle)?),
-            Output::InstallWorkload(id, value) => {
-                self.maps.add_share(id.into())?;
-                self.maps.workloads.insert(&id.into(), &value)?;
-            }
+            Output::InstallWorkload(id, value) => self.maps.insert_workload(id, &value)?,
             Output::RemoveWorkload(id) => {
                 self.remove_workload(id)?;
-                self.maps.workloads.remove(&id.into())?;
-                self.maps.remove_share(id.into())?;
+                self.maps.remove_workload(id)?;
             }
             Output::InstallPeer(key, secrets) => self.maps.peers.insert(&key, &secrets)?,
             Output::RemovePeer(key) => drop(self.maps.peers.remove(&key)?),

@@ -1,5 +1,6 @@
 //! Ends flows: those that nothing can come of any more, and those that a policy change denied,
-//! idle ones too. A denied flow is reset at both ends first.
+//! idle ones too. A denied flow is reset at both ends first. Half-open connections that came to nothing
+//! go the same way as flows that did.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -9,7 +10,7 @@ use enforcer_common::abi::{
 use enforcer_common::datapath::flow::idle_limit_ns;
 
 use super::error::DatapathError;
-use super::maps::{FlowPosition, Maps};
+use super::maps::{AttemptPosition, FlowPosition, Maps};
 use super::reinject::Reinjector;
 use super::reset::resets;
 use super::shares::Shares;
@@ -17,6 +18,9 @@ use crate::fault::{self, KillPoint};
 
 /// Batches of flows looked at in one step.
 const BATCHES: usize = 16;
+
+/// Batches of half-open connections looked at in one step: two tables of the ordinary size within seconds.
+const ATTEMPT_BATCHES: usize = 4;
 
 /// Flows reset in one step.
 const RESETS: usize = 1024;
@@ -52,6 +56,8 @@ impl Port {
 pub struct Swept {
     /// Flows removed because nothing could come of them.
     pub garbage: u64,
+    /// Half-open connections removed for the same reason.
+    pub half_open: u64,
     /// Flows that were denied or expired and were cut.
     pub cut: u64,
     /// Reset frames sent.
@@ -64,6 +70,7 @@ pub struct Swept {
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
     position: FlowPosition,
+    half_open: AttemptPosition,
     denied: VecDeque<FlowKey>,
     leaving: VecDeque<(u64, FlowKey)>,
     /// What workloads have of the tables.
@@ -112,6 +119,9 @@ impl Sweeper {
         self.finish_leaving(tools.maps, now_ns)?;
         self.cut_denied(tools, now_ns, &mut swept)?;
         self.collect(tools.maps, now_ns, &mut swept)?;
+        for _ in 0..ATTEMPT_BATCHES {
+            swept.half_open += tools.maps.remove_some_attempts(&mut self.half_open, now_ns)?;
+        }
         Ok(swept)
     }
 

@@ -35,7 +35,7 @@ pub const DATAGRAMS: u16 = 53;
 const CREDENTIAL_SECONDS: u64 = 60;
 /// The disk of the server's daemon.
 const DISK_KIBIBYTES: u32 = 512;
-/// How long flows that are over may take to be cleared away.
+/// How long flows that are over, and calls that came to nothing, may take to be cleared away.
 const CLEARED: Duration = Duration::from_mins(5);
 /// Pairs that may be known at the end: for each of two peers, the last two credentials of both.
 const PEERS: u64 = 8;
@@ -121,8 +121,7 @@ impl Scene {
         self.daemons[side].counters()
     }
 
-    /// Waits until nothing of the traffic, which has ended, is in the maps any more. Returns what is left: half-open
-    /// connections that nothing came of stay until others take their places.
+    /// Waits until nothing of the traffic, which has ended, is in the maps any more. Returns what is left.
     pub fn wait_empty(&self) -> Result<[StatusReport; 2]> {
         let deadline = Instant::now() + CLEARED;
         loop {
@@ -133,7 +132,7 @@ impl Scene {
             }
             ensure!(
                 Instant::now() < deadline,
-                "maps are not empty {CLEARED:?} behind the last connection (flows 0, peers {PEERS} and verdicts \
+                "maps are not empty {CLEARED:?} behind the last connection (flows and half-open 0, peers {PEERS} and verdicts \
                  {VERDICTS} at most): {status:?}"
             );
             std::thread::sleep(Duration::from_secs(1));
@@ -142,7 +141,10 @@ impl Scene {
 }
 
 fn is_empty(status: &StatusReport) -> bool {
-    status.flows == 0 && status.peers <= PEERS && status.verdicts <= VERDICTS
+    status.flows == 0
+        && status.attempts == 0
+        && status.peers <= PEERS
+        && status.verdicts <= VERDICTS
 }
 
 /// A host whose only way to the bridge is a wire.

@@ -65,7 +65,7 @@ fn enforce(root: &std::path::Path, mechanism: Mechanism) -> Result<()> {
     let config = config(root, WORKLOAD);
     for _ in 0..2 {
         let (mut datapath, _events) = Datapath::open_by(&config, mechanism)?;
-        datapath.maps.workloads.insert(&WORKLOAD_ID.into(), &workload_value(0))?;
+        datapath.maps.insert_workload(WORKLOAD_ID, &workload_value(0))?;
         datapath.add_workload(WORKLOAD_ID, &config.workloads[0])?;
         datapath.finish_start()?;
         anyhow::ensure!(datapath.watch()?.remove(0).1 == Health::InPlace, "not in place");

@@ -129,7 +129,7 @@ pub fn start(config: &Config) -> (Datapath, Events) {
 pub fn start_by(config: &Config, by: Mechanism, adopt_until_ns: u64) -> (Datapath, Events) {
     let (mut datapath, events) = when_free(|| Datapath::open_by(config, by));
     let value = workload_value(adopt_until_ns);
-    datapath.maps.workloads.insert(&WORKLOAD_ID.into(), &value).unwrap();
+    datapath.maps.insert_workload(WORKLOAD_ID, &value).unwrap();
     datapath.add_workload(WORKLOAD_ID, &config.workloads[0]).unwrap();
     datapath.finish_start().unwrap();
     (datapath, events)

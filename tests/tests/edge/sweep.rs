@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer_common::abi::{
-    FlowKey, FlowValue, SHARE_OF_ALL, ShareValue, VerdictKey, VerdictValue, direction, flow_flags,
-    flow_state, verdict_action,
+    AttemptValue, FlowKey, FlowValue, SHARE_OF_ALL, ShareValue, VerdictKey, VerdictValue,
+    direction, flow_flags, flow_state, role, verdict_action,
 };
+use enforcer_common::datapath::attempt::CALL_LASTS_NS;
 use enforcer_common::datapath::share;
 use enforcer_user::datapath::{Datapath, address, boot_ns};
 
@@ -20,7 +21,7 @@ fn a_walk_sees_every_flow_once_and_only_what_is_over_goes() {
         let config = config(root, "");
         let (mut datapath, _events) = Datapath::open(&config).unwrap();
         let now = boot_ns();
-        let kinds = kinds(now);
+        let kinds = flows_of(now);
         let flow = |port: u16| (tuple(port), kinds[usize::from(port) % 4]);
         write_flows(&config, &(0..FLOWS).map(flow).collect::<Vec<_>>());
         allow(&mut datapath, kinds[3].peer);
@@ -48,7 +49,7 @@ fn shares_hold_what_is_in_the_tables() {
         let (mut datapath, _events) = Datapath::open(&config).unwrap();
         datapath.maps.add_share(WORKLOAD_ID.into()).unwrap();
         let now = boot_ns();
-        let live = kinds(now)[0];
+        let live = flows_of(now)[0];
         let ending = FlowValue { state: flow_state::RESET, ..live };
         let stranger = FlowValue { flags: flow_flags::PLAIN, ..live };
         let flow = |port| (tuple(port), if is_ending(port) { ending } else { stranger });
@@ -73,7 +74,7 @@ fn shares_hold_what_is_in_the_tables() {
 
 /// Every other flow of each family.
 fn is_ending(port: u16) -> bool {
-    port % 2 == 0
+    port.is_multiple_of(2)
 }
 
 /// Compares what the shares hold with the flows of the test that are there.
@@ -95,8 +96,64 @@ fn assert_counts(datapath: &Datapath, is_there: impl Fn(u16) -> bool) {
     }
 }
 
+/// Calls that came to nothing go, in both tables; young ones stay, and the proof of one that is not confirmed.
+#[test]
+fn half_open_connections_go_when_their_time_is_over() {
+    isolated(|root, _| {
+        let config = config(root, "");
+        let (mut datapath, _events) = Datapath::open(&config).unwrap();
+        let begun = boot_ns();
+        let now = begun + CALL_LASTS_NS;
+        let proof = AttemptValue {
+            created_ns: begun,
+            role: role::CLIENT,
+            answered: 1,
+            ..AttemptValue::default()
+        };
+        let young = AttemptValue { created_ns: begun + 1, role: role::SERVER, ..proof };
+        let kinds = [
+            AttemptValue { role: role::SERVER, ..proof },
+            AttemptValue { role: role::PLAIN, ..proof },
+            young,
+            proof,
+        ];
+        for port in 0..FLOWS {
+            let maps = &mut datapath.maps;
+            let table = if port % 8 < 4 { &mut maps.attempts } else { &mut maps.crowd };
+            table.insert(&tuple(port), &kinds[usize::from(port) % 4]).unwrap();
+        }
+        let unconfirmed = FlowValue { state: flow_state::UNCONFIRMED, ..flows_of(now)[0] };
+        let waits = |port: &u16| port % 4 == 3 && !port.is_multiple_of(3);
+        let flows: Vec<_> =
+            (0..FLOWS).filter(waits).map(|port| (tuple(port), unconfirmed)).collect();
+        write_flows(&config, &flows);
+
+        let mut removed = 0;
+        for _ in 0..8 {
+            removed += datapath.sweep(now).unwrap().half_open;
+        }
+        let stays: Vec<u16> = (0..FLOWS).filter(|port| port % 4 == 2 || waits(port)).collect();
+        assert_eq!(half_open(&datapath), stays);
+        assert_eq!(removed, u64::from(FLOWS) - stays.len() as u64);
+        for _ in 0..8 {
+            datapath.sweep(now + 1).unwrap();
+        }
+        assert_eq!(half_open(&datapath), (0..FLOWS).filter(waits).collect::<Vec<_>>());
+    });
+}
+
+/// The remote ports of all half-open connections, sorted.
+fn half_open(datapath: &Datapath) -> Vec<u16> {
+    let mut ports = Vec::new();
+    for table in [&datapath.maps.attempts, &datapath.maps.crowd] {
+        table.for_each(|key, _| ports.push(key.remote_port)).unwrap();
+    }
+    ports.sort_unstable();
+    ports
+}
+
 /// A live flow, one that was reset long ago, one past its deadline, and one past it whose verdict was renewed.
-fn kinds(now: u64) -> [FlowValue; 4] {
+fn flows_of(now: u64) -> [FlowValue; 4] {
     let live = FlowValue {
         peer: 7,
         deadline_ns: u64::MAX,
