@@ -8,7 +8,7 @@ use enforcer_common::abi::{
 use enforcer_user::config::Config;
 use enforcer_user::datapath::{Datapath, DatapathError};
 
-use crate::place::{config, isolated, read_single, when_free, write_single};
+use crate::place::{config, isolated, read_single, tried_when_free, when_free, write_single};
 
 #[test]
 fn a_restart_adopts_maps_and_epoch_and_draws_a_new_nonce_secret() {
@@ -45,7 +45,10 @@ fn maps_of_another_version_or_size_are_refused_by_name() {
     isolated(|root, _| {
         let ordinary = config(root, "");
         drop(when_free(|| Datapath::open(&ordinary)));
-        let refusal = |config: &Config| Datapath::open(config).unwrap_err().to_string();
+        let refusal = |config: &Config| match tried_when_free(|| Datapath::open(config)) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("it was not refused"),
+        };
 
         let smaller = refusal(&config(root, "[limits]\nflows = 2048\n"));
         assert!(smaller.contains("map FLOWS") && smaller.contains("expects 2048"), "{smaller}");

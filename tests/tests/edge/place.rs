@@ -105,17 +105,26 @@ pub fn own_mechanism() -> Mechanism {
     mechanisms()[0]
 }
 
+/// As [`tried_when_free`], where it must succeed.
+pub fn when_free<T, E: Into<anyhow::Error>>(attempt: impl Fn() -> Result<T, E>) -> T {
+    tried_when_free(attempt).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
 /// Does what needs an instance that another datapath has held until now. A process that another test starts meanwhile
 /// has all our descriptors, the instance's lock among them, until it runs its program.
-pub fn when_free<T, E: Into<anyhow::Error>>(attempt: impl Fn() -> Result<T, E>) -> T {
+pub fn tried_when_free<T, E: Into<anyhow::Error>>(
+    attempt: impl Fn() -> Result<T, E>,
+) -> anyhow::Result<T> {
     let end = Instant::now() + PATIENCE;
     loop {
         let error: anyhow::Error = match attempt() {
-            Ok(done) => return done,
+            Ok(done) => return Ok(done),
             Err(error) => error.into(),
         };
         let is_held = matches!(error.downcast_ref(), Some(DatapathError::Busy(_)));
-        assert!(is_held && Instant::now() < end, "{error:#}");
+        if !is_held || Instant::now() >= end {
+            return Err(error);
+        }
         thread::sleep(Duration::from_millis(10));
     }
 }
