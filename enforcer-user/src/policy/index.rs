@@ -27,11 +27,21 @@ pub(super) struct Bucket {
 /// Policies of one head and effect.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    /// The condition and the number of each that needs no Cedar.
-    pub native: Vec<(Test, usize)>,
+    /// Those that need no Cedar.
+    native: Vec<Native>,
+    /// The parts of their conditions, side by side: many alike are read from front to back.
+    parts: Vec<Test>,
     /// The others, as Cedar takes them.
     pub foreign: CedarSet,
     pub reads: Reads,
+}
+
+/// A rule that needs no Cedar.
+#[derive(Debug)]
+struct Native {
+    number: usize,
+    /// Its parts, which must all hold, end here and begin where those of the rule before end.
+    end: usize,
 }
 
 /// Something by what one side of a head names.
@@ -119,11 +129,32 @@ impl Bucket {
         };
         rules.reads = rules.reads.or(rule.reads);
         if let Some(test) = compile(&rule.policy, words) {
-            rules.native.push((test, rule.number));
+            rules.add(test, rule.number);
             return Ok(true);
         }
         let added = rules.foreign.add(rule.policy.clone());
         added.map(|()| false).map_err(|error| rule.finding(error.to_string()))
+    }
+}
+
+impl Rules {
+    fn add(&mut self, test: Test, number: usize) {
+        match test {
+            Test::All(parts) => self.parts.extend(parts),
+            other => self.parts.push(other),
+        }
+        self.native.push(Native { number, end: self.parts.len() });
+    }
+
+    /// The number of each rule that needs no Cedar, and the parts of its condition.
+    pub fn native(&self) -> impl Iterator<Item = (usize, &[Test])> {
+        let mut rest = self.parts.as_slice();
+        let mut begin = 0;
+        self.native.iter().map_while(move |rule| {
+            let (parts, behind) = rest.split_at_checked(rule.end - begin)?;
+            (rest, begin) = (behind, rule.end);
+            Some((rule.number, parts))
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use super::request::is_below;
 #[derive(Debug)]
 pub(super) enum Test {
     Constant(bool),
-    /// All hold; those behind the first that does not are not looked at.
+    /// All hold: [`all_hold`].
     All(Box<[Self]>),
     /// One holds; those behind it are not looked at.
     Any(Box<[Self]>),
@@ -46,14 +46,7 @@ impl Test {
     pub fn holds(&self, asked: &Asked<'_>) -> Result<bool, Missing> {
         Ok(match self {
             Self::Constant(holds) => *holds,
-            Self::All(tests) => {
-                for test in tests {
-                    if !test.holds(asked)? {
-                        return Ok(false);
-                    }
-                }
-                true
-            }
+            Self::All(tests) => all_hold(tests, asked)?,
             Self::Any(tests) => {
                 for test in tests {
                     if test.holds(asked)? {
@@ -85,4 +78,14 @@ impl Test {
             Self::PortOneOf(ports) => ports.binary_search(&asked.port).is_ok(),
         })
     }
+}
+
+/// Whether all hold; those behind the first that does not are not looked at.
+pub(super) fn all_hold(tests: &[Test], asked: &Asked<'_>) -> Result<bool, Missing> {
+    for test in tests {
+        if !test.holds(asked)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -10,6 +10,7 @@ use super::dependencies::Reads;
 use super::error::{PolicyError, PolicyErrors};
 use super::index::{Candidate, Index, Rules};
 use super::names::nearest;
+use super::native::all_hold;
 use super::parse::{self, Parsed, rule_of};
 use super::request::{Ends, Question, Request};
 use super::rule::Rule;
@@ -174,8 +175,11 @@ impl PolicySet {
         question: Option<&Question>,
         found: &mut Findings<'a>,
     ) {
-        for (test, number) in &rules.native {
-            found.add_native(self.rules.get(*number), test.holds(asked), asked);
+        for (number, parts) in rules.native() {
+            let outcome = all_hold(parts, asked);
+            if outcome != Ok(false) {
+                found.add_native(self.rules.get(number), outcome, asked);
+            }
         }
         if rules.foreign.is_empty() {
             return;
