@@ -96,7 +96,7 @@ impl Side {
         let event = |name| i64::try_from(moved.event(name)).unwrap_or(i64::MAX);
         let mut account = Account {
             host: self.host.label().to_owned(),
-            received_on_wire: guarded(&self.host, &self.interface)? - self.guarded,
+            received_on_wire: self.guarded_since()?,
             received_by_stack: stats.ip_received()? - self.stats.ip_received()?,
             sent_by_stack: stats.ip_sent()? - self.stats.ip_sent()?,
             added: event("proof_cloned") + event("reset_remote"),
@@ -209,6 +209,16 @@ impl fmt::Display for Account {
 
 fn guarded(host: &Host, interface: &str) -> Result<i64> {
     Ok(i64::try_from(host.dropped_by_xdp(interface)?)?)
+}
+
+impl Side {
+    /// What a guard dropped since the books were opened; a wire in userspace may be gone by now, and no guard was on it.
+    fn guarded_since(&self) -> Result<i64> {
+        if !self.host.has_interface(&self.interface)? {
+            return Ok(0);
+        }
+        Ok(guarded(&self.host, &self.interface)? - self.guarded)
+    }
 }
 
 fn is_ip(frame: &Frame) -> bool {

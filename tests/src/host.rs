@@ -11,6 +11,8 @@ use std::sync::{Arc, Once, OnceLock};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 
 use crate::need;
@@ -178,6 +180,16 @@ impl Host {
             value.trim().parse::<u64>().ok()
         };
         Ok(figures.lines().filter_map(of_queue).sum())
+    }
+
+    /// Whether the host has an interface of this name.
+    pub fn has_interface(&self, interface: &str) -> Result<bool> {
+        let name = interface.to_owned();
+        self.run(move || match if_nametoindex(name.as_str()) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENODEV) => Ok(false),
+            Err(error) => Err(error).context(name),
+        })
     }
 
     /// Whether an XDP program is on an interface.
