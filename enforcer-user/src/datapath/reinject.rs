@@ -119,7 +119,8 @@ fn open_tap(name: &str) -> Result<File, DatapathError> {
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: TAP_FLAGS },
     };
     for (to, from) in wanted.ifr_name.iter_mut().zip(name.bytes()).take(libc::IFNAMSIZ - 1) {
-        *to = from.cast_signed();
+        // Signed on some processors, unsigned on others.
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     // SAFETY: the descriptor is open, and the kernel reads and writes one `ifreq`, which outlives
     // the call.

@@ -105,7 +105,8 @@ pub(super) fn create_hash(
     let field = unsafe { &mut attr.__bindgen_anon_1.map_name };
     let last = field.len() - 1;
     for (slot, byte) in field.iter_mut().take(last).zip(name.bytes()) {
-        *slot = byte.cast_signed();
+        // Signed on some processors, unsigned on others.
+        *slot = libc::c_char::from_ne_bytes([byte]);
     }
     // SAFETY: the command reads nothing but what stands in `attr`.
     let fd = unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?;
