@@ -1,6 +1,7 @@
 //! The project's tasks, started with `cargo xtask`. Each command installs what it needs first.
 
 mod apt;
+mod archive;
 mod bench;
 mod budget;
 mod build;
@@ -52,7 +53,7 @@ enum Task {
     Bench(bench::Options),
     /// Mixed load under random faults, for as long as asked
     Soak(soak::Options),
-    /// A static binary and a Debian package
+    /// Static binaries and Debian packages for x86_64 and arm64
     Dist(dist::Options),
     /// Formatting, lints, docs, dependencies, and the verifier's load gate
     Check(check::Options),

@@ -23,6 +23,8 @@ pub enum Group {
     Vm,
     /// Packages
     Dist,
+    /// Packages for arm64
+    Arm64,
 }
 
 /// A program or file, and the Debian package that brings it.
@@ -36,9 +38,9 @@ pub struct Tool {
     pub why: &'static str,
 }
 
-use Group::{Bench, Check, Dist, E2e, Fuzz, Vm};
+use Group::{Arm64, Bench, Check, Dist, E2e, Fuzz, Vm};
 
-const TOOLS: [Tool; 23] = [
+const TOOLS: [Tool; 30] = [
     tool(&[E2e, Bench, Vm], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
     tool(&[E2e, Bench, Vm], "tc", "iproute2", "loss and delay on links; what is attached where"),
     tool(&[E2e, Bench, Vm], "nft", "nftables", "NAT between hosts; the firewall baseline"),
@@ -59,6 +61,13 @@ const TOOLS: [Tool; 23] = [
     tool(&[Vm], "depmod", "kmod", "tells which module needs which, and loads them in the guest"),
     tool(&[Vm], "mmdebstrap", "mmdebstrap", "makes the distribution that boots with systemd"),
     tool(&[Vm, Dist], "strip", "binutils", "takes from programs what only debuggers read"),
+    tool(&[Arm64], "/usr/bin/rustc", "rustc-web", "the compiler of Debian's library for arm64"),
+    tool(&[Arm64], "/usr/bin/cargo", "cargo-web", "calls it"),
+    tool(&[Arm64], "aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "links for arm64"),
+    tool(&[Arm64], "/usr/aarch64-linux-gnu/lib/libc.a", "libc6-dev-arm64-cross", "its C library"),
+    tool(&[Arm64], "qemu-system-aarch64", "qemu-system-arm", "boots what was built for arm64"),
+    tool(&[Arm64], "cpio", "cpio", "packs the guest's root file system"),
+    tool(&[Arm64], "depmod", "kmod", "indexes the guest's kernel modules"),
     tool(&[Dist], "dpkg-deb", "dpkg", "makes packages"),
     tool(&[Dist], "gzip", "gzip", "packs manual pages, as packages want them"),
     tool(&[Dist], "/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev", "the C library to link in"),

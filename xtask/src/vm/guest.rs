@@ -58,13 +58,18 @@ pub fn pack_empty(tree: &Path) -> Result<PathBuf> {
 }
 
 fn start_tree(tree: &Path) -> Result<()> {
+    empty_tree(tree, Path::new("/bin/busybox"))
+}
+
+/// Makes the folders of a guest, with a busybox for its architecture and nothing else.
+pub fn empty_tree(tree: &Path, busybox: &Path) -> Result<()> {
     if tree.exists() {
         fs::remove_dir_all(tree).with_context(|| format!("cannot empty {}", tree.display()))?;
     }
     for folder in ["bin", "sbin", "tools", "proc", "sys", "dev", "run", "tmp", "programs"] {
         fs::create_dir_all(tree.join(folder))?;
     }
-    fs::copy("/bin/busybox", tree.join("bin/busybox")).context("busybox-static has no program")?;
+    fs::copy(busybox, tree.join("bin/busybox")).context("busybox-static has no program")?;
     Ok(())
 }
 
@@ -125,7 +130,8 @@ fn init(steps: &[Step]) -> Result<String> {
     Ok(init)
 }
 
-fn write_init(tree: &Path, text: &str) -> Result<()> {
+/// Writes the guest's first program.
+pub fn write_init(tree: &Path, text: &str) -> Result<()> {
     let path = tree.join("init");
     fs::write(&path, text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

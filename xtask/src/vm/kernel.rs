@@ -9,16 +9,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::archive::Archive;
 use crate::{process, project};
 
-/// Where all packages come from.
-pub const ARCHIVE: &str = "http://deb.debian.org/debian";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-const SECURITY_ARCHIVE: &str = "http://deb.debian.org/debian-security";
-/// Desktop metadata: some machines' apt fetches it with every package list.
-const NO_METADATA: &str = "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false";
-/// Depends on the concrete package of a suite's newest kernel; made for virtual machines.
-const META_PACKAGE: &str = "linux-image-cloud-amd64";
+/// With an architecture behind it, depends on the concrete package of a suite's newest kernel; made for virtual
+/// machines.
+const META_PACKAGE: &str = "linux-image-cloud";
 /// The packages that hold a kernel and its modules: one up to 6.x, two from 7.x on.
 const CONCRETE: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 
@@ -72,9 +68,13 @@ impl Kernel {
     }
 }
 
-/// Downloads and unpacks the suite's newest kernel, unless that has been done.
-pub fn fetch(version: Version) -> Result<Kernel> {
-    let folder = project::root().join("target/vm").join(version.suite());
+/// Downloads and unpacks the suite's newest kernel for one of Debian's architectures, unless that has been done.
+pub fn fetch(version: Version, architecture: &str) -> Result<Kernel> {
+    let suite = version.suite();
+    let folder = project::root().join("target/vm").join(match architecture {
+        "amd64" => suite.to_owned(),
+        other => format!("{suite}-{other}"),
+    });
     let root = folder.join("root");
     if !folder.join("complete").exists() {
         // What an interrupted run left might be another release's.
@@ -82,10 +82,9 @@ pub fn fetch(version: Version) -> Result<Kernel> {
             fs::remove_dir_all(&folder)
                 .with_context(|| format!("cannot empty {}", folder.display()))?;
         }
-        let apt = Apt::new(&folder, version)?;
-        for package in apt.download()? {
-            process::run(Command::new("dpkg").arg("--extract").arg(package).arg(&root))?;
-        }
+        // Unstable has no security updates of its own.
+        let archive = Archive::open(&folder, suite, version != Version::Newest, architecture)?;
+        archive.unpack(&concrete_packages(&archive, architecture)?, &root)?;
         if !root.join("lib").exists() {
             symlink("usr/lib", root.join("lib"))?;
         }
@@ -98,83 +97,27 @@ pub fn fetch(version: Version) -> Result<Kernel> {
     Ok(Kernel { release, image, root })
 }
 
-/// apt with lists, sources and cache of its own: it neither needs nor changes the machine's.
-struct Apt {
-    folder: PathBuf,
-}
-
-impl Apt {
-    fn new(folder: &Path, version: Version) -> Result<Self> {
-        for made in ["lists/partial", "cache/archives/partial", "packages"] {
-            fs::create_dir_all(folder.join(made))
-                .with_context(|| format!("cannot make {}/{made}", folder.display()))?;
-        }
-        fs::write(folder.join("sources.list"), sources(version))?;
-        fs::write(folder.join("status"), "")?;
-        let apt = Self { folder: folder.to_owned() };
-        process::run(apt.command("apt-get").args(["--quiet", "update"]))?;
-        Ok(apt)
+/// The suite's concrete packages of its newest kernel.
+fn concrete_packages(archive: &Archive, architecture: &str) -> Result<Vec<String>> {
+    let meta = format!("{META_PACKAGE}-{architecture}");
+    let depends = process::probe(archive.command("apt-cache").args([
+        "depends",
+        "--recurse",
+        "--no-recommends",
+        "--no-suggests",
+        "--no-conflicts",
+        "--no-breaks",
+        "--no-replaces",
+        "--no-enhances",
+        &meta,
+    ]))
+    .with_context(|| format!("apt-cache knows no {meta}"))?;
+    let concrete = depends.lines().filter(|line| is_concrete(line)).map(str::to_owned);
+    let found: BTreeSet<String> = concrete.collect();
+    if found.is_empty() {
+        bail!("{meta} depends on no package named {CONCRETE:?}: {depends}");
     }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = process::clean(program);
-        for (option, path) in [
-            ("Dir::Etc::SourceList", "sources.list"),
-            ("Dir::Etc::SourceParts", "none"),
-            ("Dir::State::Lists", "lists"),
-            ("Dir::State::Status", "status"),
-            ("Dir::Cache", "cache"),
-        ] {
-            command.arg("-o").arg(format!("{option}={}", self.folder.join(path).display()));
-        }
-        // The folder may belong to a user that apt's own download user cannot enter.
-        for setting in ["APT::Sandbox::User=root", "Acquire::Languages=none", NO_METADATA] {
-            command.args(["-o", setting]);
-        }
-        command
-    }
-
-    /// Fetches the kernel's packages and returns their files.
-    fn download(&self) -> Result<Vec<PathBuf>> {
-        let names = self.concrete_packages()?;
-        let packages = self.folder.join("packages");
-        let mut download = self.command("apt-get");
-        download.current_dir(&packages).args(["--quiet", "download"]).args(&names);
-        process::run(&mut download)?;
-        let files = fs::read_dir(&packages)?.map(|entry| Ok(entry?.path()));
-        files.collect()
-    }
-
-    fn concrete_packages(&self) -> Result<BTreeSet<String>> {
-        let depends = process::probe(self.command("apt-cache").args([
-            "depends",
-            "--recurse",
-            "--no-recommends",
-            "--no-suggests",
-            "--no-conflicts",
-            "--no-breaks",
-            "--no-replaces",
-            "--no-enhances",
-            META_PACKAGE,
-        ]))
-        .with_context(|| format!("apt-cache knows no {META_PACKAGE}"))?;
-        let concrete = depends.lines().filter(|line| is_concrete(line)).map(str::to_owned);
-        let found: BTreeSet<String> = concrete.collect();
-        if found.is_empty() {
-            bail!("{META_PACKAGE} depends on no package named {CONCRETE:?}: {depends}");
-        }
-        Ok(found)
-    }
-}
-
-fn sources(version: Version) -> String {
-    let suite = version.suite();
-    let main = format!("deb [signed-by={KEYRING}] {ARCHIVE} {suite} main\n");
-    if version == Version::Newest {
-        return main;
-    }
-    // A release's newest kernels come as security updates.
-    format!("{main}deb [signed-by={KEYRING}] {SECURITY_ARCHIVE} {suite}-security main\n")
+    Ok(found.into_iter().collect())
 }
 
 /// Whether a line of `apt-cache depends --recurse` is the name of a kernel's own package: those

@@ -2,9 +2,9 @@
 
 mod accelerator;
 mod boot;
-mod guest;
-mod kernel;
-mod modules;
+pub mod guest;
+pub mod kernel;
+pub mod modules;
 mod plan;
 mod systemd;
 
@@ -84,7 +84,7 @@ impl Matrix {
     }
 
     fn run(&self, version: Version) -> Result<Tally> {
-        let kernel = kernel::fetch(version)?;
+        let kernel = kernel::fetch(version, "amd64")?;
         let accelerator = self.accelerator(&kernel)?;
         let object = project::ebpf_object();
         let initramfs = guest::pack(&kernel, &object, &self.enforcers(), &self.steps)?;

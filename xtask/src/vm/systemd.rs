@@ -11,8 +11,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::accelerator::Accelerator;
-use super::kernel::{ARCHIVE, Kernel};
+use super::kernel::Kernel;
 use super::{guest, modules};
+use crate::archive::ARCHIVE;
 use crate::tally::Tally;
 use crate::{process, project};
 
