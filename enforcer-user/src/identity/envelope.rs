@@ -5,7 +5,7 @@
 //! 17([ << {1: 5} >>,              {}, << claims >>, tag(32) ])         COSE_Mac0, HMAC 256/256
 //! ```
 //!
-//! Opening accepts the one form only, which is read directly ([`super::canonical`]). Whatever does not
+//! Opening accepts the one form only, which is read directly (`canonical`). Whatever does not
 //! read so is decoded, encoded afresh from what was understood, and compared: a byte that says nothing,
 //! or the same thing in another way, is refused with its reason. Nothing here judges keys or times.
 
