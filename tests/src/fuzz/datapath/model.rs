@@ -4,7 +4,7 @@ use enforcer_common::abi::{
     DropReason, Event, FlowKey, FlowValue, NetworkEntry, NetworkValue, address, direction,
     flow_state, mapped,
 };
-use enforcer_common::datapath::flow::{confirms, end, is_ended_by, on_segment, record};
+use enforcer_common::datapath::flow::{confirms, end, is_ended_by, on_segment, pass, record};
 use enforcer_common::datapath::network::allowing_rule;
 use enforcer_common::datapath::opaque::Opaque;
 use enforcer_common::wire::checksum::{self, VERIFIED_BYTES_MAX, sum_bytes};
@@ -58,11 +58,11 @@ impl Model<'_> {
         }
         if self.is_ordinary()
             && let Some(flow) = self.own_flow()
-            && flow.state == flow_state::ESTABLISHED
+            && matches!(flow.state, flow_state::ESTABLISHED | flow_state::CLOSING)
             && flow.epoch == EPOCH
             && flow.deadline_ns > self.world.now_ns
         {
-            self.record();
+            self.pass_segment();
             return Ok(self.pass(None));
         }
         self.check_ipv4_options()?;
@@ -110,7 +110,7 @@ impl Model<'_> {
     fn is_ordinary(&self) -> bool {
         let p = &self.packet;
         p.protocol == protocol::TCP
-            && p.flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) == 0
+            && p.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
             && p.options() < OPTION_BYTES
             && p.ipv4_options() == 0
     }
@@ -139,6 +139,13 @@ impl Model<'_> {
             remote_port,
             local,
             remote,
+        }
+    }
+
+    fn pass_segment(&mut self) {
+        let (packet, from, now) = (self.packet, self.is_from(), self.world.now_ns);
+        if let Some(flow) = &mut self.flow {
+            pass(flow, &packet, from, now);
         }
     }
 
