@@ -70,13 +70,15 @@ fn build(
     cargo.args(["--package", "enforcer-user", "--bin", "enforcer"]);
     // With the target named, build scripts and macros are built without these flags.
     cargo.args(["--target", target]).arg("--target-dir").arg(folder);
-    let flags = [flags(), more.to_vec()].concat().join("\x1f");
+    let flags = [flags(folder), more.to_vec()].concat().join("\x1f");
     process::run(cargo.env("CARGO_ENCODED_RUSTFLAGS", flags).env("CARGO_INCREMENTAL", "0"))?;
     Ok(folder.join(target).join("release/enforcer"))
 }
 
-fn flags() -> Vec<String> {
+fn flags(folder: &Path) -> Vec<String> {
     let mut flags = vec!["-C".to_owned(), "target-feature=+crt-static".to_owned()];
     flags.extend(project::path_remaps());
+    // Build scripts write code there, whose path stands in its panics.
+    flags.push(format!("--remap-path-prefix={}=/build", folder.display()));
     flags
 }
