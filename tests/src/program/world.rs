@@ -1,4 +1,4 @@
-//! One workload with one peer, as the daemon would write them into the maps; [`segments`] are those of their handshake.
+//! One workload with one peer, as the daemon would write them into the maps; `segments` are those of their handshake.
 
 mod segments;
 

@@ -4,7 +4,7 @@ use enforcer_common::abi::{
     DropReason, Event, FlowKey, FlowValue, NetworkEntry, NetworkValue, address, direction,
     flow_state, mapped,
 };
-use enforcer_common::datapath::flow::{confirms, end, is_ended_by, on_segment, pass, record};
+use enforcer_common::datapath::flow::{confirms, end, is_ended_by, on_segment, pass};
 use enforcer_common::datapath::network::allowing_rule;
 use enforcer_common::datapath::opaque::Opaque;
 use enforcer_common::wire::checksum::{self, VERIFIED_BYTES_MAX, sum_bytes};
@@ -146,13 +146,6 @@ impl Model<'_> {
         let (packet, from, now) = (self.packet, self.is_from(), self.world.now_ns);
         if let Some(flow) = &mut self.flow {
             pass(flow, &packet, from, now);
-        }
-    }
-
-    fn record(&mut self) {
-        let (packet, from, now) = (self.packet, self.is_from(), self.world.now_ns);
-        if let Some(flow) = &mut self.flow {
-            record(flow, &packet, from, now);
         }
     }
 
