@@ -8,8 +8,8 @@ use enforcer_common::{
 };
 
 use crate::{
-    address, counter, flow, handshake, maps::SCRATCH, network, outcome::Outcome, scratch::Scratch,
-    skb::load_slice,
+    address, clock, counter, flow, handshake, maps::SCRATCH, network, outcome::Outcome,
+    scratch::Scratch, skb::load_slice,
 };
 
 /// Not a verdict: the slow path decides.
@@ -42,6 +42,7 @@ pub fn run<const FROM: bool>(skb: *mut __sk_buff) -> i32 {
 /// Everything but plain segments of established flows.
 #[inline(always)]
 fn slow<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    clock::read(s);
     if s.packet.family == 0 {
         return if FROM { address::arp(skb, s) } else { 0 };
     }

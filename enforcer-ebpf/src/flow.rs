@@ -1,6 +1,7 @@
 //! The flow table, and the two paths through it: established segments, and all others of a flow.
 
 use aya_ebpf::bindings::__sk_buff;
+use core::arch::asm;
 use enforcer_common::{
     abi::{
         AddressWords, DropReason, Event, FlowKey, FlowKey4, FlowValue, InterfaceValue, address,
@@ -36,7 +37,7 @@ const BPF_EXIST: u64 = 2;
 /// decides it with one look-up. Everything else is left in the scratch for the slow path.
 #[inline(never)]
 pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    clock::read(s);
+    clock::read_tick(s);
     let now_ns = s.now_ns;
     s.peer = 0;
     // SAFETY: a read of the program's context.
@@ -72,7 +73,7 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
     }
     if is_ordinary(&packet) {
         let flow = if packet.family == 4 {
-            FLOWS4.get_ptr_mut(&tuple4::<FROM>(interface.workload, &packet))
+            apart(FLOWS4.get_ptr_mut(&tuple4::<FROM>(interface.workload, &packet)))
         } else {
             FLOWS6.get_ptr_mut(&tuple::<FROM>(interface.workload, &packet))
         };
@@ -120,6 +121,15 @@ pub fn unread(s: &mut Scratch, reason: DropReason) -> u32 {
 #[inline(always)]
 fn mac_words(mac: &[u8; 6]) -> (u32, u16) {
     (u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]]))
+}
+
+/// Gives back the result of a look-up in one of two tables, and keeps the compiler from making one call of the two: the
+/// kernel calls a table's own function only where it knows the table, else any, through a retpoline.
+#[inline(always)]
+fn apart<T>(found: T) -> T {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
+    found
 }
 
 /// Whether segments of the flow pass without a question: both ends have accepted it.
@@ -186,7 +196,7 @@ fn ends<const FROM: bool>(p: &Packet) -> (AddressWords, AddressWords, u16, u16) 
 #[inline(always)]
 pub fn find(key: &FlowKey, family: u8) -> Option<&'static mut FlowValue> {
     let value =
-        if family == 4 { FLOWS4.get_ptr_mut(&key.to_v4()) } else { FLOWS6.get_ptr_mut(key) };
+        if family == 4 { apart(FLOWS4.get_ptr_mut(&key.to_v4())) } else { FLOWS6.get_ptr_mut(key) };
     // SAFETY: the table is preallocated, so the memory stays a flow's for as long as the map lives.
     // It may become another flow's while it is used: a removed element goes to the next key without
     // a grace period. Every bit pattern is a value, and fields are plain integers, so what is read
@@ -238,7 +248,7 @@ fn take_place(s: &mut Scratch) -> u32 {
 #[inline(never)]
 fn put(s: &Scratch, mode: u64) -> u32 {
     let inserted = if s.packet.family == 4 {
-        FLOWS4.insert(&s.key.to_v4(), &s.flow, mode)
+        apart(FLOWS4.insert(&s.key.to_v4(), &s.flow, mode))
     } else {
         FLOWS6.insert(&s.key, &s.flow, mode)
     };
@@ -250,8 +260,11 @@ fn put(s: &Scratch, mode: u64) -> u32 {
 pub fn remove(s: &mut Scratch) -> u32 {
     let Some(flow) = find(&s.key, s.packet.family) else { return 0 };
     let flags = flow.flags;
-    let removed =
-        if s.packet.family == 4 { FLOWS4.remove(&s.key.to_v4()) } else { FLOWS6.remove(&s.key) };
+    let removed = if s.packet.family == 4 {
+        apart(FLOWS4.remove(&s.key.to_v4()))
+    } else {
+        FLOWS6.remove(&s.key)
+    };
     // Absence is what is wanted, and an error can only mean that: another has removed and counted it.
     if removed.is_ok() {
         quota::flow_removed(s, flags);

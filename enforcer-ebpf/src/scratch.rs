@@ -17,9 +17,9 @@ use enforcer_common::{
 /// What a program knows of the packet at hand.
 #[repr(C)]
 pub struct Scratch {
-    /// Boot-time nanoseconds at entry, of [`Self::tick`].
+    /// Boot-time nanoseconds; on the fast path as they were read last, in [`Self::tick`].
     pub now_ns: u64,
-    /// The kernel's tick at which `now_ns` was read.
+    /// The kernel's tick of the last packet.
     pub tick: u64,
     /// The packet's headers.
     pub packet: Packet,
