@@ -48,6 +48,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::CredentialPki,
+        Self::CredentialPsk,
+        Self::NodeCertificate,
+        Self::AuthorityCertificate,
+        Self::NodeRequest,
+    ];
+
     pub(super) fn aad(self) -> &'static [u8] {
         match self {
             Self::CredentialPki => contexts::CREDENTIAL_PKI,
@@ -253,14 +262,6 @@ mod tests {
         assert_eq!(bytes, expected);
     }
 
-    const KINDS: [Kind; 5] = [
-        Kind::CredentialPki,
-        Kind::CredentialPsk,
-        Kind::NodeCertificate,
-        Kind::AuthorityCertificate,
-        Kind::NodeRequest,
-    ];
-
     fn payload() -> impl Strategy<Value = Payload> {
         let text = || prop::option::of("[a-z:/.\u{e9}]{0,40}");
         let key = prop::option::of((any::<bool>(), any::<[u8; 32]>()));
@@ -289,7 +290,7 @@ mod tests {
     proptest! {
         #[test]
         fn both_ways_of_opening_read_the_same(
-            kind in select(KINDS.to_vec()), payload in payload(), key_id in prop::option::of(any::<[u8; 8]>()),
+            kind in select(Kind::ALL.to_vec()), payload in payload(), key_id in prop::option::of(any::<[u8; 8]>()),
             seal in prop::collection::vec(any::<u8>(), 0..70), at in any::<prop::sample::Index>(), change in 1..=255_u8,
         ) {
             let envelope = Envelope { kind, key_id, payload };
@@ -311,8 +312,8 @@ mod tests {
     #[test]
     fn what_is_sealed_differs_by_kind() {
         let sealed: std::collections::BTreeSet<Vec<u8>> =
-            KINDS.iter().map(|kind| envelope(*kind).to_be_sealed()).collect();
-        assert_eq!(sealed.len(), KINDS.len());
+            Kind::ALL.iter().map(|kind| envelope(*kind).to_be_sealed()).collect();
+        assert_eq!(sealed.len(), Kind::ALL.len());
     }
 
     #[test]

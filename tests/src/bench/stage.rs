@@ -20,8 +20,8 @@ const LAST_PORT: u16 = 29_999;
 const CLIENT_PORTS: &str = "30000 65535";
 /// Rules that the policy holds besides the one that is used.
 const OTHER_RULES: usize = 99;
-/// Entries of each flow table. A closed flow stays for two minutes, as in conntrack, and a run makes more
-/// connections in that time than the default table holds.
+/// Entries of each flow table. A closed flow stays for 5 s, in which a fast machine makes more connections than the
+/// default table holds.
 const FLOWS: u64 = 262_144;
 
 /// What stands between client and server.

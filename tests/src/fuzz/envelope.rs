@@ -7,17 +7,9 @@ use enforcer_user::identity::payload::{Payload, PublicKey};
 
 use super::feed::Feed;
 
-const KINDS: [Kind; 5] = [
-    Kind::CredentialPki,
-    Kind::CredentialPsk,
-    Kind::NodeCertificate,
-    Kind::AuthorityCertificate,
-    Kind::NodeRequest,
-];
-
 /// `data` is an envelope, claims, and fields of an envelope that reads back.
 pub fn run(data: &[u8]) {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         accepted(kind, data);
     }
     if let Ok(payload) = Payload::decode(data) {
@@ -35,7 +27,7 @@ pub fn accepted(kind: Kind, data: &[u8]) {
     let again = open(kind, bytes).expect("what follows was not looked at");
     assert_eq!((again.envelope, again.seal), (opened.envelope, opened.seal));
     assert!(open(kind, &bytes[..bytes.len() - 1]).is_err());
-    let others = KINDS.into_iter().filter(|other| is_mac(*other) != is_mac(kind));
+    let others = Kind::ALL.into_iter().filter(|other| is_mac(*other) != is_mac(kind));
     for other in others {
         assert!(open(other, bytes).is_err(), "{other:?} taken for {kind:?}");
     }
@@ -46,7 +38,7 @@ fn is_mac(kind: Kind) -> bool {
 }
 
 fn reads_back(mut feed: Feed<'_>) {
-    let kind = feed.choose(&KINDS);
+    let kind = feed.choose(&Kind::ALL);
     let key_id = feed.flag().then(|| feed.array());
     let envelope = Envelope { kind, key_id, payload: payload(&mut feed) };
     let seal = feed.bytes(70).to_vec();

@@ -12,8 +12,8 @@ use super::super::error::DatapathError;
 use super::super::maps::Maps;
 use super::super::table::Table;
 
-/// Copies all but flows, half-open connections, counters and shares, which are counted anew. Nonces are not copied: every start has a new
-/// secret, and those of connections under way stand in their attempts.
+/// Copies all but flows, half-open connections, counters and shares, which are counted anew. Nonces are not copied:
+/// every start has a new secret, and those of connections under way stand in their attempts.
 pub(super) fn copy(old: &Path, new: &Path, maps: &mut Maps) -> Result<(), DatapathError> {
     table::<u32, before::InterfaceValue, u32, abi::InterfaceValue>(old, new, "INTERFACES")?;
     table::<u32, before::WorkloadValue, u32, abi::WorkloadValue>(old, new, "WORKLOADS")?;
