@@ -4,6 +4,9 @@
 //! server and their load have the others, with flood and without: what is lost is what the flood costs *them*. The same
 //! flood against a firewall, at a port that its rules drop, says what of that any receiver pays.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -13,11 +16,15 @@ use super::options::Options;
 use super::progress;
 use super::stage::{FIRST_PORT, Setting, furnish};
 use crate::capture::{Capture, Flags, Segment};
+use crate::config::{Config, Workload};
 use crate::enforcer::{Counters, Enforcer};
 use crate::flood::{Flood, link_address, spoofed};
-use crate::host::Family;
+use crate::host::{Family, Host};
+use crate::keys::NodeKeys;
 use crate::load::{Load, Report};
+use crate::policy;
 use crate::raw::Forged;
+use crate::scenario::{NAMESPACE, Setup};
 use crate::tcp::{PATIENCE, Server, Service, dial};
 use crate::topology::{INTERFACE, ThreeHosts};
 
@@ -29,6 +36,8 @@ const CLIENTS: usize = 4;
 const WARM_UP: u64 = 50;
 /// A port that the firewall's rules drop.
 const CLOSED: u16 = 8080;
+/// How long a call is given whose first segment is wanted.
+const DIAL: Duration = Duration::from_secs(1);
 /// The settings that are compared.
 const SETTINGS: [Setting; 2] = [Setting::Nftables, Setting::Enforced];
 
@@ -40,11 +49,18 @@ pub enum Kind {
     Garbage,
     /// The S1 of the known identity itself, again and again, from 500 addresses.
     Replayed,
+    /// SYNs without the option, from 500 addresses.
+    Plain,
+    /// The S1 of an identity that the policy denies, again and again, from 500 addresses.
+    Denied,
+    /// That of the known identity from 500 addresses, each with a proof whose MAC is wrong.
+    Proofs,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Garbage, Self::Replayed];
+    pub const ALL: [Self; 5] =
+        [Self::Garbage, Self::Replayed, Self::Plain, Self::Denied, Self::Proofs];
 
     /// Its name, as in the JSON.
     #[must_use]
@@ -52,8 +68,45 @@ impl Kind {
         match self {
             Self::Garbage => "garbage",
             Self::Replayed => "replayed",
+            Self::Plain => "plain",
+            Self::Denied => "denied",
+            Self::Proofs => "proofs",
         }
     }
+
+    /// Segment number `n` of it.
+    fn segment(self, n: u32, to: SocketAddr, hellos: &Hellos) -> Forged {
+        let again = |hello: &Segment, source, sequence| Forged {
+            source,
+            destination: to,
+            sequence,
+            ..Forged::replay(hello)
+        };
+        match self {
+            Self::Garbage => {
+                let junk = noise(n);
+                Forged::syn(spoofed(n), to).identity(&junk[..16]).payload(&junk.repeat(20))
+            }
+            Self::Replayed => again(&hellos.known, spoofed(n), n),
+            Self::Plain => Forged::syn(spoofed(n), to),
+            Self::Denied => again(&hellos.denied, spoofed(n), n),
+            Self::Proofs if n.is_multiple_of(2) => again(&hellos.known, proving(n), 7),
+            Self::Proofs => {
+                let proof = Forged::new(proving(n), to, Flags::ACK).identity(&noise(n)[..16]);
+                Forged { sequence: 8, acknowledgement: n, ..proof }
+            }
+        }
+    }
+}
+
+/// Bytes that mean nothing.
+fn noise(n: u32) -> [u8; 32] {
+    *blake3::hash(&n.to_be_bytes()).as_bytes()
+}
+
+/// The source of a call and of its proof, which follow each other.
+fn proving(n: u32) -> SocketAddr {
+    spoofed(n / 2 % 500)
 }
 
 /// One setting under one flood, beside the same without.
@@ -120,7 +173,17 @@ impl Floods {
 struct Arena {
     setting: Setting,
     daemons: Option<[Enforcer; 2]>,
+    /// Keys of a node whose workload nobody permits.
+    stranger: NodeKeys,
     net: ThreeHosts,
+}
+
+/// What is played again: the first segments of calls, as the server saw them.
+struct Hellos {
+    /// Of the known identity.
+    known: Segment,
+    /// Of one that the policy denies.
+    denied: Segment,
 }
 
 impl Arena {
@@ -129,52 +192,49 @@ impl Arena {
         // What is answered to spoofed sources has somewhere to go, and nobody answers it.
         net.server.ip(&format!("route add default via {}", net.other.address(Family::V4)))?;
         net.other.drop_arriving_tcp()?;
-        let daemons = furnish(setting, &net.client, &net.server)?;
-        Ok(Self { setting, daemons, net })
+        let setup = Setup::pki()?;
+        let stranger = setup.keys.node("stranger-node", NAMESPACE)?;
+        let daemons = furnish(setting, setup, &net.client, &net.server)?;
+        Ok(Self { setting, daemons, stranger, net })
     }
 
-    /// The S1 of a call of the known identity, or the SYN of one without an identity.
-    fn hello(&self) -> Result<Segment> {
+    fn hellos(&self) -> Result<Hellos> {
+        let _server = Server::start(&self.net.server, FIRST_PORT, &Service::Echo)?;
+        let known = self.s1_of(&self.net.client)?;
+        let stranger = Workload::own(NAMESPACE, "stranger");
+        let config = Config::new(self.stranger.clone(), stranger, policy::ALLOW_ALL);
+        let _enforcer = Enforcer::start(&self.net.other, &config)?;
+        Ok(Hellos { known, denied: self.s1_of(&self.net.other)? })
+    }
+
+    /// The S1 of a host's call, answered or not.
+    fn s1_of(&self, host: &Host) -> Result<Segment> {
         let capture = Capture::start(&self.net.server, INTERFACE)?;
         let to = self.net.server.at(Family::V4, FIRST_PORT);
-        let _server = Server::start(&self.net.server, FIRST_PORT, &Service::Echo)?;
-        dial(&self.net.client, to, PATIENCE)?.stream()?;
-        capture.wait_for("S1", PATIENCE, |s| s.flags == Flags::SYN)
+        let from = host.address(Family::V4);
+        drop(dial(host, to, DIAL)?);
+        let is_s1 = move |s: &Segment| {
+            s.flags == Flags::SYN && s.identity().is_some() && s.source.ip() == from
+        };
+        capture.wait_for("S1", PATIENCE, is_s1)
     }
 
     /// The frames of a flood: towards the port of the load, or, behind the firewall, to one that is dropped.
-    fn frames(&self, kind: Kind, hello: &Segment, port: u16) -> Result<Vec<Vec<u8>>> {
+    fn frames(&self, kind: Kind, hellos: &Hellos, port: u16) -> Result<Vec<Vec<u8>>> {
         let port = if self.setting == Setting::Nftables { CLOSED } else { port };
         let to = self.net.server.at(Family::V4, port);
         let link = link_address(&self.net.server, INTERFACE)?;
-        let frame = |n: u32| {
-            let forged = match kind {
-                Kind::Garbage => {
-                    let junk = blake3::hash(&n.to_be_bytes());
-                    Forged::syn(spoofed(n), to)
-                        .identity(&junk.as_bytes()[..16])
-                        .payload(&junk.as_bytes().repeat(20))
-                }
-                Kind::Replayed => Forged {
-                    source: spoofed(n),
-                    destination: to,
-                    sequence: n,
-                    ..Forged::replay(hello)
-                },
-            };
-            forged.frame(link)
-        };
-        (0..FRAMES).map(frame).collect()
+        (0..FRAMES).map(|n| kind.segment(n, to, hellos).frame(link)).collect()
     }
 
-    fn sample(&self, kind: Kind, hello: &Segment, port: u16, plan: &Plan) -> Result<Sample> {
+    fn sample(&self, kind: Kind, hellos: &Hellos, port: u16, plan: &Plan) -> Result<Sample> {
         let _server = Server::start_threads(&self.net.server, port, &Service::OneByte, CLIENTS)?;
         let to = self.net.server.at(Family::V4, port);
         let load = Load::connections(to, plan.connections).clients(CLIENTS);
         Load::connections(to, WARM_UP).run(&self.net.client)?;
         let calm = load.run(&self.net.client)?;
         ensure!(calm.failed == 0, "{} connections failed without a flood", calm.failed);
-        let frames = self.frames(kind, hello, port)?;
+        let frames = self.frames(kind, hellos, port)?;
         let before = self.counters()?;
         let flood = Flood::start_on(&self.net.other, INTERFACE, frames, plan.processor);
         let begun = flood.sent();
@@ -229,19 +289,19 @@ pub fn measure(options: &Options) -> Result<Floods> {
     let arenas = SETTINGS.map(Arena::new);
     let arenas: Vec<Arena> = arenas.into_iter().collect::<Result<_>>()?;
     let enforced = arenas.iter().find(|arena| arena.setting == Setting::Enforced);
-    let hello = enforced.context("no enforced setting")?.hello()?;
+    let hellos = enforced.context("no enforced setting")?.hellos()?;
     let this = Pid::from_raw(0);
     let all = sched_getaffinity(this)?;
     let (others, processor) = divide(&all)?;
     // Threads inherit it: everything but the flooder runs on the others from here on.
     sched_setaffinity(this, &others)?;
     let plan = Plan { rounds: options.rounds(), connections: options.connections(), processor };
-    let rounds = rounds(&arenas, &hello, &plan);
+    let rounds = rounds(&arenas, &hellos, &plan);
     sched_setaffinity(this, &all)?;
     rounds.map(Floods)
 }
 
-fn rounds(arenas: &[Arena], hello: &Segment, plan: &Plan) -> Result<Vec<Vec<Sample>>> {
+fn rounds(arenas: &[Arena], hellos: &Hellos, plan: &Plan) -> Result<Vec<Vec<Sample>>> {
     let mut port = FIRST_PORT;
     let mut rounds = Vec::new();
     for round in 0..plan.rounds {
@@ -251,7 +311,7 @@ fn rounds(arenas: &[Arena], hello: &Segment, plan: &Plan) -> Result<Vec<Vec<Samp
             port += 1;
             let turn = round as usize % arenas.len();
             for arena in arenas.iter().cycle().skip(turn).take(arenas.len()) {
-                samples.push(arena.sample(kind, hello, port, plan)?);
+                samples.push(arena.sample(kind, hellos, port, plan)?);
             }
         }
         rounds.push(samples);

@@ -66,7 +66,7 @@ impl Stage {
     /// Makes the hosts and puts in place what the setting is.
     pub fn new(setting: Setting) -> Result<Self> {
         let net = TwoHosts::new()?;
-        let daemons = furnish(setting, &net.client, &net.server)?;
+        let daemons = furnish(setting, Setup::pki()?, &net.client, &net.server)?;
         Ok(Self { setting, daemons, net })
     }
 
@@ -111,10 +111,11 @@ impl Stages {
     }
 }
 
-/// Prepares the client for many connections, and puts between both hosts what the setting is. Returns the daemons,
-/// where it has some: the client's and the server's.
+/// Prepares the client for many connections, and puts between both hosts what the setting is; enforcers have the keys of
+/// `setup`. Returns the daemons, where it has some: the client's and the server's.
 pub(super) fn furnish(
     setting: Setting,
+    setup: Setup,
     client: &Host,
     server: &Host,
 ) -> Result<Option<[Enforcer; 2]>> {
@@ -127,14 +128,19 @@ pub(super) fn furnish(
             firewall(server)?;
             Ok(None)
         }
-        Setting::Enforced => enforce(client, server).map(Some),
+        Setting::Enforced => enforce_with(setup, client, server).map(Some),
     }
 }
 
 /// Starts an enforcer on both hosts, as it would be run: certificates, a hundred rules, ordinary log.
 pub fn enforce(client: &Host, server: &Host) -> Result<[Enforcer; 2]> {
+    enforce_with(Setup::pki()?, client, server)
+}
+
+/// The same with these keys.
+pub(super) fn enforce_with(setup: Setup, client: &Host, server: &Host) -> Result<[Enforcer; 2]> {
     let rules = policy();
-    let setup = Setup::pki()?.client_policy(&rules).server_policy(&rules);
+    let setup = setup.client_policy(&rules).server_policy(&rules);
     let ordinary = |mut config: Config| {
         config.log_level = "info";
         config.limits.insert("flows".to_owned(), FLOWS);

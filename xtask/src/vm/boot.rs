@@ -145,7 +145,7 @@ mod tests {
     ];
 
     fn step(name: &str, tests: &[&'static str]) -> Step {
-        Step { name: name.to_owned(), program: PathBuf::new(), tests: tests.to_vec() }
+        Step { name: name.to_owned(), program: PathBuf::new(), tests: tests.to_vec(), but: None }
     }
 
     fn read(steps: &[Step], lines: &[&str]) -> (Report, Vec<String>) {

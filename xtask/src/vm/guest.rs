@@ -119,6 +119,8 @@ fn init(steps: &[Step]) -> Result<String> {
         let name = &step.name;
         let arguments = if name == GATE {
             " /programs/object".to_owned()
+        } else if let Some(test) = step.but {
+            format!(" --exact --skip {test}")
         } else if step.tests.is_empty() {
             String::new()
         } else {
@@ -170,12 +172,19 @@ mod tests {
             name: name.to_owned(),
             program: PathBuf::new(),
             tests: tests.to_vec(),
+            but: None,
         };
-        let steps =
-            [step("verifier_gate", &[]), step("edge", &[]), step("e2e_paths", &["one", "two"])];
+        let guard = Step { but: Some("long"), ..step("prog_guard", &[]) };
+        let steps = [
+            step("verifier_gate", &[]),
+            step("edge", &[]),
+            guard,
+            step("e2e_paths", &["one", "two"]),
+        ];
         let text = init(&steps).unwrap();
         for line in [
             "/programs/verifier_gate /programs/object; echo \"guest: status $? verifier_gate\"",
+            "/programs/prog_guard --exact --skip long; echo \"guest: status $? prog_guard\"",
             "/programs/edge; echo \"guest: status $? edge\"",
             "/programs/e2e_paths --exact one two; echo \"guest: status $? e2e_paths\"",
         ] {
