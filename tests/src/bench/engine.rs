@@ -23,7 +23,7 @@ use enforcer_user::policy::{Policy, Protocol, Request, SourceFile};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use super::figures::Spread;
+use super::figures::{Spread, percentile_99};
 use super::options::Options;
 use super::process;
 
@@ -281,11 +281,6 @@ fn now(seconds: u64) -> Now {
 /// Time this thread has run.
 fn processor_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
-}
-
-fn percentile_99(mut times: Vec<f64>) -> f64 {
-    times.sort_unstable_by(f64::total_cmp);
-    times.get(times.len().saturating_sub(1) * 99 / 100).copied().unwrap_or(f64::NAN)
 }
 
 fn micros(time: Duration) -> f64 {

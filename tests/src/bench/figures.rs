@@ -77,6 +77,13 @@ impl Spread {
     }
 }
 
+/// The 99th percentile of some values: the least that no more than one in a hundred exceeds.
+#[must_use]
+pub fn percentile_99(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) * 99 / 100).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,8 +36,8 @@ pub use figures::{Figures, Samples, Spread};
 pub use machine::Machine;
 pub use options::{Only, Options};
 pub use report::{
-    EngineReport, FloodReport, GuardReport, ProgramReport, Report, engine_table, flood_table,
-    guard_table, program_table, table,
+    ColdReport, EngineReport, FloodReport, GuardReport, ProgramReport, Report, cold_table,
+    engine_table, flood_table, guard_table, program_table, table,
 };
 
 /// How long the daemons are left alone to see what they cost when nothing happens.
@@ -76,6 +76,13 @@ pub fn run(options: &Options) -> Result<Report> {
 pub fn run_floods(options: &Options) -> Result<FloodReport> {
     need::environment()?;
     Ok(FloodReport::new(flood::measure(options)?))
+}
+
+/// Measures first contacts, and nothing else.
+pub fn run_cold(options: &Options) -> Result<ColdReport> {
+    need::environment()?;
+    let native = Stage::new(Setting::Native)?;
+    Ok(ColdReport::new(cold::measure(&native, options)?))
 }
 
 /// Measures what the guard spares, and nothing else.

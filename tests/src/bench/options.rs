@@ -29,6 +29,8 @@ pub struct Options {
 /// What can be measured by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Only {
+    /// What a first contact adds to a connect.
+    Cold,
     /// What known identities keep of their connection rate under a flood.
     Flood,
     /// What decisions, verifications and policy changes cost the daemon, without a kernel.

@@ -90,6 +90,42 @@ impl FloodReport {
     }
 }
 
+/// What was measured of first contacts alone.
+#[derive(Debug, Clone, Serialize)]
+pub struct ColdReport {
+    /// What is aimed at, and whether it is met.
+    pub budgets: Vec<Budget>,
+    /// First contacts.
+    pub cold: Cold,
+    /// Where.
+    pub machine: Machine,
+    /// Of which source.
+    pub commit: String,
+}
+
+impl ColdReport {
+    /// Judges the figures.
+    #[must_use]
+    pub fn new(cold: Cold) -> Self {
+        Self {
+            budgets: budget::cold(&cold),
+            cold,
+            machine: Machine::here(),
+            commit: machine::commit(),
+        }
+    }
+}
+
+/// The report of first contacts as text.
+#[must_use]
+pub fn cold_table(report: &ColdReport) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ =
+        first_contacts(&mut text, &report.cold).and_then(|()| budgets(&mut text, &report.budgets));
+    text
+}
+
 /// What was measured of the guard.
 #[derive(Debug, Clone, Serialize)]
 pub struct GuardReport {

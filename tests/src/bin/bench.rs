@@ -27,6 +27,11 @@ fn main() -> ExitCode {
 /// Measures, prints, writes. Returns whether every budget is met.
 fn run(options: &Options) -> Result<bool> {
     match options.only {
+        Some(Only::Cold) => {
+            let report = bench::run_cold(options)?;
+            println!("{}", bench::cold_table(&report));
+            tell(options, &report, &report.budgets)
+        }
         Some(Only::Flood) => {
             let report = bench::run_floods(options)?;
             println!("{}", bench::flood_table(&report));
