@@ -12,7 +12,7 @@ use thiserror::Error;
 use x25519_dalek::{PublicKey as X25519Public, StaticSecret};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
-use super::contexts;
+use super::{contexts, x25519};
 
 /// The system has no randomness to give; nothing may be made without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -103,8 +103,7 @@ impl AgreementKey {
 
     /// The shared secret with `peer`, or `None` when it is all zero: the peer's point is of low order (RFC 7748 6.1).
     pub(super) fn agree(&self, peer: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
-        let shared = self.0.diffie_hellman(&X25519Public::from(*peer));
-        shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
+        x25519::agree(&self.0, peer)
     }
 }
 

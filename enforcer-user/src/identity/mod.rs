@@ -27,6 +27,7 @@ pub mod trust;
 pub mod validity;
 pub mod verify;
 mod verify_error;
+mod x25519;
 
 pub use authority::{Authority, AuthorityError};
 pub use cbor::EncodingError;
