@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use super::clock::now;
 use super::core::Core;
-use crate::datapath::DatapathError;
-use crate::engine::{Input, Output};
+use super::pool::Begun;
+use crate::datapath::{DatapathError, boot_ns};
+use crate::engine::{Input, Job, JobResult, Output};
 use crate::fault::{self, KillPoint};
 
 impl Core {
@@ -24,6 +25,13 @@ impl Core {
     pub(super) fn apply(&mut self, outputs: Vec<Output>) {
         let mut queue: VecDeque<Output> = outputs.into();
         while let Some(output) = queue.pop_front() {
+            let output = match output {
+                Output::Verify(job) => {
+                    queue.extend(self.verify(job));
+                    continue;
+                }
+                other => other,
+            };
             let lost = match &output {
                 Output::InstallPeer(key, _) => Some(Input::PeerLost(*key)),
                 Output::InstallVerdict(key, _) => Some(Input::VerdictLost(*key)),
@@ -65,10 +73,10 @@ impl Core {
         point.into_iter().for_each(fault::reached);
         match rest {
             Some(Output::Verify(job)) => {
-                let queued = self.pool.run(job);
-                self.log.problem_unless(queued, "the queue of verifications is full");
+                let begun = self.pool.queue(job);
+                self.ran(begun);
             }
-            Some(Output::Remember(vetted)) => self.remember(&vetted.hash, &vetted.bytes),
+            Some(Output::Remember(vetted)) => self.remember(&vetted.hash, &vetted.bytes()),
             Some(Output::Log(denial)) => self.log.denial(&denial),
             Some(Output::LogRefusal(refusal)) => self.log.refusal(&self.engine, &refusal),
             Some(Output::Problem(problem)) => {
@@ -83,6 +91,23 @@ impl Core {
 }
 
 impl Core {
+    /// Runs a job here, or has it run; returns what follows at once.
+    fn verify(&mut self, job: Job) -> Vec<Output> {
+        let quiet = self.events.held.is_empty();
+        let begun = self.pool.begin(job, quiet, boot_ns());
+        let result = self.ran(begun);
+        result.map_or_else(Vec::new, |result| self.engine.handle(Input::Verified(result), now()))
+    }
+
+    fn ran(&mut self, begun: Begun) -> Option<JobResult> {
+        let room = !matches!(begun, Begun::Full);
+        self.log.problem_unless(room, "the queue of verifications is full");
+        match begun {
+            Begun::Ran(result) => result,
+            Begun::Queued | Begun::Full => None,
+        }
+    }
+
     /// For a later daemon: in the memory file, or in the kernel as long as that has no room.
     pub(super) fn remember(&mut self, hash: &[u8; 32], credential: &[u8]) {
         if !self.memory.append(credential)

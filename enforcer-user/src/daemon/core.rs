@@ -175,7 +175,7 @@ impl Core {
             return;
         }
         let of_use = self.engine.remembered();
-        match self.memory.compact(of_use.iter().map(|vetted| &*vetted.bytes)) {
+        match self.memory.compact(of_use.iter().map(|vetted| vetted.bytes())) {
             Ok(()) => {
                 if let Err(error) = self.datapath.forget_remembered() {
                     self.log.failure(&error);

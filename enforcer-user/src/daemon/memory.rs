@@ -85,9 +85,9 @@ impl Memory {
     }
 
     /// Writes the file anew.
-    pub(super) fn compact<'a>(
+    pub(super) fn compact(
         &mut self,
-        of_use: impl ExactSizeIterator<Item = &'a [u8]>,
+        of_use: impl ExactSizeIterator<Item = impl AsRef<[u8]>>,
     ) -> anyhow::Result<()> {
         let records = of_use.len();
         self.file = Some(rewrite(&self.path, of_use)?);
@@ -97,14 +97,17 @@ impl Memory {
 }
 
 /// Writes beside the file and renames, so that it is whole at any time.
-fn rewrite<'a>(path: &Path, credentials: impl Iterator<Item = &'a [u8]>) -> anyhow::Result<File> {
+fn rewrite(
+    path: &Path,
+    credentials: impl Iterator<Item = impl AsRef<[u8]>>,
+) -> anyhow::Result<File> {
     let beside = path.with_extension("new");
     let written = || -> io::Result<File> {
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         let mut all = HEAD.to_vec();
         for bytes in credentials {
-            all.extend(encode(bytes)?);
+            all.extend(encode(bytes.as_ref())?);
         }
         file.write_all(&all)?;
         std::fs::rename(&beside, path)?;

@@ -12,6 +12,7 @@
 //! that of the event loop, a ring's reader or the control socket ends the daemon, for a supervisor to
 //! start the next. The datapath enforces all the while.
 
+mod allowance;
 mod apply;
 mod attach;
 mod backend;

@@ -1,7 +1,10 @@
-//! Runs the engine's jobs off the thread that moves packets, on all processors but one.
+//! Runs the engine's jobs: a lone one at once, all others off the thread that moves packets, on all
+//! processors but one.
 //!
-//! The threads live as long as the daemon and wait for work: a first contact after a quiet hour
-//! must not pay for the start of a thread.
+//! A first contact after a quiet hour pays for every thread that must wake for it: on another
+//! processor, which may have gone to sleep, that takes longer than the verification itself. So a brief
+//! job that nothing waits behind runs where it arose, as long as the [`Allowance`] of that lasts. Under
+//! load everything goes to the threads, which live as long as the daemon.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -13,6 +16,7 @@ use std::thread::{self, available_parallelism};
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
+use super::allowance::Allowance;
 use crate::engine::{Job, JobResult};
 
 /// Jobs that wait for a thread: more than the engine ever has under way.
@@ -24,6 +28,7 @@ const RESULTS: usize = 512;
 #[derive(Debug)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
+    allowance: Allowance,
     /// What the jobs found.
     pub(super) results: mpsc::Receiver<JobResult>,
 }
@@ -40,7 +45,20 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Job>,
+    /// Jobs that a thread is at.
+    running: usize,
     ended: bool,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum Begun {
+    /// It ran; none if it panicked.
+    Ran(Option<JobResult>),
+    /// Its result will be among the pool's.
+    Queued,
+    /// There is no room; it is lost.
+    Full,
 }
 
 impl Pool {
@@ -48,7 +66,7 @@ impl Pool {
     pub(super) fn start() -> anyhow::Result<Self> {
         let threads = available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1);
         let (sender, results) = mpsc::channel(RESULTS);
-        let pool = Self { shared: Arc::default(), results };
+        let pool = Self { shared: Arc::default(), allowance: Allowance::default(), results };
         for number in 0..threads {
             let (shared, sender) = (Arc::clone(&pool.shared), sender.clone());
             thread::Builder::new()
@@ -64,16 +82,26 @@ impl Pool {
         self.shared.panics.load(Ordering::Relaxed)
     }
 
-    /// Queues a job; `false` if there is no room.
-    pub(super) fn run(&self, job: Job) -> bool {
-        let mut state = self.shared.lock();
-        let room = state.waiting.len() < QUEUE;
-        if room {
-            state.waiting.push_back(job);
-            drop(state);
-            self.shared.changed.notify_one();
+    /// Runs a job on this thread if it is brief, none is before it and the allowance lasts; queues it
+    /// otherwise. `quiet`: nothing else waits for this thread.
+    pub(super) fn begin(&mut self, job: Job, quiet: bool, boot_ns: u64) -> Begun {
+        let alone = quiet && job.is_brief() && self.shared.lock().is_idle();
+        if alone && self.allowance.take(boot_ns) {
+            return Begun::Ran(caught(&self.shared.panics, || job.run()));
         }
-        room
+        self.queue(job)
+    }
+
+    /// Queues a job.
+    pub(super) fn queue(&self, job: Job) -> Begun {
+        let mut state = self.shared.lock();
+        if state.waiting.len() >= QUEUE {
+            return Begun::Full;
+        }
+        state.waiting.push_back(job);
+        drop(state);
+        self.shared.changed.notify_one();
+        Begun::Queued
     }
 }
 
@@ -83,6 +111,12 @@ impl Drop for Pool {
         state.ended = true;
         state.waiting.clear();
         self.shared.changed.notify_all();
+    }
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running == 0
     }
 }
 
@@ -96,14 +130,25 @@ impl Shared {
     fn next(&self) -> Option<Job> {
         let idle = |state: &mut State| state.waiting.is_empty() && !state.ended;
         let waited = self.changed.wait_while(self.lock(), idle);
-        waited.unwrap_or_else(PoisonError::into_inner).waiting.pop_front()
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        let job = state.waiting.pop_front()?;
+        state.running += 1;
+        Some(job)
+    }
+
+    /// A job that was taken is over.
+    fn done(&self) {
+        let mut state = self.lock();
+        state.running = state.running.saturating_sub(1);
     }
 }
 
 fn work(shared: &Shared, results: &mpsc::Sender<JobResult>) {
     while let Some(job) = shared.next() {
         // The thread outlives a panic; the engine gives the job up by its age.
-        let Some(result) = caught(&shared.panics, || job.run()) else { continue };
+        let result = caught(&shared.panics, || job.run());
+        shared.done();
+        let Some(result) = result else { continue };
         if results.blocking_send(result).is_err() {
             return;
         }

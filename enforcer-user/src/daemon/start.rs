@@ -83,7 +83,7 @@ impl Core {
         core.attach_missing();
         crate::heap::trim();
         if let Some(job) = core.engine.rehearse(now()) {
-            core.pool.run(job);
+            core.pool.queue(job);
         }
         core.tell_readiness();
         Ok(core)

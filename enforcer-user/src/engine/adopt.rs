@@ -120,7 +120,7 @@ impl Engine {
             let mut ends = Ends::of(&credential, now);
             let deadline_ns = pinned.get(&credential.hash).copied().unwrap_or_default();
             ends.credential_ns = ends.credential_ns.max(deadline_ns);
-            let vetted = Arc::new(Vetted { credential, bytes: bytes.into_boxed_slice(), ends });
+            let vetted = Arc::new(Vetted::new(credential, bytes, ends));
             if self.peers.learn(&vetted).is_ok() {
                 by_hash.insert(vetted.hash, vetted);
             }

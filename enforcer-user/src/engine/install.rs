@@ -63,13 +63,15 @@ impl Engine {
             .check_handle(peer.handle, &peer.hash, now)
             .and_then(|()| self.peers.learn(peer))
             .and_then(|()| self.install_peer(key, peer, keys, now, out));
+        self.release(pending.waiters, key, peer, installed, now, out);
         match (installed, pending.about) {
             // The peer is not to blame for a credential of ours that ended meanwhile.
             (Err(Refused::NoLocalCredential), _) => {}
             (Err(_), About::Credential(hash)) => self.negative.insert(hash, now),
+            // Behind the release: nobody waits for a file. A daemon that is killed in between leaves a
+            // peer that the next one does not remember, and verifies again when it comes.
             _ => out.push(Output::Remember(Arc::clone(peer))),
         }
-        self.release(pending.waiters, key, peer, installed, now, out);
     }
 
     fn on_paired(
@@ -148,14 +150,15 @@ impl Engine {
         if deadline_ns <= now.boot_ns {
             return Err(Refused::Expired);
         }
+        let bytes = peer.bytes();
         let value = PeerSecrets::new(PeerValue {
             as_initiator: key_words(&keys.as_initiator),
             as_responder: key_words(&keys.as_responder),
             hash: peer.hash,
             identity: peer.identity_id,
             deadline_ns,
-            length: u16::try_from(peer.bytes.len()).map_err(|_| Refused::CredentialLength)?,
-            sum: sum_bytes(&peer.bytes),
+            length: u16::try_from(bytes.len()).map_err(|_| Refused::CredentialLength)?,
+            sum: sum_bytes(&bytes),
             zero: [0; 4],
         });
         let (hash, identity, installed_ns) = (peer.hash, peer.identity_id, now.boot_ns);

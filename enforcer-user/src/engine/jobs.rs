@@ -62,6 +62,15 @@ pub(super) enum Outcome {
 }
 
 impl Job {
+    /// Whether it computes for one peer only: a fraction of a millisecond.
+    #[must_use]
+    pub fn is_brief(&self) -> bool {
+        match &self.work {
+            Work::Verify { .. } => true,
+            Work::Pair { peers, .. } => peers.len() <= 1,
+        }
+    }
+
     /// Does the work: tens to hundreds of microseconds, no clock, no I/O.
     #[must_use]
     pub fn run(self) -> JobResult {
@@ -70,8 +79,8 @@ impl Job {
                 match verifier.verify(&credential, now.unix_seconds()) {
                     Ok(peer) => {
                         let keys = pair_keys(&local, &peer);
-                        let (ends, bytes) = (Ends::of(&peer, now), credential.into_boxed_slice());
-                        Outcome::Verified(Arc::new(Vetted { credential: peer, bytes, ends }), keys)
+                        let ends = Ends::of(&peer, now);
+                        Outcome::Verified(Arc::new(Vetted::new(peer, credential, ends)), keys)
                     }
                     Err(error) => Outcome::Refused(error),
                 }

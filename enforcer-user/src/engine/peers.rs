@@ -19,10 +19,34 @@ use crate::identity::{Identity, Proof, VerifiedCredential};
 pub struct Vetted {
     /// What it says.
     pub credential: VerifiedCredential,
-    /// What was verified: a later daemon verifies it again.
-    pub bytes: Box<[u8]>,
+    /// Its bytes up to the certificate of its node, which stands in the proof, once for all of that node.
+    own_bytes: Box<[u8]>,
     /// When it ends, by a clock that nobody sets.
     pub ends: Ends,
+}
+
+impl Vetted {
+    /// A credential that was verified from these bytes.
+    #[must_use]
+    pub fn new(credential: VerifiedCredential, mut bytes: Vec<u8>, ends: Ends) -> Self {
+        // It was verified that they end with it.
+        bytes.truncate(bytes.len() - certificate(&credential).len().min(bytes.len()));
+        Self { credential, own_bytes: bytes.into_boxed_slice(), ends }
+    }
+
+    /// What was verified: a later daemon verifies it again.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        [&self.own_bytes, certificate(&self.credential)].concat()
+    }
+}
+
+/// The certificate that a credential ends with; empty with a pre-shared key.
+fn certificate(credential: &VerifiedCredential) -> &[u8] {
+    match &credential.proof {
+        Proof::Pki { node, .. } => node.bytes(),
+        Proof::Psk => &[],
+    }
 }
 
 /// The ends of a credential in boot time, nanoseconds: converted once, when it was verified.
@@ -274,14 +298,17 @@ impl Peers {
 
 /// The share that a credential counts to: that of the node that signed it.
 fn group(verified: &Vetted) -> Arc<str> {
-    Arc::from(verified.node().unwrap_or("preshared key"))
+    match &verified.proof {
+        Proof::Pki { node, .. } => Arc::clone(node.shared_node()),
+        Proof::Psk => Arc::from("preshared key"),
+    }
 }
 
 /// The second (Unix time) up to which a lease may be granted on this credential's word: the end of
 /// its node's certificate. A pre-shared key has no end.
 pub fn lease_limit(verified: &VerifiedCredential) -> u64 {
-    match verified.proof {
-        Proof::Pki { node_not_after, .. } => node_not_after,
+    match &verified.proof {
+        Proof::Pki { node, .. } => node.validity().not_after,
         Proof::Psk => u64::MAX,
     }
 }

@@ -121,7 +121,7 @@ impl Engine {
         let revoked: Vec<u64> = self
             .peers
             .identities()
-            .filter(|(_, known)| verify_again(&verifier, &known.latest.bytes, now).is_none())
+            .filter(|(_, known)| verify_again(&verifier, &known.latest.bytes(), now).is_none())
             .map(|(id, _)| *id)
             .collect();
         for identity in revoked {
@@ -141,7 +141,7 @@ impl Engine {
     fn revoked_peers(&self, verifier: &Verifier, now: Now) -> Vec<PeerKey> {
         let revoked = |key: &PeerKey, hash: &[u8; 32]| {
             let verified = self.peers.verified(key.remote, hash, now);
-            verified.is_some_and(|one| verify_again(verifier, &one.bytes, now).is_none())
+            verified.is_some_and(|one| verify_again(verifier, &one.bytes(), now).is_none())
         };
         self.peers.keys_where(|key, peer| revoked(key, &peer.hash))
     }

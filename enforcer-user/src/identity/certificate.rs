@@ -1,6 +1,7 @@
 //! Certificates of authorities and nodes, and a node's request for one: read strictly, kept parsed.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ed25519_dalek::VerifyingKey;
 use thiserror::Error;
@@ -122,7 +123,7 @@ impl fmt::Debug for AuthorityCertificate {
 /// A node's certificate: its key may sign credentials in the named namespaces and below.
 #[derive(Clone)]
 pub struct NodeCertificate {
-    node: String,
+    node: Arc<str>,
     trust_domain: String,
     key: VerifyingKey,
     namespaces: Vec<Namespace>,
@@ -144,7 +145,7 @@ impl NodeCertificate {
         let payload = &opened.envelope.payload;
         let key = signing_key(payload)?;
         let certificate = Self {
-            node: node_name(payload)?,
+            node: node_name(payload)?.into(),
             trust_domain: trust_domain(payload)?,
             key,
             namespaces: payload.namespaces.clone(),
@@ -178,6 +179,11 @@ impl NodeCertificate {
     /// The node's name.
     #[must_use]
     pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The node's name, to be kept.
+    pub(crate) fn shared_node(&self) -> &Arc<str> {
         &self.node
     }
 
@@ -233,6 +239,15 @@ impl NodeCertificate {
         &self.key
     }
 }
+
+/// There is one byte form of each, so equal bytes are equal certificates and the other way round.
+impl PartialEq for NodeCertificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for NodeCertificate {}
 
 #[cfg(test)]
 impl NodeCertificate {

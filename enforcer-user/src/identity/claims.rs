@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -45,13 +46,13 @@ pub enum NameError {
 
 /// A namespace path: `/` or `/segment/segment`, compared by whole segments and never by prefix of text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Namespace(String);
+pub struct Namespace(Arc<str>);
 
 impl Namespace {
     /// The root, above every namespace.
     #[must_use]
     pub fn root() -> Self {
-        Self("/".to_owned())
+        Self("/".into())
     }
 
     /// The path as text, starting with `/`.
@@ -77,7 +78,9 @@ impl Namespace {
         let segments: Vec<&str> = self.segments().collect();
         (0..=segments.len())
             .rev()
-            .map(move |n| Self(format!("/{}", segments.get(..n).unwrap_or_default().join("/"))))
+            .map(move |n| {
+                Self(format!("/{}", segments.get(..n).unwrap_or_default().join("/")).into())
+            })
             .collect::<Vec<_>>()
             .into_iter()
     }
@@ -95,7 +98,7 @@ impl FromStr for Namespace {
         if text.len() > MAX_NAME_BYTES || !path.split('/').all(is_segment) {
             return Err(refused());
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -106,12 +109,14 @@ impl fmt::Display for Namespace {
 }
 
 /// The identity of a workload. Two workloads with equal claims are the same identity.
+///
+/// What many identities have in common can be [held once](super::held_once).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
-    trust_domain: String,
-    namespace: Namespace,
-    name: String,
-    labels: BTreeMap<String, String>,
+    pub(super) trust_domain: Arc<str>,
+    pub(super) namespace: Namespace,
+    name: Box<str>,
+    pub(super) labels: Arc<BTreeMap<String, String>>,
 }
 
 impl Identity {
@@ -131,7 +136,8 @@ impl Identity {
         for (key, value) in &labels {
             check_label(key, value)?;
         }
-        Ok(Self { trust_domain: trust_domain.to_owned(), namespace, name: name.to_owned(), labels })
+        let labels = Arc::new(labels);
+        Ok(Self { trust_domain: trust_domain.into(), namespace, name: name.into(), labels })
     }
 
     /// Takes a SPIFFE ID apart: the last path segment is the name, those before it the namespace.

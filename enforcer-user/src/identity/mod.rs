@@ -18,6 +18,7 @@ pub mod credential;
 pub mod envelope;
 mod file_io;
 pub mod files;
+mod held_once;
 pub mod issue;
 pub mod keys;
 mod node_cache;

@@ -11,6 +11,7 @@ use super::credential::{
     Binding, Credential, MAX_CREDENTIAL_BYTES, MAX_LIFETIME_SECONDS, handle, hash, identity_id,
 };
 use super::envelope::{Kind, MAC0_TAG, Opened, SIGN1_TAG, open};
+use super::held_once::HeldOnce;
 use super::node_cache::NodeCache;
 use super::trust::Trust;
 use super::validity::{Untimely, Validity};
@@ -23,12 +24,8 @@ pub enum Proof {
     Pki {
         /// The workload's X25519 public key (RFC 7748).
         x25519: [u8; 32],
-        /// The name of the node that signed.
-        node: String,
-        /// BLAKE3 over that node's certificate.
-        node_certificate: [u8; 32],
-        /// First second at which that certificate no longer counts, unix seconds.
-        node_not_after: u64,
+        /// The certificate of the node that signed, with which the credential ends.
+        node: Arc<NodeCertificate>,
     },
     /// The pre-shared key.
     Psk,
@@ -58,7 +55,7 @@ impl VerifiedCredential {
     #[must_use]
     pub fn node(&self) -> Option<&str> {
         match &self.proof {
-            Proof::Pki { node, .. } => Some(node),
+            Proof::Pki { node, .. } => Some(node.node()),
             Proof::Psk => None,
         }
     }
@@ -69,13 +66,14 @@ impl VerifiedCredential {
 pub struct Verifier {
     trust: Trust,
     nodes: NodeCache,
+    held_once: HeldOnce,
 }
 
 impl Verifier {
     /// A verifier with an empty certificate cache.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        Self { trust, nodes: NodeCache::default() }
+        Self { trust, nodes: NodeCache::default(), held_once: HeldOnce::default() }
     }
 
     /// The trust domain of everyone it accepts.
@@ -102,10 +100,10 @@ impl Verifier {
     /// Whether a credential verified before is revoked by now (for a verifier made with new revocations).
     pub fn check_revocation(&self, verified: &VerifiedCredential) -> Result<(), VerifyError> {
         let node = match &verified.proof {
-            Proof::Pki { node_certificate, .. } => Some(node_certificate),
+            Proof::Pki { node, .. } => Some(node.hash()),
             Proof::Psk => None,
         };
-        self.check_revoked(&verified.identity, &verified.hash, node)
+        self.check_revoked(&verified.identity, &verified.hash, node.as_ref())
     }
 
     /// Judges a node certificate alone: this node's own, before it signs with it.
@@ -132,13 +130,7 @@ impl Verifier {
         if !opened.signed_by(node.verifying_key()) && !cfg!(feature = "mutate-signature") {
             return Err(VerifyError::BadSignature(Part::Credential));
         }
-        let proof = Proof::Pki {
-            x25519,
-            node: node.node().to_owned(),
-            node_certificate: node.hash(),
-            node_not_after: node.validity().not_after,
-        };
-        Ok(verified(credential, hash, proof))
+        Ok(self.verified(credential, hash, Proof::Pki { x25519, node }))
     }
 
     fn verify_psk(&self, bytes: &[u8], now: u64) -> Result<VerifiedCredential, VerifyError> {
@@ -157,7 +149,7 @@ impl Verifier {
         if !key.tag_matches(&opened.sealed, &opened.seal) {
             return Err(VerifyError::BadSignature(Part::Credential));
         }
-        Ok(verified(credential, hash, Proof::Psk))
+        Ok(self.verified(credential, hash, Proof::Psk))
     }
 
     fn check_claims(&self, credential: &Credential, now: u64) -> Result<(), VerifyError> {
@@ -221,6 +213,21 @@ impl Verifier {
         let unproven = unproven.map(|opened| (opened, *authority.verifying_key()));
         Ok(Candidate { certificate, unproven, nodes: &self.nodes })
     }
+
+    /// Each validity lies within the one above it, so the credential's own end is the earliest.
+    fn verified(&self, credential: Credential, hash: [u8; 32], proof: Proof) -> VerifiedCredential {
+        let mut identity = credential.identity;
+        self.held_once.share(&mut identity);
+        VerifiedCredential {
+            identity_id: identity_id(&identity),
+            handle: handle(&hash),
+            hash,
+            proof,
+            not_before: credential.validity.not_before,
+            not_after: credential.validity.not_after,
+            identity,
+        }
+    }
 }
 
 /// A node certificate whose claims hold; its signature is checked only once the credential's claims hold too.
@@ -273,17 +280,4 @@ fn timely(part: Part, validity: Validity, now: u64) -> Result<(), VerifyError> {
 
 fn malformed(what: &'static str) -> VerifyError {
     VerifyError::Malformed { part: Part::Credential, what }
-}
-
-/// Each validity lies within the one above it, so the credential's own end is the earliest.
-fn verified(credential: Credential, hash: [u8; 32], proof: Proof) -> VerifiedCredential {
-    VerifiedCredential {
-        identity_id: identity_id(&credential.identity),
-        handle: handle(&hash),
-        hash,
-        proof,
-        not_before: credential.validity.not_before,
-        not_after: credential.validity.not_after,
-        identity: credential.identity,
-    }
 }

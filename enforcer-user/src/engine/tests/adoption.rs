@@ -68,7 +68,7 @@ fn before() -> (Bench, Kernel, LocalCredential, Vec<Vec<u8>>) {
     kernel.apply(&bench.set_policy(&permit("cli"), Vec::new(), at(0)));
     let (cli, outputs) = bench.meet("cli", at(1));
     kernel.apply(&outputs);
-    let remembered = bench.engine.remembered().iter().map(|one| one.bytes.to_vec()).collect();
+    let remembered = bench.engine.remembered().iter().map(|one| one.bytes()).collect();
     (bench, kernel, cli, remembered)
 }
 

@@ -21,11 +21,11 @@ fn a_pki_credential_says_whom_it_speaks_for() {
     assert_eq!((verified.not_before, verified.not_after), (NOW, NOW + 3600));
     let proof = Proof::Pki {
         x25519: AgreementKey::from_bytes(&[5; 32]).public(),
-        node: "node-1".to_owned(),
-        node_certificate: pki.certificate.hash(),
-        node_not_after: NOW + DAY,
+        node: std::sync::Arc::new(pki.certificate.clone()),
     };
     assert_eq!(verified.proof, proof);
+    assert_eq!(verified.node(), Some("node-1"));
+    assert_eq!(pki.certificate.validity().not_after, NOW + DAY);
 }
 
 #[test]
