@@ -63,15 +63,15 @@ impl Engine {
             .check_handle(peer.handle, &peer.hash, now)
             .and_then(|()| self.peers.learn(peer))
             .and_then(|()| self.install_peer(key, peer, keys, now, out));
-        self.release(pending.waiters, key, peer, installed, now, out);
         match (installed, pending.about) {
             // The peer is not to blame for a credential of ours that ended meanwhile.
             (Err(Refused::NoLocalCredential), _) => {}
             (Err(_), About::Credential(hash)) => self.negative.insert(hash, now),
-            // Behind the release: nobody waits for a file. A daemon that is killed in between leaves a
-            // peer that the next one does not remember, and verifies again when it comes.
+            // Before the release: a daemon that is killed in between leaves no flow of a peer that the next one does
+            // not remember, and would reset.
             _ => out.push(Output::Remember(Arc::clone(peer))),
         }
+        self.release(pending.waiters, key, peer, installed, now, out);
     }
 
     fn on_paired(
