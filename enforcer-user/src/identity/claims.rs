@@ -110,7 +110,7 @@ impl fmt::Display for Namespace {
 
 /// The identity of a workload. Two workloads with equal claims are the same identity.
 ///
-/// What many identities have in common can be [held once](super::held_once).
+/// What many identities have in common can be held once (`held_once.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     pub(super) trust_domain: Arc<str>,
