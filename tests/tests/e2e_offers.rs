@@ -88,7 +88,8 @@ impl<'a> Watch<'a> {
         Stats::read(self.host).unwrap().since(&self.before, counter).unwrap()
     }
 
-    /// One SYN and one SYN-ACK for each connection, with our option and none of `kinds`; no time-out.
+    /// One SYN and one SYN-ACK for each connection, with our option and none of `kinds`. Data that a busy machine is late
+    /// with may be repeated.
     fn assert_one_syn_each(&self, connections: usize, kinds: &[u8]) {
         let segments = self.capture.segments().unwrap();
         let (mut syns, mut syn_acks) = (0, 0);
@@ -100,7 +101,7 @@ impl<'a> Watch<'a> {
             assert_eq!(told, None, "{segment:?}");
         }
         assert_eq!((syns, syn_acks), (connections, connections), "SYNs and SYN-ACKs on the wire");
-        assert_eq!(self.rose("TcpExt.TCPTimeouts"), 0, "time-outs");
+        assert_eq!(self.rose("TcpExt.TCPSynRetrans"), 0, "repeated SYNs");
     }
 }
 
@@ -151,7 +152,7 @@ fn a_multipath_listener_goes_on_as_plain_tcp_with_its_first_syn_ack() {
     assert_eq!(capable(both, Flags(0)), (2, 0), "SYN-ACKs, and those that offer MPTCP");
     let after = Stats::read(&pair.net.server).unwrap();
     assert_eq!(after.since(&of_server, "MPTcpExt.MPCapableSYNRX").unwrap(), 2);
-    assert_eq!(after.since(&of_server, "TcpExt.TCPTimeouts").unwrap(), 0);
+    assert_eq!(after.since(&of_server, "TcpExt.TCPSynRetrans").unwrap(), 0);
 }
 
 /// Echoes two connections to their ends.
@@ -205,7 +206,6 @@ fn a_fast_open_client_that_asks_for_a_cookie_connects_with_its_first_syn() {
     }
     // Linux turns to the experimental option after a request that nobody answered, and back.
     watch.assert_one_syn_each(2 * ROUNDS, &FAST_OPEN);
-    assert_eq!(watch.rose("Tcp.RetransSegs"), 0);
 }
 
 fn fast_open_server(net: &TwoHosts) -> Server {
