@@ -73,7 +73,7 @@ mod v3 {
         pub handle: Handle,
         pub local_mac: [u8; 6],
         pub remote_mac: [u8; 6],
-        pub zero: [u8; 4],
+        pub remote_end: u32,
     }
 
     pod!(FlowValue = 96);
@@ -99,7 +99,7 @@ mod v3 {
                 handle: flow.handle,
                 local_mac: flow.local_mac,
                 remote_mac: flow.remote_mac,
-                zero: [0; 4],
+                remote_end: flow.remote_end,
             }
         }
     }

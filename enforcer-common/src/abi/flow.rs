@@ -125,8 +125,9 @@ pub struct FlowValue {
     pub local_mac: [u8; 6],
     /// Link address that frames of the far side come from.
     pub remote_mac: [u8; 6],
-    /// Zero.
-    pub zero: [u8; 4],
+    /// One past the number of the far side's FIN, of the last one if there were several; while
+    /// [`flow_flags::FIN_IN`] is set.
+    pub remote_end: u32,
 }
 
 pod!(FlowKey4 = 16, FlowKey6 = 40);

@@ -43,9 +43,14 @@ pub fn pass(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns: 
     if packet.has(tcp_flags::FIN) {
         if from_workload {
             flow.flags |= flow_flags::FIN_OUT;
-        } else if within(next_after(packet), flow.local_ack.wrapping_add(1), WINDOW - 1) {
-            // One at or behind what the workload has acknowledged is old, or was never sent.
+        } else if within(next_after(packet), flow.local_ack.wrapping_add(1), WINDOW - 1)
+            && !is_end_acknowledged(flow)
+        {
+            // One at or behind what the workload has acknowledged is old, or was never sent. A spoofed
+            // one is displaced by the true one, which nothing displaces once the workload's stack has
+            // taken it.
             flow.flags |= flow_flags::FIN_IN;
+            flow.remote_end = next_after(packet);
         }
     }
     if flow.state != flow_state::UNCONFIRMED {
@@ -180,11 +185,16 @@ pub fn idle_limit_ns(flow: &FlowValue) -> u64 {
     seconds * SECOND_NS
 }
 
-/// Whether both ends have closed, and the workload's stack has acknowledged all of the far side's: a
-/// FIN that the stack refuses, for its number or its checksum, closes nothing.
+/// Whether both ends have closed, and the workload's stack has acknowledged the far side's FIN: one that
+/// the stack refuses, for its number or its checksum, closes nothing.
 fn is_closed(flow: &FlowValue) -> bool {
-    let both = flow_flags::FIN_OUT | flow_flags::FIN_IN;
-    flow.flags & both == both && flow.local_ack == flow.remote_next
+    flow.flags & flow_flags::FIN_OUT != 0 && is_end_acknowledged(flow)
+}
+
+/// Whether the workload has acknowledged the far side's FIN.
+#[inline(always)]
+fn is_end_acknowledged(flow: &FlowValue) -> bool {
+    flow.flags & flow_flags::FIN_IN != 0 && flow.local_ack == flow.remote_end
 }
 
 #[cfg(test)]
@@ -281,6 +291,31 @@ mod tests {
             assert_eq!(idle_limit_ns(&f), 86_400 * SECOND_NS, "{sequence}");
             on_segment(&mut f, &segment(tcp_flags::ACK, 101, 500), true, 0).unwrap();
             assert_eq!(idle_limit_ns(&f), 86_400 * SECOND_NS, "{sequence}");
+        }
+    }
+
+    #[test]
+    fn what_is_spoofed_ahead_keeps_no_closed_flow() {
+        let fin = tcp_flags::FIN | tcp_flags::ACK;
+        let (ahead, data) = (segment(fin, 5000, 101), segment(tcp_flags::ACK, 5000, 101));
+        let data = Packet { end: data.end + 14, ..data };
+        let end = segment(fin, 500, 101);
+        let acknowledged = segment(tcp_flags::ACK, 101, 501);
+        // Ahead of the true FIN, between it and its acknowledgement (data alone), and behind both.
+        let orders: [&[(Packet, bool)]; 5] = [
+            &[(ahead, false), (end, false), (acknowledged, true)],
+            &[(data, false), (end, false), (acknowledged, true)],
+            &[(end, false), (data, false), (acknowledged, true)],
+            &[(end, false), (acknowledged, true), (ahead, false)],
+            &[(end, false), (acknowledged, true), (data, false)],
+        ];
+        for order in orders {
+            let mut f = flow();
+            on_segment(&mut f, &segment(fin, 100, 500), true, 0).unwrap();
+            for (packet, from_workload) in order {
+                on_segment(&mut f, packet, *from_workload, 0).unwrap();
+            }
+            assert_eq!(idle_limit_ns(&f), 5 * SECOND_NS, "{order:?}");
         }
     }
 

@@ -200,7 +200,7 @@ impl Hash for Node {
         for (tuple, f) in &self.flows {
             tuple.hash(state);
             (f.peer, f.deadline_ns, f.epoch, f.port, f.state, f.flags, f.handle).hash(state);
-            (f.local_next, f.local_ack, f.remote_next, f.remote_ack).hash(state);
+            (f.local_next, f.local_ack, f.remote_next, f.remote_ack, f.remote_end).hash(state);
             (f.seen_ns, f.packets_in, f.packets_out, f.bytes_in, f.bytes_out).hash(state);
         }
     }

@@ -151,6 +151,7 @@ fn together(before: &FlowValue, now: &FlowValue) -> FlowValue {
         local_next: later(before.local_next, now.local_next),
         local_ack: later(before.local_ack, now.local_ack),
         remote_next: later(before.remote_next, now.remote_next),
+        remote_end: if now.flags & flow_flags::FIN_IN != 0 { now } else { before }.remote_end,
         remote_ack: later(before.remote_ack, now.remote_ack),
         ..traffic
     }
@@ -309,9 +310,10 @@ mod tests {
     fn bounds_and_states_never_go_back() {
         let before = FlowValue { local_next: 200, ..flow(flow_state::ESTABLISHED, 100) };
         let flags = flow_flags::CARRIED | flow_flags::FIN_IN;
-        let now = FlowValue { remote_next: 300, flags, ..flow(flow_state::CLOSING, 100) };
+        let now = flow(flow_state::CLOSING, 100);
+        let now = FlowValue { remote_next: 300, remote_end: 300, flags, ..now };
         let last = carried(&before, Some(&now), Pass::Last).unwrap();
-        assert_eq!((last.local_next, last.remote_next), (200, 300));
+        assert_eq!((last.local_next, last.remote_next, last.remote_end), (200, 300, 300));
         assert_eq!((last.state, last.flags), (flow_state::CLOSING, flow_flags::FIN_IN));
         let cut = FlowValue { state: flow_state::CUT, ..before };
         assert_eq!(carried(&cut, Some(&now), Pass::Last).unwrap().state, flow_state::CUT);

@@ -65,7 +65,7 @@ fn flow(feed: &mut Feed<'_>, world: &World) -> FlowValue {
     let adopted = flags & flow_flags::ADOPTED != 0;
     let epoch = if adopted { feed.choose(&[now.0, old.0]) } else { now.0 };
     let deadline_ns = if adopted { feed.choose(&[now.1, now.1, old.1]) } else { now.1 };
-    FlowValue {
+    let flow = FlowValue {
         deadline_ns,
         epoch,
         flags,
@@ -84,7 +84,8 @@ fn flow(feed: &mut Feed<'_>, world: &World) -> FlowValue {
         remote_next: feed.u32(),
         remote_ack: feed.u32(),
         ..FlowValue::default()
-    }
+    };
+    FlowValue { remote_end: flow.remote_next, ..flow }
 }
 
 fn rule(feed: &mut Feed<'_>) -> Rule {
