@@ -9,13 +9,12 @@ use enforcer_common::abi::{
     AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterKey, CredentialValue, FlowKey,
     FlowKey4, FlowKey6, FlowValue, Handle, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue,
     NetworkKey, NetworkValue, NonceState, PeerKey, PeerValue, ShareValue, VerdictKey, VerdictValue,
-    WorkloadValue,
+    WORKLOAD_ROWS, WorkloadValue,
 };
 
 use crate::scratch::Scratch;
 
-/// Every workload, and all together.
-const SHARES: usize = 4096 + 1;
+const WORKLOADS_MAX: usize = WORKLOAD_ROWS as usize;
 const HELD_RING_BYTES: usize = 1 << 18;
 const REJECTED_RING_BYTES: usize = 1 << 18;
 
@@ -67,13 +66,12 @@ pub static CROWD: LruHashMap<FlowKey, AttemptValue, 16384> = LruHashMap::new();
 /// address for a workload itself.
 #[btf_map]
 pub static STANDING: LruHashMap<AddressKey, BucketValue, 16384> = LruHashMap::new();
-/// Flows ever opened, by workload, and by `SHARE_OF_ALL` those of all. The daemon makes the entries, and
-/// only programs write them.
+/// Flows ever opened, by workload, and by `SHARE_OF_ALL` those of all. Only programs write them.
 #[btf_map]
-pub static SHARES_OPENED: HashMap<u32, ShareValue, SHARES> = HashMap::new();
+pub static SHARES_OPENED: Array<ShareValue, WORKLOADS_MAX> = Array::new();
 /// Those of [`SHARES_OPENED`] that are gone; only the daemon writes it.
 #[btf_map]
-pub static SHARES_GONE: HashMap<u32, ShareValue, SHARES> = HashMap::new();
+pub static SHARES_GONE: Array<ShareValue, WORKLOADS_MAX> = Array::new();
 /// Token buckets.
 #[btf_map]
 pub static BUCKETS: LruHashMap<BucketKey, BucketValue, 16384> = LruHashMap::new();

@@ -200,11 +200,10 @@ fn uncount(s: &Scratch) -> u32 {
     0
 }
 
-/// The number of a share's flows that were opened. The daemon makes every workload's entry ahead of its
-/// programs.
+/// The number of a share's flows that were opened.
 #[inline(always)]
 fn opened(workload: u32, index: usize) -> Result<*mut u64, DropReason> {
-    let value = SHARES_OPENED.get_ptr_mut(&workload).ok_or(DropReason::Internal)?;
+    let value = SHARES_OPENED.get_ptr_mut(workload).ok_or(DropReason::Internal)?;
     // SAFETY: a live map value.
     let number = unsafe { (*value).flows.get_mut(index) };
     number.map(core::ptr::from_mut).ok_or(DropReason::Internal)
@@ -212,7 +211,5 @@ fn opened(workload: u32, index: usize) -> Result<*mut u64, DropReason> {
 
 #[inline(always)]
 fn gone(workload: u32, index: usize) -> u64 {
-    // SAFETY: read only; the daemon replaces the value whole.
-    let value = unsafe { SHARES_GONE.get(&workload) };
-    value.and_then(|value| value.flows.get(index)).map_or(0, |gone| *gone)
+    SHARES_GONE.get(workload).and_then(|value| value.flows.get(index)).map_or(0, |gone| *gone)
 }

@@ -27,7 +27,7 @@ pub use share::{SHARE_COUNTS, SHARE_OF_ALL, ShareValue};
 pub use verdict::{VerdictKey, VerdictValue, direction, verdict_action};
 pub use workload::{
     AddressKey, BucketKey, BucketValue, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue,
-    WORKLOAD_NAME_BYTES, WorkloadValue, interface_flags, workload_flags,
+    WORKLOAD_NAME_BYTES, WORKLOAD_ROWS, WorkloadValue, interface_flags, workload_flags,
 };
 
 /// Version of everything in this module. A daemon adopts pinned maps of its own version, and takes over

@@ -16,6 +16,6 @@ pod!(ShareValue = 80);
 /// Numbers of a [`ShareValue`].
 pub const SHARE_COUNTS: usize = 10;
 
-/// The key of what all workloads have together: its first number is of the table of IPv4, its second of
+/// The row of what all workloads have together: its first number is of the table of IPv4, its second of
 /// that of IPv6. No workload has this id.
 pub const SHARE_OF_ALL: u32 = 0;

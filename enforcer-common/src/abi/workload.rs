@@ -2,10 +2,13 @@
 
 use super::{Address, Handle, pod};
 
+/// Rows of the arrays that are indexed by workload id: ids are 1 to 4096, and row 0 is no workload's.
+pub const WORKLOAD_ROWS: u32 = 4097;
+
 /// Bytes of a workload's name in the map, zero-filled.
 pub const WORKLOAD_NAME_BYTES: usize = 64;
 
-/// A workload; its key is the id (1 to 65,535) as `u32`.
+/// A workload; its key is the id (1 to 4096) as `u32`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkloadValue {

@@ -16,6 +16,7 @@ use enforcer_common::datapath::attempt;
 
 use super::error::DatapathError;
 use super::interfaces::Interfaces;
+use super::rows::Rows;
 use super::table::{Position, Table};
 use crate::engine::Network;
 
@@ -49,10 +50,10 @@ pub struct Maps {
     pub attempts: Table<FlowKey, AttemptValue>,
     /// Those of them that have no place of their own.
     pub crowd: Table<FlowKey, AttemptValue>,
-    /// Flows ever opened, by workload.
-    pub shares_opened: Table<u32, ShareValue>,
+    /// Flows ever opened, by workload; row 0 of all together.
+    pub shares_opened: Rows<ShareValue>,
     /// Those of them that are gone.
-    pub shares_gone: Table<u32, ShareValue>,
+    pub shares_gone: Rows<ShareValue>,
     /// Flows of IPv4.
     pub(super) flows4: Table<FlowKey4, FlowValue>,
     /// Flows of IPv6.
@@ -80,8 +81,8 @@ impl Maps {
             verdicts: Table::open(folder, "VERDICTS")?,
             attempts: Table::open(folder, "ATTEMPTS")?,
             crowd: Table::open(folder, "CROWD")?,
-            shares_opened: Table::open(folder, "SHARES_OPENED")?,
-            shares_gone: Table::open(folder, "SHARES_GONE")?,
+            shares_opened: Rows::open(folder, "SHARES_OPENED")?,
+            shares_gone: Rows::open(folder, "SHARES_GONE")?,
             flows4: Table::open(folder, "FLOWS4")?,
             flows6: Table::open(folder, "FLOWS6")?,
         })
@@ -154,27 +155,15 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes what a workload's flows are counted in, without which it can open none; a count that is there
-    /// goes on.
-    pub fn add_share(&mut self, workload: u32) -> Result<(), DatapathError> {
-        self.shares_gone.add(&workload, &ShareValue::default())?;
-        self.shares_opened.add(&workload, &ShareValue::default())?;
-        Ok(())
-    }
-
-    /// Writes a workload, and before it what its flows are counted in.
+    /// Writes a workload.
     pub fn insert_workload(&mut self, id: u16, value: &WorkloadValue) -> Result<(), DatapathError> {
-        self.add_share(id.into())?;
         self.workloads.insert(&id.into(), value)
     }
 
-    /// Removes a workload, and behind it what its flows were counted in.
+    /// Removes a workload. What its flows are counted in stays, as they do until the sweeper removes them:
+    /// a workload that gets the id after it begins with what is in the tables under it.
     pub(super) fn remove_workload(&mut self, id: u16) -> Result<(), DatapathError> {
-        let workload = u32::from(id);
-        self.workloads.remove(&workload)?;
-        self.shares_opened.remove(&workload)?;
-        self.shares_gone.remove(&workload)?;
-        Ok(())
+        self.workloads.remove(&id.into()).map(drop)
     }
 
     /// Every counter, summed over the processors.

@@ -25,6 +25,7 @@ pub mod record;
 mod reinject;
 mod remembered;
 mod reset;
+mod rows;
 mod shares;
 mod sweep;
 mod sys;
@@ -34,8 +35,7 @@ mod upgrade;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::abi::{
-    FlowKey, FlowValue, InterfaceValue, SHARE_OF_ALL, config_flags, direction, flow_flags,
-    interface_flags,
+    FlowKey, FlowValue, InterfaceValue, config_flags, direction, flow_flags, interface_flags,
 };
 
 use crate::config::{Config, Side, WorkloadConfig};
@@ -135,8 +135,7 @@ impl Datapath {
         fault::reached(KillPoint::RingsOpened);
         let reinjector = Reinjector::open(&config.instance, &mut loaded, mechanism)?;
         fault::reached(KillPoint::HelperMade);
-        let mut maps = Maps::open(folder.path())?;
-        maps.add_share(SHARE_OF_ALL)?;
+        let maps = Maps::open(folder.path())?;
         let remembered = Remembered::open(&folder)?;
         let mut datapath = Self {
             maps,

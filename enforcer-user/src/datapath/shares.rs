@@ -1,12 +1,13 @@
 //! Counts what is gone of each workload's share of the flow tables. Programs count what they open.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use enforcer_common::abi::{FlowKey, FlowValue, SHARE_OF_ALL, ShareValue};
 use enforcer_common::datapath::share;
 
 use super::error::DatapathError;
 use super::maps::{Maps, is_v4};
+use super::rows::Rows;
 
 /// Numbers of shares, by workload.
 type Counts = HashMap<u32, ShareValue>;
@@ -25,7 +26,7 @@ pub(super) struct Shares {
 impl Shares {
     /// A walk over both flow tables begins.
     pub(super) fn begin(&mut self, maps: &Maps) -> Result<(), DatapathError> {
-        self.opened = maps.shares_opened.entries()?.into_iter().collect();
+        self.opened = counts(&maps.shares_opened)?;
         self.found.clear();
         Ok(())
     }
@@ -49,21 +50,26 @@ impl Shares {
     /// Tells the programs of what was removed since the last call.
     pub(super) fn write(&mut self, maps: &mut Maps) -> Result<(), DatapathError> {
         for (workload, removed) in self.removed.drain() {
-            // Of a workload that is no more, nobody counts.
-            let Some(mut gone) = maps.shares_gone.lookup(&workload)? else { continue };
+            let mut gone = maps.shares_gone.read(workload)?;
             for (gone, removed) in gone.flows.iter_mut().zip(removed.flows) {
                 *gone = gone.wrapping_add(removed);
             }
-            maps.shares_gone.insert(&workload, &gone)?;
+            maps.shares_gone.write(workload, &gone)?;
         }
         Ok(())
     }
 
     /// The walk has ended: puts right what nobody counted. [`Self::write`] comes before.
     pub(super) fn settle(&mut self, maps: &mut Maps) -> Result<(), DatapathError> {
-        let gone: Counts = maps.shares_gone.entries()?.into_iter().collect();
-        for (workload, opened_now) in maps.shares_opened.entries()? {
-            let [opened, gone, found] = [&self.opened, &gone, &self.found]
+        let gone = counts(&maps.shares_gone)?;
+        let opened_now = counts(&maps.shares_opened)?;
+        let workloads: BTreeSet<u32> = [&gone, &opened_now, &self.found]
+            .into_iter()
+            .flat_map(HashMap::keys)
+            .copied()
+            .collect();
+        for workload in workloads {
+            let [opened, opened_now, gone, found] = [&self.opened, &opened_now, &gone, &self.found]
                 .map(|counts| counts.get(&workload).copied().unwrap_or_default());
             let settled = ShareValue {
                 flows: std::array::from_fn(|index| {
@@ -73,11 +79,22 @@ impl Shares {
                 }),
             };
             if settled != gone {
-                maps.shares_gone.insert(&workload, &settled)?;
+                maps.shares_gone.write(workload, &settled)?;
             }
         }
         Ok(())
     }
+}
+
+/// The numbers of all that have any.
+fn counts(rows: &Rows<ShareValue>) -> Result<Counts, DatapathError> {
+    let mut counts = Counts::new();
+    rows.for_each(|workload, value| {
+        if *value != ShareValue::default() {
+            counts.insert(workload, *value);
+        }
+    })?;
+    Ok(counts)
 }
 
 /// Counts all flows, whoever inserted them.

@@ -17,7 +17,7 @@ use super::maps::{errno, is_missing, key_text, map_error};
 use super::sys;
 
 /// Entries of one batch.
-const BATCH: usize = 512;
+pub(super) const BATCH: usize = 512;
 
 /// A batch must hold a whole hash bucket; the kernel says `ENOSPC` for a longer one. Buckets hold
 /// one entry on average, so this bound is never met by chance.
@@ -162,50 +162,14 @@ impl<K: Pod + Debug + Default, V: Pod> Table<K, V> {
     ) -> Result<bool, DatapathError> {
         let mut size = BATCH;
         loop {
-            match self.batch(position, size, &mut visit) {
+            match batch(&self.data, position, size, &mut visit) {
                 Ok(done) => return Ok(done),
                 Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < MAX_BATCH => size *= 4,
                 Err(io_error) => {
-                    let source = MapError::SyscallError(aya::sys::SyscallError {
-                        call: "BPF_MAP_LOOKUP_BATCH",
-                        io_error,
-                    });
-                    return Err(map_error(self.name, "walk", "all")(source));
+                    return Err(walk_error(self.name, io_error));
                 }
             }
         }
-    }
-
-    fn batch(
-        &self,
-        position: &mut Position,
-        size: usize,
-        visit: &mut impl FnMut(&K, &V),
-    ) -> io::Result<bool> {
-        let mut keys: Vec<MaybeUninit<K>> = vec![MaybeUninit::zeroed(); size];
-        let mut values: Vec<MaybeUninit<V>> = vec![MaybeUninit::zeroed(); size];
-        let mut next = 0u32;
-        let count = u32::try_from(size).map_err(io::Error::other)?;
-        // SAFETY: both hold `size` entries of the sizes that `HashMap::try_from` compared with
-        // the map's.
-        let (written, done) = unsafe {
-            sys::lookup_batch(
-                self.data.fd().as_fd(),
-                position.0,
-                &mut next,
-                keys.as_mut_ptr().cast(),
-                values.as_mut_ptr().cast(),
-                count,
-            )
-        }?;
-        for (key, value) in keys.iter().zip(&values).take(written) {
-            // SAFETY: `Pod` types are valid for every bit pattern, and these were zeroed at least.
-            visit(unsafe { key.assume_init_ref() }, unsafe { value.assume_init_ref() });
-        }
-        // Some values are keys.
-        values.zeroize();
-        position.0 = if done { None } else { Some(next) };
-        Ok(done)
     }
 
     fn write_error(&self, key: &K, error: MapError) -> DatapathError {
@@ -218,4 +182,43 @@ impl<K: Pod + Debug + Default, V: Pod> Table<K, V> {
         }
         map_error(self.name, "write", key_text(key))(error)
     }
+}
+
+pub(super) fn walk_error(map: &'static str, io_error: io::Error) -> DatapathError {
+    let call = "BPF_MAP_LOOKUP_BATCH";
+    let source = MapError::SyscallError(aya::sys::SyscallError { call, io_error });
+    map_error(map, "walk", "all")(source)
+}
+
+/// Visits at most `size` entries behind `position` and moves it on; `true` at the end. `K` and `V` must be what
+/// the map holds.
+pub(super) fn batch<K: Pod, V: Pod>(
+    data: &MapData,
+    position: &mut Position,
+    size: usize,
+    visit: &mut impl FnMut(&K, &V),
+) -> io::Result<bool> {
+    let mut keys: Vec<MaybeUninit<K>> = vec![MaybeUninit::zeroed(); size];
+    let mut values: Vec<MaybeUninit<V>> = vec![MaybeUninit::zeroed(); size];
+    let mut next = 0u32;
+    let count = u32::try_from(size).map_err(io::Error::other)?;
+    // SAFETY: both hold `size` entries of the sizes that the callers' typed maps have compared with the map's.
+    let (written, done) = unsafe {
+        sys::lookup_batch(
+            data.fd().as_fd(),
+            position.0,
+            &mut next,
+            keys.as_mut_ptr().cast(),
+            values.as_mut_ptr().cast(),
+            count,
+        )
+    }?;
+    for (key, value) in keys.iter().zip(&values).take(written) {
+        // SAFETY: `Pod` types are valid for every bit pattern, and these were zeroed at least.
+        visit(unsafe { key.assume_init_ref() }, unsafe { value.assume_init_ref() });
+    }
+    // Some values are keys.
+    values.zeroize();
+    position.0 = if done { None } else { Some(next) };
+    Ok(done)
 }

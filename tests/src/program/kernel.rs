@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +19,7 @@ use enforcer_common::abi::{
 use nix::sched::{CloneFlags, unshare};
 
 use crate::need;
+use crate::program::world::WORKLOAD;
 
 /// Flows of each family that fit: few, so that a test can fill the table.
 pub const FLOWS_MAX: u32 = 64;
@@ -30,6 +32,8 @@ pub const IFINDEX: u32 = 1;
 const OUTPUT_BYTES: usize = 8192;
 const HELD: [&str; 4] = ["HELD_0", "HELD_1", "HELD_2", "HELD_3"];
 const REJECTED: &str = "REJECTED";
+/// Rows by workload id that tests write: of no workload, of the world's, and of another.
+const WORKLOADS_USED: RangeInclusive<u32> = 0..=WORKLOAD as u32 + 1;
 
 /// A program, from the workload's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,6 +259,20 @@ impl Kernel {
         slots.set(IFINDEX, slot, 0).expect("a slot is written");
     }
 
+    /// Writes a workload's row of an array, which must be one that is cleared for the next test.
+    pub fn put_row<V: Pod>(&mut self, map: &str, id: u32, value: V) {
+        assert!(WORKLOADS_USED.contains(&id), "row {id} would stay as it is for other tests");
+        let mut array = Array::<_, V>::try_from(self.map(map)).expect(map);
+        array.set(id, value, 0).unwrap_or_else(|e| panic!("{map}: {e}"));
+    }
+
+    /// Reads a workload's row of an array.
+    #[must_use]
+    pub fn row<V: Pod>(&self, map: &str, id: u32) -> V {
+        let array = Array::<_, V>::try_from(self.ebpf.map(map).expect(map)).expect(map);
+        array.get(&id, 0).unwrap_or_else(|e| panic!("{map}: {e}"))
+    }
+
     /// Reads the one value of an array.
     #[must_use]
     pub fn single<V: Pod>(&self, map: &str) -> V {
@@ -328,8 +346,10 @@ impl Kernel {
         self.empty::<FlowKey, AttemptValue>("ATTEMPTS");
         self.empty::<FlowKey, AttemptValue>("CROWD");
         self.empty::<AddressKey, BucketValue>("STANDING");
-        self.empty::<u32, ShareValue>("SHARES_OPENED");
-        self.empty::<u32, ShareValue>("SHARES_GONE");
+        for id in WORKLOADS_USED {
+            self.put_row("SHARES_OPENED", id, ShareValue::default());
+            self.put_row("SHARES_GONE", id, ShareValue::default());
+        }
         self.empty::<BucketKey, BucketValue>("BUCKETS");
         let mut trie: LpmTrie<_, NetworkKey, NetworkValue> =
             self.map("NETWORKS").try_into().expect("a trie");

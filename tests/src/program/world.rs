@@ -7,9 +7,8 @@ use std::net::IpAddr;
 use enforcer_common::abi::{
     ABI_VERSION, AddressKey, AttemptValue, Config, CredentialValue, FlowKey, FlowKey4, FlowValue,
     Handle, InterfaceValue, MAX_CREDENTIAL_BYTES, NetworkEntry, NetworkKey, NetworkValue, Nonce,
-    NonceState, PeerKey, PeerValue, SHARE_OF_ALL, ShareValue, VerdictKey, VerdictValue,
-    WORKLOAD_NAME_BYTES, WorkloadValue, direction, interface_flags, network_flags, verdict_action,
-    workload_flags,
+    NonceState, PeerKey, PeerValue, VerdictKey, VerdictValue, WORKLOAD_NAME_BYTES, WorkloadValue,
+    direction, interface_flags, network_flags, verdict_action, workload_flags,
 };
 use enforcer_common::wire::checksum::sum_bytes;
 use enforcer_user::datapath::boot_ns;
@@ -176,9 +175,6 @@ impl World {
         self.kernel.put_single("NONCES", NonceState { secret: [3; 8], counter: 0 });
         self.set_interface(WORKLOAD, interface_flags::CHECK_MAC);
         self.set_workload(|_| {});
-        for id in [SHARE_OF_ALL, u32::from(WORKLOAD)] {
-            self.kernel.put("SHARES_OPENED", id, ShareValue::default());
-        }
         let key = AddressKey { address: self.local.mapped(), workload: WORKLOAD, zero: [0; 6] };
         self.kernel.put("ADDRESSES", key, 1u32);
         let deadline_ns = self.later();

@@ -47,7 +47,6 @@ fn shares_hold_what_is_in_the_tables() {
     isolated(|root, _| {
         let config = config(root, "");
         let (mut datapath, _events) = Datapath::open(&config).unwrap();
-        datapath.maps.add_share(WORKLOAD_ID.into()).unwrap();
         let now = boot_ns();
         let live = flows_of(now)[0];
         let ending = FlowValue { state: flow_state::RESET, ..live };
@@ -60,7 +59,7 @@ fn shares_hold_what_is_in_the_tables() {
         assert_counts(&datapath, |_| true);
 
         // What is opened and removed is known at once, also by a walk that is not at its end.
-        let opened = datapath.maps.shares_opened.lookup(&SHARE_OF_ALL).unwrap().unwrap();
+        let opened = datapath.maps.shares_opened.read(SHARE_OF_ALL).unwrap();
         assert_eq!(opened, ShareValue::default(), "only programs count what is opened");
         let mut garbage = 0;
         for _ in 0..8 {
@@ -80,8 +79,8 @@ fn is_ending(port: u16) -> bool {
 /// Compares what the shares hold with the flows of the test that are there.
 fn assert_counts(datapath: &Datapath, is_there: impl Fn(u16) -> bool) {
     let read = |id: u32| {
-        let opened = datapath.maps.shares_opened.lookup(&id).unwrap().unwrap();
-        let gone = datapath.maps.shares_gone.lookup(&id).unwrap().unwrap();
+        let opened = datapath.maps.shares_opened.read(id).unwrap();
+        let gone = datapath.maps.shares_gone.read(id).unwrap();
         move |index: usize| share::held(opened.flows[index], gone.flows[index])
     };
     let (own, all) = (read(WORKLOAD_ID.into()), read(SHARE_OF_ALL));

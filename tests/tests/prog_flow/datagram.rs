@@ -251,7 +251,7 @@ fn a_workload_has_a_share_of_datagram_flows_in_each_direction() {
         for (id, index) in [(u32::from(WORKLOAD), index), (SHARE_OF_ALL, share::table(index))] {
             let mut gone = ShareValue::default();
             gone.flows[index] = 1;
-            w.kernel.put("SHARES_GONE", id, gone);
+            w.kernel.put_row("SHARES_GONE", id, gone);
         }
         compare(&w.run(Hook::From, &frame), Action::Pass, Some(&frame), &["plain_opened"]).unwrap();
         let frame = from(&w, 5);

@@ -14,7 +14,7 @@ use enforcer_tests::program::world::{Family, SERVICE, Side, WORKLOAD, World};
 const ENTRIES: u32 = 8;
 
 fn opened(w: &World, id: u32) -> [u64; 10] {
-    w.kernel.read::<u32, ShareValue>("SHARES_OPENED", &id).expect("a share").flows
+    w.kernel.row::<ShareValue>("SHARES_OPENED", id).flows
 }
 
 /// What the workload has of flows of TCP with these flags.
@@ -37,7 +37,7 @@ fn one_is_gone(w: &mut World, flags: u8) {
     for (id, index) in [(u32::from(WORKLOAD), index), (SHARE_OF_ALL, share::table(index))] {
         let mut gone = ShareValue::default();
         gone.flows[index] = 1;
-        w.kernel.put("SHARES_GONE", id, gone);
+        w.kernel.put_row("SHARES_GONE", id, gone);
     }
 }
 
@@ -96,17 +96,17 @@ fn the_last_place_is_nobody_s_who_has_a_part_already() {
             w.set_config(|config| config.flows = 32);
             let mut all = ShareValue::default();
             all.flows[share::table(index(&w, 0))] = 31;
-            w.kernel.put("SHARES_OPENED", SHARE_OF_ALL, all);
+            w.kernel.put_row("SHARES_OPENED", SHARE_OF_ALL, all);
             w.established();
             assert_eq!(held(&w, flags), 1, "who has nothing gets the last");
             drop(w);
 
             let mut w = World::new(family, side);
             w.set_config(|config| config.flows = 32);
-            w.kernel.put("SHARES_OPENED", SHARE_OF_ALL, all);
+            w.kernel.put_row("SHARES_OPENED", SHARE_OF_ALL, all);
             let mut own = ShareValue::default();
             own.flows[index(&w, flags)] = 15;
-            w.kernel.put("SHARES_OPENED", u32::from(WORKLOAD), own);
+            w.kernel.put_row("SHARES_OPENED", u32::from(WORKLOAD), own);
             let frame = match side {
                 Side::Server => {
                     w.after_s2_out();
@@ -131,13 +131,13 @@ fn a_flow_in_the_place_of_an_older_one_of_its_tuple_needs_no_other() {
         w.established();
         let mut full = ShareValue::default();
         full.flows[share::table(index(&w, 0))] = u64::from(ENTRIES);
-        w.kernel.put("SHARES_OPENED", SHARE_OF_ALL, full);
+        w.kernel.put_row("SHARES_OPENED", SHARE_OF_ALL, full);
         // The port is used again before anybody looked at the old connection.
         w.after_s2_in();
         assert_eq!(w.flow().map(|flow| flow.state), Some(flow_state::UNCONFIRMED));
         assert_eq!((held(&w, flow_flags::INITIATOR), held_by_all(&w)), (1, 8));
 
-        w.kernel.put("SHARES_OPENED", SHARE_OF_ALL, ShareValue::default());
+        w.kernel.put_row("SHARES_OPENED", SHARE_OF_ALL, ShareValue::default());
         w.after_s2_in();
         assert_eq!(held(&w, flow_flags::INITIATOR), 1, "counted once, when it came");
         assert_eq!(held_by_all(&w), 0);
@@ -171,17 +171,6 @@ fn a_table_that_is_full_although_shares_have_room_takes_nothing_of_them() {
         let frame = w.s3_in().frame();
         compare(&w.run(Hook::To, &frame), Action::Drop, None, &["flow_table_full"]).unwrap();
         assert_eq!((held(&w, 0), held_by_all(&w)), (0, 0));
-    }
-}
-
-#[test]
-fn a_workload_without_a_count_opens_nothing() {
-    for family in Family::BOTH {
-        let mut w = World::new(family, Side::Server);
-        w.kernel.remove::<u32, ShareValue>("SHARES_OPENED", &u32::from(WORKLOAD));
-        w.after_s2_out();
-        let frame = w.s3_in().frame();
-        compare(&w.run(Hook::To, &frame), Action::Drop, None, &["internal"]).unwrap();
     }
 }
 

@@ -33,12 +33,7 @@ pub(super) fn copy(old: &Path, new: &Path, maps: &mut Maps) -> Result<(), Datapa
     table::<before::BucketKey, before::BucketValue, abi::BucketKey, abi::BucketValue>(
         old, new, "BUCKETS",
     )?;
-    maps.copy_networks(old)?;
-    maps.add_share(abi::SHARE_OF_ALL)?;
-    for (workload, _) in maps.workloads.entries()? {
-        maps.add_share(workload)?;
-    }
-    Ok(())
+    maps.copy_networks(old)
 }
 
 fn table<B, W, K, V>(old: &Path, new: &Path, name: &'static str) -> Result<(), DatapathError>
