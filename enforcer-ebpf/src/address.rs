@@ -5,19 +5,12 @@ use enforcer_common::abi::{
     Address, AddressKey, DropReason, interface_flags, mapped, workload_flags,
 };
 
-use crate::{
-    maps::{ADDRESSES, WORKLOADS},
-    scratch::Scratch,
-    skb::load,
-};
+use crate::{maps::ADDRESSES, scratch::Scratch, skb::load, workload};
 
 /// Whether the workload may use `address`, where its addresses are enforced.
 #[inline(always)]
 pub fn check(s: &Scratch, address: &Address) -> Result<(), DropReason> {
-    let id = u32::from(s.interface.workload);
-    // SAFETY: read only; the daemon replaces the value whole.
-    let workload = unsafe { WORKLOADS.get(&id) }.ok_or(DropReason::NoWorkload)?;
-    let is_enforced = workload.flags & workload_flags::CHECK_ADDRESS != 0;
+    let is_enforced = workload::find(s)?.flags & workload_flags::CHECK_ADDRESS != 0;
     if !is_enforced || cfg!(feature = "mutate-source-address") {
         return Ok(());
     }

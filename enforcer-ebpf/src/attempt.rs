@@ -8,10 +8,11 @@ use enforcer_common::{
 
 use crate::{
     counter, flow,
-    maps::{ATTEMPTS, CROWD, WORKLOADS},
+    maps::{ATTEMPTS, CROWD},
     network, quota, reset,
     scratch::Scratch,
     verdict::Verdict,
+    workload,
 };
 
 /// The attempt of the packet's tuple.
@@ -141,12 +142,11 @@ fn insert_plain<const FROM: bool>(
 /// A segment of a connection that nobody asked for here: older than the attachment, or a stray.
 #[inline(always)]
 fn unknown<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    let id = u32::from(s.interface.workload);
-    // SAFETY: read only; the daemon replaces the value whole.
-    let Some(workload) = (unsafe { WORKLOADS.get(&id) }) else {
-        return DropReason::NoWorkload as u32;
+    let workload = match workload::find(s) {
+        Ok(workload) => workload,
+        Err(reason) => return reason as u32,
     };
-    let in_window = s.now_ns < workload.adopt_until_ns;
+    let in_window = s.now_ns < workload.value.adopt_until_ns;
     let resets = workload.flags & enforcer_common::abi::workload_flags::RESET_UNKNOWN != 0;
     if s.packet.has(tcp_flags::RST) {
         // The far side's enforcer resets what is older than its attachment; so does ours, so the

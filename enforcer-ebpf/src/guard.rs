@@ -28,11 +28,12 @@ use crate::{
     cursor::FrameCursor,
     entry::SLOW,
     flow, handshake, hold, interface,
-    maps::{CONFIG, SCRATCH, WORKLOADS},
+    maps::{CONFIG, SCRATCH},
     network,
     outcome::Outcome,
     scratch::Scratch,
     verdict::{self, Verdict},
+    workload,
 };
 
 /// Left to `to_workload`.
@@ -102,9 +103,7 @@ fn opens(s: &Scratch) -> bool {
 /// What becomes of a frame without a flow, whose reason stands in `s.outcome` if it was not read.
 #[inline(never)]
 fn judge(xdp: *mut xdp_md, s: &mut Scratch) -> u32 {
-    let id = u32::from(s.interface.workload);
-    // SAFETY: read only; the daemon replaces the value whole.
-    let Some(workload) = (unsafe { WORKLOADS.get(&id) }) else { return PASS };
+    let Ok(workload) = workload::find(s) else { return PASS };
     if workload.flags & workload_flags::OBSERVE != 0 {
         return PASS;
     }
@@ -122,7 +121,7 @@ fn judge(xdp: *mut xdp_md, s: &mut Scratch) -> u32 {
     let flags = s.packet.flags;
     if flags & tcp_flags::SYN == 0 {
         // Connections older than the attachment may have to be taken over.
-        return if s.now_ns < workload.adopt_until_ns { PASS } else { segment(xdp, s) };
+        return if s.now_ns < workload.value.adopt_until_ns { PASS } else { segment(xdp, s) };
     }
     if flags & (tcp_flags::FIN | tcp_flags::RST) != 0 {
         return DropReason::MalformedHeader as u32;

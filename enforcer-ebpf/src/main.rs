@@ -47,6 +47,7 @@ mod scratch;
 mod segment;
 mod skb;
 mod verdict;
+mod workload;
 
 use aya_ebpf::{
     macros::{classifier, xdp},

@@ -31,9 +31,9 @@ pub static INTERFACES: HashMap<u32, InterfaceValue, 4096> = HashMap::new();
 /// them, the others are in [`INTERFACES`] alone.
 #[btf_map]
 pub static SLOTS: Array<InterfaceSlot, { INTERFACE_SLOTS as usize }> = Array::new();
-/// Workload id to workload.
+/// Workloads by id.
 #[btf_map]
-pub static WORKLOADS: HashMap<u32, WorkloadValue, 4096> = HashMap::new();
+pub static WORKLOADS: Array<WorkloadValue, WORKLOADS_MAX> = Array::new();
 /// Addresses a workload may use.
 #[btf_map]
 pub static ADDRESSES: HashMap<AddressKey, u32, 16384> = HashMap::new();

@@ -12,12 +12,13 @@ use enforcer_common::{
 
 use crate::{
     address, attempt, counter, flow,
-    maps::{NETWORKS, WORKLOADS},
+    maps::NETWORKS,
     quota::{self, Asker},
     reset,
     scratch::Scratch,
     skb::load,
     verdict::Verdict,
+    workload,
 };
 
 /// Bits of a whole key: the rule set and a full address.
@@ -51,10 +52,9 @@ fn find(s: &Scratch, rule_set: u32) -> Option<&'static NetworkValue> {
 /// Asks the network rules of the workload for the packet's far side.
 #[inline(always)]
 pub fn ask(s: &Scratch, asked: u8, server_port: u16) -> Verdict {
-    let id = u32::from(s.interface.workload);
-    // SAFETY: read only; the daemon replaces the value whole.
-    let Some(workload) = (unsafe { WORKLOADS.get(&id) }) else { return Verdict::Deny };
-    let rule_set = if s.epoch & 1 == 0 { workload.rule_sets[0] } else { workload.rule_sets[1] };
+    let Ok(workload) = workload::find(s) else { return Verdict::Deny };
+    let rule_sets = &workload.value.rule_sets;
+    let rule_set = if s.epoch & 1 == 0 { rule_sets[0] } else { rule_sets[1] };
     if let Some(value) = find(s, rule_set)
         && allowing_rule(value, asked, s.key.protocol, server_port).is_some()
     {

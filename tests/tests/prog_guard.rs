@@ -378,7 +378,7 @@ fn nothing_is_dropped_where_nothing_is_enforced_or_ready() {
         ("the host side", |w| w.set_interface(WORKLOAD, interface_flags::HOST_SIDE)),
         ("no interface", |w| w.kernel.remove::<u32, InterfaceValue>("INTERFACES", &IFINDEX)),
         ("no workload", |w| {
-            w.kernel.remove::<u32, WorkloadValue>("WORKLOADS", &WORKLOAD.into());
+            w.kernel.put_row("WORKLOADS", WORKLOAD.into(), WorkloadValue::NOBODY);
         }),
         ("another workload", |w| w.set_interface(WORKLOAD + 1, 0)),
     ];

@@ -8,7 +8,8 @@ pub const WORKLOAD_ROWS: u32 = 4097;
 /// Bytes of a workload's name in the map, zero-filled.
 pub const WORKLOAD_NAME_BYTES: usize = 64;
 
-/// A workload; its key is the id (1 to 4096) as `u32`.
+/// A workload; its row is its id (1 to 4096). Programs read the flags once: with [`workload_flags::PRESENT`]
+/// they hold, and without it the row is nobody's.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkloadValue {
@@ -28,6 +29,25 @@ pub struct WorkloadValue {
     pub name: [u8; WORKLOAD_NAME_BYTES],
 }
 
+impl WorkloadValue {
+    /// A row that is nobody's.
+    pub const NOBODY: Self = Self {
+        identity: 0,
+        credential: [0; 8],
+        adopt_until_ns: 0,
+        rule_sets: [0; 2],
+        flags: 0,
+        zero: 0,
+        name: [0; WORKLOAD_NAME_BYTES],
+    };
+
+    /// Whether the row is a workload's.
+    #[must_use]
+    pub const fn is_present(&self) -> bool {
+        self.flags & workload_flags::PRESENT != 0
+    }
+}
+
 /// Flags of a workload.
 pub mod workload_flags {
     /// Policy denials pass and are counted.
@@ -36,6 +56,8 @@ pub mod workload_flags {
     pub const RESET_UNKNOWN: u32 = 2;
     /// Its addresses are listed in the address map and enforced.
     pub const CHECK_ADDRESS: u32 = 4;
+    /// The row is a workload's; the daemon's maps set it.
+    pub const PRESENT: u32 = 8;
 }
 
 /// An interface; its key is the ifindex as `u32`.

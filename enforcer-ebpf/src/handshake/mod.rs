@@ -13,12 +13,13 @@ pub use options::{MALFORMED, OURS, WRONG, judge_hello, scan_loaded, scan_options
 pub use server::{accept, answer};
 
 use enforcer_common::abi::{
-    AttemptValue, CredentialValue, DropReason, Handle, PeerKey, PeerValue, WorkloadValue, role,
+    AttemptValue, CredentialValue, DropReason, Handle, PeerKey, PeerValue, role,
 };
 
 use crate::{
-    maps::{CREDENTIALS, PEERS, WORKLOADS},
+    maps::{CREDENTIALS, PEERS},
     scratch::Scratch,
+    workload,
 };
 
 /// Go on with the next step.
@@ -51,20 +52,13 @@ pub fn check_peer(s: &mut Scratch, peer: &PeerValue, length: u32) -> Result<(), 
 
 #[inline(always)]
 pub fn current_credential(s: &Scratch) -> Result<(Handle, &'static CredentialValue), DropReason> {
-    let handle = workload(s)?.credential;
+    let handle = workload::find(s)?.value.credential;
     // SAFETY: read only; credentials are never changed in place.
     let credential = unsafe { CREDENTIALS.get(&handle) }.ok_or(DropReason::NoCredential)?;
     if credential.deadline_ns <= s.now_ns {
         return Err(DropReason::NoCredential);
     }
     Ok((handle, credential))
-}
-
-#[inline(always)]
-fn workload(s: &Scratch) -> Result<&'static WorkloadValue, DropReason> {
-    let id = u32::from(s.interface.workload);
-    // SAFETY: read only; the daemon replaces the value whole.
-    unsafe { WORKLOADS.get(&id) }.ok_or(DropReason::NoWorkload)
 }
 
 /// A result as a subprogram's number.

@@ -11,6 +11,7 @@ use enforcer_common::abi::{
     Address, AddressKey, AttemptValue, COUNTED_BEFORE, Config, CounterKey, CredentialValue,
     FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, NetworkKey, NetworkValue, PeerKey, PeerValue,
     ShareValue, VerdictKey, VerdictValue, WorkloadValue, before, flow_state, mapped,
+    workload_flags,
 };
 use enforcer_common::datapath::attempt;
 
@@ -36,8 +37,8 @@ pub struct Maps {
     counters: PerCpuHashMap<MapData, CounterKey, u64>,
     /// ifindex to workload.
     pub interfaces: Interfaces,
-    /// Workload id to workload.
-    pub workloads: Table<u32, WorkloadValue>,
+    /// Workloads by id.
+    pub workloads: Rows<WorkloadValue>,
     /// Addresses that workloads may use; the value is 1.
     pub addresses: Table<AddressKey, u32>,
     /// Local credentials by handle.
@@ -74,7 +75,7 @@ impl Maps {
             networks: typed(folder, "NETWORKS")?,
             counters: typed(folder, "COUNTERS")?,
             interfaces: Interfaces::open(folder)?,
-            workloads: Table::open(folder, "WORKLOADS")?,
+            workloads: Rows::open(folder, "WORKLOADS")?,
             addresses: Table::open(folder, "ADDRESSES")?,
             credentials: Table::open(folder, "CREDENTIALS")?,
             peers: Table::open(folder, "PEERS")?,
@@ -157,13 +158,20 @@ impl Maps {
 
     /// Writes a workload.
     pub fn insert_workload(&mut self, id: u16, value: &WorkloadValue) -> Result<(), DatapathError> {
-        self.workloads.insert(&id.into(), value)
+        let flags = value.flags | workload_flags::PRESENT;
+        self.workloads.write(id.into(), &WorkloadValue { flags, ..*value })
+    }
+
+    /// A workload.
+    pub fn workload(&self, id: u16) -> Result<Option<WorkloadValue>, DatapathError> {
+        let value = self.workloads.read(id.into())?;
+        Ok(value.is_present().then_some(value))
     }
 
     /// Removes a workload. What its flows are counted in stays, as they do until the sweeper removes them:
     /// a workload that gets the id after it begins with what is in the tables under it.
     pub(super) fn remove_workload(&mut self, id: u16) -> Result<(), DatapathError> {
-        self.workloads.remove(&id.into()).map(drop)
+        self.workloads.write(id.into(), &WorkloadValue::NOBODY)
     }
 
     /// Every counter, summed over the processors.

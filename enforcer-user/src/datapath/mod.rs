@@ -182,8 +182,12 @@ impl Datapath {
             ..Adopted::default()
         };
         self.maps.workloads.for_each(|id, value| {
-            // The programs know no id beyond 16 bits.
-            found.workloads.extend(u16::try_from(*id).map(|id| (id, *value)));
+            // Rows are fewer than ids of 16 bits.
+            if let Ok(id) = u16::try_from(id)
+                && value.is_present()
+            {
+                found.workloads.push((id, *value));
+            }
         })?;
         self.maps.credentials.for_each(|handle, value| {
             found.credentials.push((*handle, value.deadline_ns));
@@ -279,7 +283,7 @@ impl Datapath {
         id: u16,
         workload: &WorkloadConfig,
     ) -> Result<(), DatapathError> {
-        if self.maps.workloads.lookup(&id.into())?.is_none() {
+        if self.maps.workload(id)?.is_none() {
             return Err(DatapathError::UnknownWorkload(id));
         }
         let facts = interface::inspect(&workload.interface)?;

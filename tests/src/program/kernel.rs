@@ -92,7 +92,7 @@ impl Seen {
     /// Counters of which each moved by one, for the workload of the tests.
     #[must_use]
     pub fn counted(names: &[&str]) -> BTreeMap<String, u64> {
-        names.iter().map(|name| (format!("{}:{name}", super::world::WORKLOAD), 1)).collect()
+        names.iter().map(|name| (format!("{}:{name}", WORKLOAD), 1)).collect()
     }
 }
 
@@ -336,7 +336,6 @@ impl Kernel {
     fn clear(&mut self) {
         self.empty::<u32, InterfaceValue>("INTERFACES");
         self.put_slot(InterfaceSlot::default());
-        self.empty::<u32, WorkloadValue>("WORKLOADS");
         self.empty::<AddressKey, u32>("ADDRESSES");
         self.empty::<Handle, CredentialValue>("CREDENTIALS");
         self.empty::<PeerKey, PeerValue>("PEERS");
@@ -347,6 +346,7 @@ impl Kernel {
         self.empty::<FlowKey, AttemptValue>("CROWD");
         self.empty::<AddressKey, BucketValue>("STANDING");
         for id in WORKLOADS_USED {
+            self.put_row("WORKLOADS", id, WorkloadValue::NOBODY);
             self.put_row("SHARES_OPENED", id, ShareValue::default());
             self.put_row("SHARES_GONE", id, ShareValue::default());
         }

@@ -222,12 +222,12 @@ impl World {
             credential: self.own.handle,
             adopt_until_ns: 0,
             rule_sets: RULE_SETS,
-            flags: workload_flags::CHECK_ADDRESS,
+            flags: workload_flags::PRESENT | workload_flags::CHECK_ADDRESS,
             zero: 0,
             name: [0; WORKLOAD_NAME_BYTES],
         };
         change(&mut value);
-        self.kernel.put("WORKLOADS", u32::from(WORKLOAD), value);
+        self.kernel.put_row("WORKLOADS", u32::from(WORKLOAD), value);
     }
 
     /// Writes the configuration anew, changed.

@@ -85,7 +85,7 @@ fn s1_that_must_not_leave() {
             drops(
                 "an interface of a workload that is gone",
                 |w| {
-                    w.kernel.remove::<u32, WorkloadValue>("WORKLOADS", &u32::from(WORKLOAD));
+                    w.kernel.put_row("WORKLOADS", u32::from(WORKLOAD), WorkloadValue::NOBODY);
                     w.syn_out().frame()
                 },
                 &["no_workload"],

@@ -10,13 +10,14 @@ use zeroize::Zeroize as _;
 
 use super::super::error::DatapathError;
 use super::super::maps::Maps;
+use super::super::rows::Rows;
 use super::super::table::Table;
 
 /// Copies all but flows, half-open connections, counters and shares, which are counted anew. Nonces are not copied:
 /// every start has a new secret, and those of connections under way stand in their attempts.
 pub(super) fn copy(old: &Path, new: &Path, maps: &mut Maps) -> Result<(), DatapathError> {
     table::<u32, before::InterfaceValue, u32, abi::InterfaceValue>(old, new, "INTERFACES")?;
-    table::<u32, before::WorkloadValue, u32, abi::WorkloadValue>(old, new, "WORKLOADS")?;
+    workloads(old, maps)?;
     table::<before::AddressKey, u32, abi::AddressKey, u32>(old, new, "ADDRESSES")?;
     table::<before::Handle, before::CredentialValue, abi::Handle, abi::CredentialValue>(
         old,
@@ -34,6 +35,16 @@ pub(super) fn copy(old: &Path, new: &Path, maps: &mut Maps) -> Result<(), Datapa
         old, new, "BUCKETS",
     )?;
     maps.copy_networks(old)
+}
+
+fn workloads(old: &Path, maps: &mut Maps) -> Result<(), DatapathError> {
+    let mut copied = Ok(());
+    Rows::<before::WorkloadValue>::open(old, "WORKLOADS")?.for_each(|id, value| {
+        if copied.is_ok() && value.is_present() {
+            copied = maps.workloads.write(id, &abi::WorkloadValue::from(*value));
+        }
+    })?;
+    copied
 }
 
 fn table<B, W, K, V>(old: &Path, new: &Path, name: &'static str) -> Result<(), DatapathError>
