@@ -1,12 +1,15 @@
 //! Counts why packets are dropped and what else happens, and samples drops for the daemon's log.
 
 use enforcer_common::{
-    abi::{BucketKey, BucketValue, CounterKey, DropReason, Event, RejectedSegment, record_kind},
+    abi::{
+        BucketKey, BucketValue, COUNTER_BLOCKS as BLOCKS, CounterBlock, CounterKey, DropReason,
+        Event, RejectedSegment, record_kind,
+    },
     datapath::bucket,
 };
 
 use crate::{
-    maps::{BUCKETS, CONFIG, COUNTERS, REJECTED},
+    maps::{BUCKETS, CONFIG, COUNTER_BLOCKS, COUNTERS, REJECTED},
     scratch::Scratch,
 };
 
@@ -33,6 +36,10 @@ pub fn count(s: &Scratch, event: Event) {
 /// Counts a number of either kind.
 #[inline(never)]
 pub fn add(workload: u16, counter: u16) {
+    if let Some(count) = own_count(workload, counter) {
+        *count += 1;
+        return;
+    }
     let key = CounterKey { workload, counter };
     if let Some(value) = COUNTERS.get_ptr_mut(&key) {
         // SAFETY: a per-CPU value; programs of one CPU do not run at the same time, except nested
@@ -42,6 +49,22 @@ pub fn add(workload: u16, counter: u16) {
     }
     // A full table loses the count, never the decision.
     let _ = COUNTERS.insert(&key, &1u64, BPF_ANY);
+}
+
+/// The number in the workload's block, unless that is another's on this CPU.
+#[inline(always)]
+fn own_count(workload: u16, counter: u16) -> Option<&'static mut u64> {
+    let number = u32::from(workload) & (BLOCKS - 1);
+    let block = COUNTER_BLOCKS.get_ptr_mut(number)?;
+    // SAFETY: a per-CPU value, as in `add`.
+    let block = unsafe { &mut *block };
+    if !block.is_owned(number) {
+        block.owner = u32::from(workload);
+    }
+    if block.owner != u32::from(workload) {
+        return None;
+    }
+    block.counts.get_mut(CounterBlock::place(counter))
 }
 
 /// Counts a drop and, within the sampling rate, reports it, unless it is held: the daemon has that one.

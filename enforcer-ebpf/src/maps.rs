@@ -6,10 +6,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use enforcer_common::abi::{
-    AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterKey, CredentialValue, FlowKey,
-    FlowKey4, FlowKey6, FlowValue, Handle, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue,
-    NetworkKey, NetworkValue, NonceState, PeerKey, PeerValue, ShareValue, VerdictKey, VerdictValue,
-    WORKLOAD_ROWS, WorkloadValue,
+    AddressKey, AttemptValue, BucketKey, BucketValue, COUNTER_BLOCKS as BLOCKS, Config,
+    CounterBlock, CounterKey, CredentialValue, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle,
+    INTERFACE_SLOTS, InterfaceSlot, InterfaceValue, NetworkKey, NetworkValue, NonceState, PeerKey,
+    PeerValue, ShareValue, VerdictKey, VerdictValue, WORKLOAD_ROWS, WorkloadValue,
 };
 
 use crate::scratch::Scratch;
@@ -75,7 +75,10 @@ pub static SHARES_GONE: Array<ShareValue, WORKLOADS_MAX> = Array::new();
 /// Token buckets.
 #[btf_map]
 pub static BUCKETS: LruHashMap<BucketKey, BucketValue, 16384> = LruHashMap::new();
-/// Counters.
+/// Counters, by the low bits of a workload's id.
+#[btf_map]
+pub static COUNTER_BLOCKS: PerCpuArray<CounterBlock, { BLOCKS as usize }> = PerCpuArray::new();
+/// Counters of workloads whose block is another's.
 #[btf_map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 16384, { BPF_F_NO_PREALLOC as usize }> =
     PerCpuHashMap::new();

@@ -18,6 +18,7 @@ unchanged!(
     AttemptValue,
     BucketKey,
     BucketValue,
+    CounterBlock,
     CounterKey,
     CredentialValue,
     FlowKey,

@@ -12,7 +12,61 @@ pub struct CounterKey {
     pub counter: u16,
 }
 
-pod!(CounterKey = 4);
+/// Blocks of counters on each CPU, a power of two: a workload's is that of the low bits of its id.
+pub const COUNTER_BLOCKS: u32 = 256;
+
+/// Numbers of a [`CounterBlock`].
+pub const BLOCK_COUNTS: usize = 96;
+
+/// What programs count on one CPU for one workload, which is found without a hash. Workloads that share a block
+/// are told apart by its owner, who counted first on this CPU and has it for good; the others are counted in the
+/// counter map.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CounterBlock {
+    /// Workload id. 0 is nobody, but in the first block, which is for packets of no known workload.
+    pub owner: u32,
+    /// Zero.
+    pub zero: u32,
+    /// The numbers, each in its [`CounterBlock::place`].
+    pub counts: [u64; BLOCK_COUNTS],
+}
+
+impl CounterBlock {
+    /// Places of drop reasons; those of events are behind them.
+    const REASONS: usize = 64;
+    /// The first number of an event.
+    const FIRST_EVENT: usize = 256;
+
+    /// Where the number of a [`DropReason`] or an [`Event`] is counted; beyond the block if it has no place.
+    #[must_use]
+    #[inline(always)]
+    pub const fn place(counter: u16) -> usize {
+        let counter = counter as usize;
+        if counter < Self::REASONS {
+            counter
+        } else if counter >= Self::FIRST_EVENT {
+            counter - Self::FIRST_EVENT + Self::REASONS
+        } else {
+            BLOCK_COUNTS
+        }
+    }
+
+    /// The number that is counted in a place.
+    #[must_use]
+    pub const fn number(place: u16) -> u16 {
+        const { assert!(Self::REASONS == 64 && Self::FIRST_EVENT == 256) };
+        if place < 64 { place } else { place - 64 + 256 }
+    }
+
+    /// Whether block `number` is anybody's.
+    #[must_use]
+    pub const fn is_owned(&self, number: u32) -> bool {
+        self.owner != 0 || number == 0
+    }
+}
+
+pod!(CounterKey = 4, CounterBlock = 8 + 8 * BLOCK_COUNTS);
 
 /// Bit of [`CounterKey::counter`]: what programs of an earlier layout had counted. Only the daemon writes
 /// it, since it could not add to what programs write without losing counts.
@@ -186,6 +240,20 @@ numbered! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_number_has_a_place_of_its_own_in_a_block() {
+        let reasons = DropReason::ALL.iter().map(|reason| *reason as u16);
+        let events = Event::ALL.iter().map(|event| *event as u16);
+        for counter in reasons.chain(events) {
+            let place = CounterBlock::place(counter);
+            assert!(place < BLOCK_COUNTS, "{counter}: {place}");
+            assert_eq!(CounterBlock::number(u16::try_from(place).unwrap()), counter);
+        }
+        for counter in [64, 255, 288, u16::MAX] {
+            assert!(CounterBlock::place(counter) >= BLOCK_COUNTS, "{counter}");
+        }
+    }
 
     #[test]
     fn numbers_read_back_and_names_are_unique() {

@@ -18,7 +18,9 @@ mod workload;
 
 pub use attempt::{AttemptValue, role};
 pub use config::{Config, NonceState, config_flags};
-pub use counter::{COUNTED_BEFORE, CounterKey, DropReason, Event};
+pub use counter::{
+    BLOCK_COUNTS, COUNTED_BEFORE, COUNTER_BLOCKS, CounterBlock, CounterKey, DropReason, Event,
+};
 pub use event::{HELD_FRAME_MAX, HeldSegment, ReinjectTrailer, RejectedSegment, record_kind};
 pub use flow::{FlowKey, FlowKey4, FlowKey6, FlowValue, PacketCount, flow_flags, flow_state};
 pub use network::{NETWORK_ENTRIES, NetworkEntry, NetworkKey, NetworkValue, network_flags};
@@ -27,7 +29,8 @@ pub use share::{SHARE_COUNTS, SHARE_OF_ALL, ShareValue};
 pub use verdict::{VerdictKey, VerdictValue, direction, verdict_action};
 pub use workload::{
     AddressKey, BucketKey, BucketValue, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue,
-    WORKLOAD_NAME_BYTES, WORKLOAD_ROWS, WorkloadValue, interface_flags, workload_flags,
+    WORKLOAD_ID_MAX, WORKLOAD_NAME_BYTES, WORKLOAD_ROWS, WorkloadValue, interface_flags,
+    workload_flags,
 };
 
 /// Version of everything in this module. A daemon adopts pinned maps of its own version, and takes over

@@ -2,8 +2,11 @@
 
 use super::{Address, Handle, pod};
 
-/// Rows of the arrays that are indexed by workload id: ids are 1 to 4096, and row 0 is no workload's.
-pub const WORKLOAD_ROWS: u32 = 4097;
+/// The highest id of a workload; the lowest is 1.
+pub const WORKLOAD_ID_MAX: u16 = 4096;
+
+/// Rows of the arrays that are indexed by workload id. Row 0 is no workload's.
+pub const WORKLOAD_ROWS: u32 = WORKLOAD_ID_MAX as u32 + 1;
 
 /// Bytes of a workload's name in the map, zero-filled.
 pub const WORKLOAD_NAME_BYTES: usize = 64;

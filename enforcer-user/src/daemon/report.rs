@@ -277,7 +277,7 @@ impl Core {
         for event in Event::ALL {
             report.events.insert(event.name().to_owned(), 0);
         }
-        let counters = self.datapath.maps.counters().map_err(|error| internal(&error))?;
+        let counters = self.datapath.maps.counters.sums().map_err(|error| internal(&error))?;
         for ((workload, number), value) in counters {
             let name = if let Some(reason) = DropReason::from_number(number) {
                 add(&mut report.drops, reason.name(), value);

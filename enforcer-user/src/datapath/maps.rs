@@ -1,20 +1,19 @@
 //! The pinned maps, typed, with the operations that the daemon needs. Every error names map and key.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Display, Formatter};
 use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Array, Map, MapData, MapError};
 use enforcer_common::abi::{
-    Address, AddressKey, AttemptValue, COUNTED_BEFORE, Config, CounterKey, CredentialValue,
-    FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, NetworkKey, NetworkValue, PeerKey, PeerValue,
-    ShareValue, VerdictKey, VerdictValue, WorkloadValue, before, flow_state, mapped,
-    workload_flags,
+    Address, AddressKey, AttemptValue, Config, CredentialValue, FlowKey, FlowKey4, FlowKey6,
+    FlowValue, Handle, NetworkKey, NetworkValue, PeerKey, PeerValue, ShareValue, VerdictKey,
+    VerdictValue, WorkloadValue, before, flow_state, mapped, workload_flags,
 };
 use enforcer_common::datapath::attempt;
 
+use super::counters::Counters;
 use super::error::DatapathError;
 use super::interfaces::Interfaces;
 use super::rows::Rows;
@@ -24,9 +23,6 @@ use crate::engine::Network;
 /// The bits of the rule set in front of every prefix length of the trie.
 const RULE_SET_BITS: u32 = 32;
 
-/// Counters that one read may return; a bound on the loop, far above what programs write.
-const MAX_COUNTERS: usize = 65_536;
-
 /// Prefixes that one listing may return; a bound on the loop, far above the map's size.
 const MAX_NETWORKS: usize = 1 << 22;
 
@@ -34,7 +30,8 @@ const MAX_NETWORKS: usize = 1 << 22;
 pub struct Maps {
     config: Array<MapData, Config>,
     networks: LpmTrie<MapData, NetworkKey, NetworkValue>,
-    counters: PerCpuHashMap<MapData, CounterKey, u64>,
+    /// What programs count.
+    pub counters: Counters,
     /// ifindex to workload.
     pub interfaces: Interfaces,
     /// Workloads by id.
@@ -73,7 +70,7 @@ impl Maps {
         Ok(Self {
             config: typed(folder, "CONFIG")?,
             networks: typed(folder, "NETWORKS")?,
-            counters: typed(folder, "COUNTERS")?,
+            counters: Counters::open(folder)?,
             interfaces: Interfaces::open(folder)?,
             workloads: Rows::open(folder, "WORKLOADS")?,
             addresses: Table::open(folder, "ADDRESSES")?,
@@ -172,30 +169,6 @@ impl Maps {
     /// a workload that gets the id after it begins with what is in the tables under it.
     pub(super) fn remove_workload(&mut self, id: u16) -> Result<(), DatapathError> {
         self.workloads.write(id.into(), &WorkloadValue::NOBODY)
-    }
-
-    /// Every counter, summed over the processors.
-    pub fn counters(&self) -> Result<BTreeMap<(u16, u16), u64>, DatapathError> {
-        counter_sums(&self.counters)
-    }
-
-    /// Has [`Self::counters`] count what programs of the layout before had counted, whose maps are in
-    /// `folder`. May be repeated.
-    pub(super) fn count_before(&mut self, folder: &Path) -> Result<(), DatapathError> {
-        let before: PerCpuHashMap<MapData, before::CounterKey, u64> = typed(folder, "COUNTERS")?;
-        let processors = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error));
-        let processors = processors.map_err(map_error("COUNTERS", "write", "all"))?;
-        for ((workload, counter), sum) in counter_sums(&before)? {
-            let key = CounterKey { workload, counter: counter | COUNTED_BEFORE };
-            // On one processor, as if it had counted all.
-            let values = std::iter::once(sum).chain(std::iter::repeat(0));
-            let values: Vec<u64> = values.take(processors).collect();
-            PerCpuValues::try_from(values)
-                .map_err(MapError::IoError)
-                .and_then(|values| self.counters.insert(key, values, 0))
-                .map_err(map_error("COUNTERS", "write", key_text(&key)))?;
-        }
-        Ok(())
     }
 
     /// Writes the networks of the layout before, whose maps are in `folder`.
@@ -298,19 +271,6 @@ impl Maps {
         position.in_v6 = self.flows4.visit_some(&mut position.at, &mut widened)?;
         Ok(false)
     }
-}
-
-fn counter_sums<K: Pod + Into<CounterKey>>(
-    counters: &PerCpuHashMap<MapData, K, u64>,
-) -> Result<BTreeMap<(u16, u16), u64>, DatapathError> {
-    let mut sums = BTreeMap::new();
-    for entry in counters.iter().take(MAX_COUNTERS) {
-        let (key, values) = entry.map_err(map_error("COUNTERS", "read", "all"))?;
-        let key: CounterKey = key.into();
-        let sum = sums.entry((key.workload, key.counter & !COUNTED_BEFORE)).or_insert(0);
-        *sum = values.iter().fold(*sum, |sum: u64, value| sum.wrapping_add(*value));
-    }
-    Ok(sums)
 }
 
 /// Where a walk over both tables of half-open connections stands.

@@ -10,6 +10,7 @@ mod attach;
 mod changes;
 mod checksum;
 mod clock;
+mod counters;
 mod detach;
 mod error;
 mod events;

@@ -56,6 +56,26 @@ pub(super) fn lookup_single(map: BorrowedFd<'_>, value_size: u32) -> io::Result<
     Ok(value)
 }
 
+/// Reads what each processor has of an element of a per-CPU array (`BPF_MAP_LOOKUP_ELEM`). `V` must be the map's
+/// value, and `processors` the number of possible ones.
+pub(super) fn lookup_each_cpu<V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    key: u32,
+    processors: usize,
+) -> io::Result<Vec<V>> {
+    // The kernel rounds each value up to eight bytes.
+    const { assert!(size_of::<V>().is_multiple_of(8)) };
+    let mut values = vec![std::mem::MaybeUninit::<V>::zeroed(); processors];
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = number(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(&key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = values.as_mut_ptr() as u64;
+    // SAFETY: the key of an array has four bytes, and the kernel writes one value for each possible processor.
+    unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) }?;
+    // SAFETY: `Pod` types are valid for every bit pattern, and these were zeroed at least.
+    Ok(values.into_iter().map(|value| unsafe { value.assume_init() }).collect())
+}
+
 /// Returns once no program runs any more that had begun before: what it wrote is in the maps.
 pub(super) fn wait_for_programs() {
     /// `MEMBARRIER_CMD_GLOBAL` (`<linux/membarrier.h>`): the kernel waits for a grace period.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use enforcer_common::abi::{
-    CredentialValue, Handle, MAX_CREDENTIAL_BYTES, WORKLOAD_NAME_BYTES, WORKLOAD_ROWS,
+    CredentialValue, Handle, MAX_CREDENTIAL_BYTES, WORKLOAD_ID_MAX, WORKLOAD_NAME_BYTES,
     WorkloadValue,
 };
 use enforcer_common::wire::checksum::sum_bytes;
@@ -179,9 +179,7 @@ impl Workloads {
     }
 
     fn free_id(&self) -> Option<u16> {
-        // Ids are rows of the kernel's arrays, of which row 0 is no workload's.
-        (1..)
-            .take_while(|id| u32::from(*id) < WORKLOAD_ROWS)
+        (1..=WORKLOAD_ID_MAX)
             .find(|id| !self.by_id.contains_key(id) && !self.adopted.contains_key(id))
     }
 }

@@ -11,10 +11,10 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpu
 use aya::programs::{Program, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use enforcer_common::abi::{
-    AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterKey, CredentialValue,
-    DropReason, Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle, HeldSegment, InterfaceSlot,
-    InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue, RejectedSegment, ShareValue,
-    VerdictKey, VerdictValue, WorkloadValue,
+    AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterBlock, CounterKey,
+    CredentialValue, DropReason, Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle,
+    HeldSegment, InterfaceSlot, InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue,
+    RejectedSegment, ShareValue, VerdictKey, VerdictValue, WorkloadValue,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -92,7 +92,7 @@ impl Seen {
     /// Counters of which each moved by one, for the workload of the tests.
     #[must_use]
     pub fn counted(names: &[&str]) -> BTreeMap<String, u64> {
-        names.iter().map(|name| (format!("{}:{name}", WORKLOAD), 1)).collect()
+        names.iter().map(|name| (format!("{WORKLOAD}:{name}"), 1)).collect()
     }
 }
 
@@ -366,11 +366,22 @@ impl Kernel {
     fn counters(&self) -> Counters {
         let map = self.ebpf.map("COUNTERS").expect("COUNTERS");
         let table: PerCpuHashMap<_, CounterKey, u64> = map.try_into().expect("COUNTERS");
-        table
+        let mut sums: Counters = table
             .iter()
             .map(|entry| entry.expect("a counter"))
             .map(|(key, values)| ((key.workload, key.counter), values.iter().sum()))
-            .collect()
+            .collect();
+        let map = self.ebpf.map("COUNTER_BLOCKS").expect("COUNTER_BLOCKS");
+        let blocks: PerCpuArray<_, CounterBlock> = map.try_into().expect("COUNTER_BLOCKS");
+        for number in WORKLOADS_USED {
+            for block in blocks.get(&number, 0).expect("a block").iter() {
+                for (place, count) in (0..).zip(block.counts).filter(|(_, count)| *count > 0) {
+                    let owner = u16::try_from(block.owner).expect("a workload's id");
+                    *sums.entry((owner, CounterBlock::number(place))).or_insert(0) += count;
+                }
+            }
+        }
+        sums
     }
 }
 

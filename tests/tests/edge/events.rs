@@ -27,7 +27,7 @@ fn a_refused_packet_reaches_the_log_and_the_counters() {
             }
         });
         assert_eq!((seen.from_workload, seen.key.workload), (1, WORKLOAD_ID));
-        let counters = datapath.maps.counters().unwrap();
+        let counters = datapath.maps.counters.sums().unwrap();
         let counter = counters.get(&(WORKLOAD_ID, seen.reason));
         assert!(counter.is_some_and(|count| *count > 0), "{counters:?}");
     });

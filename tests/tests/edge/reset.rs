@@ -49,7 +49,7 @@ fn a_cut_flow_is_reset_at_both_ends(far: &'static str, workload: &'static str) {
         let swept = datapath.sweep(boot_ns()).unwrap();
         assert_eq!((swept.cut, swept.failed), (1, 0), "{swept:?}");
         let (here, there) = connection.ends();
-        let counters = datapath.maps.counters().unwrap();
+        let counters = datapath.maps.counters.sums().unwrap();
         assert!(is_reset(&here), "the client's end: {here:?}, counters {counters:?}");
         assert!(is_reset(&there), "the server's end: {there:?}, counters {counters:?}");
 

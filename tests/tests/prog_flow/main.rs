@@ -8,8 +8,8 @@ mod neighbour;
 mod share;
 
 use enforcer_common::abi::{
-    INTERFACE_SLOTS, InterfaceSlot, InterfaceValue, direction, flow_state, interface_flags,
-    workload_flags,
+    COUNTER_BLOCKS, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue, direction, flow_state,
+    interface_flags, workload_flags,
 };
 use enforcer_tests::program::kernel::{Action, Hook, IFINDEX};
 use enforcer_tests::program::segment::{ACK, FIN, RST, Segment, TCP};
@@ -408,6 +408,20 @@ fn an_unknown_interface_passes_nothing() {
                 &["0:no_workload"],
             )],
         );
+    }
+}
+
+#[test]
+fn workloads_whose_ids_share_a_block_of_counters_are_counted_apart() {
+    let beside = WORKLOAD + u16::try_from(COUNTER_BLOCKS).unwrap();
+    let mut w = World::new(Family::V4, Side::Server);
+    let frame = w.data_in().frame();
+    for _ in 0..2 {
+        for (workload, reason) in [(WORKLOAD, "no_flow"), (beside, "no_workload")] {
+            w.set_interface(workload, 0);
+            let seen = w.run(Hook::To, &frame);
+            compare(&seen, Action::Drop, None, &[&format!("{workload}:{reason}")]).unwrap();
+        }
     }
 }
 

@@ -128,7 +128,7 @@ fn finish(folder: &PinFolder, mut loaded: Loaded, mut maps: Maps) -> Result<Load
     take_places(folder, &mut loaded, &maps, "from_workload")?;
     fault::reached(KillPoint::PlacesTaken);
     flows::carry(folder.path(), &mut maps, Pass::Last)?;
-    maps.count_before(folder.path())?;
+    maps.counters.add_before(folder.path())?;
     fault::reached(KillPoint::FlowsCarried);
     folder.rename(TAKEOVER, TAKEN)?;
     fault::reached(KillPoint::TakeoverEnded);

@@ -17,7 +17,7 @@ use super::super::table::Table;
 /// every start has a new secret, and those of connections under way stand in their attempts.
 pub(super) fn copy(old: &Path, new: &Path, maps: &mut Maps) -> Result<(), DatapathError> {
     table::<u32, before::InterfaceValue, u32, abi::InterfaceValue>(old, new, "INTERFACES")?;
-    workloads(old, maps)?;
+    workloads::<before::WorkloadValue>(old, maps)?;
     table::<before::AddressKey, u32, abi::AddressKey, u32>(old, new, "ADDRESSES")?;
     table::<before::Handle, before::CredentialValue, abi::Handle, abi::CredentialValue>(
         old,
@@ -37,11 +37,15 @@ pub(super) fn copy(old: &Path, new: &Path, maps: &mut Maps) -> Result<(), Datapa
     maps.copy_networks(old)
 }
 
-fn workloads(old: &Path, maps: &mut Maps) -> Result<(), DatapathError> {
+fn workloads<W: Pod + Into<abi::WorkloadValue>>(
+    old: &Path,
+    maps: &mut Maps,
+) -> Result<(), DatapathError> {
     let mut copied = Ok(());
-    Rows::<before::WorkloadValue>::open(old, "WORKLOADS")?.for_each(|id, value| {
+    Rows::<W>::open(old, "WORKLOADS")?.for_each(|id, value| {
+        let value: abi::WorkloadValue = (*value).into();
         if copied.is_ok() && value.is_present() {
-            copied = maps.workloads.write(id, &abi::WorkloadValue::from(*value));
+            copied = maps.workloads.write(id, &value);
         }
     })?;
     copied
