@@ -15,6 +15,7 @@ pub mod accounting;
 pub mod bench;
 pub mod both;
 pub mod bulk;
+pub mod calls;
 pub mod capture;
 pub mod config;
 pub mod custom;

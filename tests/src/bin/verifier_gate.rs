@@ -1,17 +1,19 @@
 //! Loads every program of an eBPF object into the running kernel and prints, as JSON, what its
-//! verifier found: instructions walked, instructions, bytes of stack. Attaches and pins nothing.
+//! verifier found: instructions walked, instructions, bytes of stack; and what stands in it: calls of helpers and
+//! look-ups in maps, of the whole program and of its fast path. Attaches and pins nothing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::{env, fs, io, mem};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Map, MapData};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
 use aya_obj::{Object, ProgramSection};
+use enforcer_tests::calls::{Counts, Linked};
 use serde::Serialize;
 
 /// Room for the verifier's statistics: a few lines for each program.
@@ -19,11 +21,22 @@ const LOG_BYTES: usize = 64 * 1024;
 /// The bytes of one eBPF instruction.
 const INSTRUCTION_BYTES: u32 = 8;
 
+/// Programs that have a fast path, and the function that holds it.
+const FAST_PATHS: [(&str, &str); 4] = [
+    ("from_workload", "flow::established"),
+    ("guard", "guard::read"),
+    ("guard_generic", "guard::read"),
+    ("to_workload", "flow::established"),
+];
+
 #[derive(Serialize)]
 struct Figures {
     verified_instructions: u32,
     instructions: u32,
     stack_bytes: u32,
+    helper_calls: u32,
+    map_lookups: u32,
+    fast_path: Option<Counts>,
 }
 
 fn main() -> Result<()> {
@@ -45,8 +58,11 @@ fn measure(bytes: &[u8]) -> Result<BTreeMap<String, Figures>> {
     let mut figures = BTreeMap::new();
     for (name, program) in loaded.programs_mut() {
         load(program).with_context(|| format!("program {name} is refused"))?;
-        let stack = stack_bytes(&object, name).with_context(|| format!("program {name}"))?;
-        figures.insert(name.to_owned(), found(program, stack)?);
+        let found = found(program, &object, name).with_context(|| format!("program {name}"))?;
+        figures.insert(name.to_owned(), found);
+    }
+    for (name, _) in FAST_PATHS {
+        ensure!(figures.contains_key(name), "there is no program {name}, which has a fast path");
     }
     Ok(figures)
 }
@@ -60,13 +76,23 @@ fn load(program: &mut Program) -> Result<()> {
     Ok(())
 }
 
-fn found(program: &Program, stack_bytes: u32) -> Result<Figures> {
+fn found(program: &Program, object: &Object, name: &str) -> Result<Figures> {
     let info = program.info()?;
     let verified_instructions = info
         .verified_instruction_count()
         .context("this kernel does not say how many instructions it verified (5.16 does)")?;
     let bytes = info.size_translated().context("this kernel does not say the program's size")?;
-    Ok(Figures { verified_instructions, instructions: bytes / INSTRUCTION_BYTES, stack_bytes })
+    let linked = Linked::of(object, name)?;
+    let fast = FAST_PATHS.iter().find(|(program, _)| *program == name);
+    let whole = linked.whole()?;
+    Ok(Figures {
+        verified_instructions,
+        instructions: bytes / INSTRUCTION_BYTES,
+        stack_bytes: stack_bytes(object, name)?,
+        helper_calls: whole.helper_calls,
+        map_lookups: whole.map_lookups,
+        fast_path: fast.map(|(_, path)| linked.below(path)).transpose()?,
+    })
 }
 
 /// The object with its programs bound to the maps that `loaded` made. aya keeps the verifier's
