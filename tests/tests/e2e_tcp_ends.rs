@@ -136,33 +136,32 @@ fn a_client_in_time_wait_calls_again_from_the_same_port() {
 /// Two SYNs that cross on the wire, in both families, undisturbed and with a SYN-ACK of one side lost.
 #[test]
 fn calls_that_cross_on_the_wire_meet() {
+    const WHOLE: u16 = 5000;
+    const LOSSY: u16 = 5002;
     let both =
         [policy::allow(&client(), &server()), policy::allow(&server(), &client())].join("\n");
     let (net, wire) = Wire::new().unwrap();
     let setup = Setup::psk().unwrap().client_policy(&both).server_policy(&both);
     let pair = setup.start_on(net, Enforcement::Enforced).unwrap();
     let capture = Capture::start(&pair.net.server, INTERFACE).unwrap();
-    // As long on the wire as both ends need to call.
-    wire.rule(Rule::every(Fate::Late(Duration::from_millis(400)), |s| s.flags == Flags::SYN));
-    let mut port = 5000;
     for family in Family::BOTH {
-        for loses in [false, true] {
-            port += 2;
-            if loses {
-                let from = pair.net.server.at(family, port + 1);
-                wire.rule(Rule::first(Fate::Lose, move |s| {
-                    s.source == from && s.flags == Flags::SYN_ACK
-                }));
-            }
-            meet(&pair, family, port).unwrap_or_else(|error| {
-                panic!("{family:?}, one SYN-ACK lost: {loses}: {error:#}");
-            });
+        let from = pair.net.server.at(family, LOSSY + 1);
+        wire.rule(Rule::first(Fate::Lose, move |s| s.source == from && s.flags == Flags::SYN_ACK));
+    }
+    // As long on the wire as both ends need to call; and no answer overtakes the SYN of its sender.
+    wire.rule(Rule::every(Fate::Late(Duration::from_millis(400)), |s| s.flags == Flags::SYN));
+    wire.rule(Rule::every(Fate::Late(Duration::from_millis(300)), |s| s.flags == Flags::SYN_ACK));
+    for family in Family::BOTH {
+        for port in [WHOLE, LOSSY] {
+            meet(&pair, family, port)
+                .unwrap_or_else(|error| panic!("{family:?}, port {port}: {error:#}"));
         }
     }
     let answers = capture.segments().unwrap();
-    let mut answers = answers.iter().filter(|s| s.flags == Flags::SYN_ACK).map(|s| s.direction);
-    assert!(answers.any(|direction| direction == Direction::Out), "the calls did not cross");
-    assert!(answers.any(|direction| direction == Direction::In), "the calls did not cross");
+    for direction in [Direction::Out, Direction::In] {
+        let is_answer = |s: &Segment| s.flags == Flags::SYN_ACK && s.direction == direction;
+        assert!(answers.iter().any(is_answer), "the calls did not cross: none {direction:?}");
+    }
 }
 
 /// Both ends call each other, client's `port` and server's next.
