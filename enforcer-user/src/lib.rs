@@ -28,6 +28,7 @@ pub mod explain;
 pub mod fault;
 pub mod heap;
 pub mod identity;
+pub mod kubernetes;
 pub mod logging;
 pub mod materials;
 pub mod metrics;

@@ -101,3 +101,31 @@ fn router_rule(net: &Routed, rule: &str) {
         ))
         .unwrap();
 }
+
+#[test]
+fn manifests_say_who_reaches_whom_and_a_word_that_is_none_is_named_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cluster, policy) = (folder.path().join("cluster.yaml"), folder.path().join("policy.yml"));
+    std::fs::write(&cluster, include_str!("../kubernetes/cluster.yaml")).unwrap();
+    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: x}\nspec:\n  \
+                podSelector: {}\n  policyTypes: [Ingress]\n";
+    std::fs::write(&policy, text).unwrap();
+    let matrix = || {
+        let mut matrix =
+            command(&["policy", "matrix", "--port", "80/TCP", "--format", "json"]).unwrap();
+        need::run(matrix.args(["--host", "outside=203.0.113.1", "-f"]).arg(folder.path()))
+    };
+    let report: Value = serde_json::from_str(&matrix().unwrap()).unwrap();
+    let cell = |from: &str, to: &str| {
+        let cell = &report["80/TCP"][from][to];
+        ["allowed", "ingress", "egress"].map(|field| cell[field].as_bool().unwrap())
+    };
+    assert_eq!(cell("y/a", "x/a"), [false, false, true]);
+    assert_eq!(cell("outside", "x/a"), [false, false, true]);
+    assert_eq!(cell("x/a", "y/a"), [true, true, true]);
+    assert_eq!(cell("x/a", "x/a"), [true, true, true]);
+    std::fs::write(&policy, text.replace("policyTypes", "policyType")).unwrap();
+    let error = format!("{:#}", matrix().unwrap_err());
+    assert!(error.contains("policy.yml, document 1, NetworkPolicy x/p"), "{error}");
+    assert!(error.contains("policyType") && error.contains("line 6"), "{error}");
+}

@@ -11,6 +11,7 @@ mod flows;
 mod identities;
 mod man;
 mod output;
+mod policy;
 #[allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -55,6 +56,8 @@ enum Command {
     Explain(explain::Arguments),
     Counters(counters::Arguments),
     Reload(reload::Arguments),
+    #[command(subcommand)]
+    Policy(policy::Command),
     Probe(probe::Arguments),
     Detach(detach::Arguments),
     #[command(subcommand)]
@@ -91,6 +94,7 @@ fn execute(command: Command, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Explain(arguments) => explain::execute(&arguments, out),
         Command::Counters(arguments) => counters::execute(&arguments, out),
         Command::Reload(arguments) => reload::execute(&arguments, out),
+        Command::Policy(command) => policy::execute(&command, out),
         Command::Probe(arguments) => probe::execute(&arguments, out),
         Command::Detach(arguments) => detach::execute(&arguments, out),
         Command::Ca(command) => ca::execute(&command, out),
