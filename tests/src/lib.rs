@@ -40,6 +40,7 @@ pub mod raw;
 pub mod recorded;
 pub mod saved_syn;
 pub mod scenario;
+pub mod simulate;
 pub mod soak;
 pub mod stats;
 pub mod stranger;

@@ -15,6 +15,7 @@ mod process;
 mod project;
 mod run;
 mod setup;
+mod simulate;
 mod soak;
 mod tally;
 mod test;
@@ -51,6 +52,8 @@ enum Task {
     Demo(demo::Options),
     /// Measure the enforcer against the native stack
     Bench(bench::Options),
+    /// Drive the engine of one node of a large cluster in virtual time
+    Simulate(simulate::Options),
     /// Mixed load under random faults, for as long as asked
     Soak(soak::Options),
     /// Static binaries and Debian packages for x86_64 and arm64
@@ -78,6 +81,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Simulate(options) => simulate::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Dist(options) => dist::run(&options),
         Task::Check(options) => check::run(&options),
