@@ -6,6 +6,7 @@ use super::cold::Cold;
 use super::engine::Costs;
 use super::figures::{Figures, Samples, Spread, percentile_99};
 use super::flood::{Floods, Kind};
+use super::flows::{Flows, Memory, Point};
 use super::process::Processes;
 use super::program::Programs;
 use super::rounds::{CLIENTS, P50, P99, STREAMS, rate_name, stream_name};
@@ -89,6 +90,22 @@ pub fn programs(programs: &Programs) -> Vec<Budget> {
     let packet = programs.established.from_workload.median;
     let packet = packet.max(programs.established.to_workload.median);
     vec![Budget::at_most("established_packet_ns", 80.0, packet)]
+}
+
+/// What a flow may take, and what finding it among a million may cost. An element is what grows with each flow; the
+/// buckets of the table come on top of it. Flat is what a look-up costs in a table of any size while its flow is in the
+/// processor's caches; how many flows these hold is nothing that a table could change.
+pub fn flows(flows: &Flows) -> Vec<Budget> {
+    let most = |of: fn(&Point) -> f64| flows.most(1_000_000, of);
+    let grown = |of: fn(&Point) -> f64| flows.most(1_000_000, of) / flows.most(1_000, of);
+    let memory = flows.memory.iter().find(|memory| memory.family == "ipv4");
+    let bytes = |of: fn(&Memory) -> f64| memory.map_or(f64::NAN, of);
+    vec![
+        Budget::at_most("flow_bytes", 160.0, bytes(|memory| memory.element)),
+        Budget::at_most("flow_with_buckets_bytes", 160.0, bytes(Memory::each)),
+        Budget::at_most("flow_lookup_1m_ns", 80.0, most(|point| point.one.median)),
+        Budget::at_most("flow_lookup_1m_to_1k", 1.25, grown(|point| point.one.median)),
+    ]
 }
 
 /// What the daemon's mind may cost.

@@ -2,15 +2,18 @@
 //! that what disturbs the machine disturbs all three.
 //!
 //! `options` says how much, [`stage`] has the arrangements, `rounds` goes round over `rate` and [`stream`];
-//! `cold`, [`flood`], [`guard`], [`engine`], [`program`] and [`process`] measure what has no native counterpart; `budget`
+//! `cold`, [`flood`], [`flows`], [`guard`], [`engine`], [`program`] and [`process`] measure what has no native counterpart; `budget`
 //! compares with what is aimed at and `report` prints. Nothing here is a test: a budget that is missed is reported, not an
 //! error, but a connection that fails is one, since its figures would mean nothing.
 
+mod bpf;
 mod budget;
 mod cold;
 pub mod engine;
 mod figures;
 pub mod flood;
+mod flow_report;
+pub mod flows;
 pub mod guard;
 mod machine;
 mod options;
@@ -20,6 +23,7 @@ mod rate;
 mod report;
 mod rounds;
 pub mod stage;
+mod stepping;
 pub mod stream;
 mod test_run;
 
@@ -33,6 +37,7 @@ use stage::{Setting, Stage, Stages};
 
 pub use budget::Budget;
 pub use figures::{Figures, Samples, Spread};
+pub use flow_report::{FlowReport, flow_table};
 pub use machine::Machine;
 pub use options::{Only, Options};
 pub use report::{
@@ -59,6 +64,7 @@ pub fn run(options: &Options) -> Result<Report> {
     progress("per-packet cost");
     let programs = program::measure(stages.enforced(), options)?;
     let resident_kib = process::resident_kib(daemons)?;
+    let flows = flows::measure(options)?;
     progress("first contact");
     let cold = cold::measure(stages.native(), options).unwrap_or_else(|error| {
         // The rest took minutes: it is reported, with this budget as not measured and not met.
@@ -69,7 +75,7 @@ pub fn run(options: &Options) -> Result<Report> {
     progress("the engine by itself");
     let engine = engine::measure(options)?;
     let processes = process::Processes { idle, warm, whole, resident_kib };
-    Ok(Report::new(rounds, cold, floods, engine, programs, processes))
+    Ok(Report::new(rounds, cold, floods, engine, programs, flows, processes))
 }
 
 /// Measures what floods cost, and nothing else.
@@ -83,6 +89,12 @@ pub fn run_cold(options: &Options) -> Result<ColdReport> {
     need::environment()?;
     let native = Stage::new(Setting::Native)?;
     Ok(ColdReport::new(cold::measure(&native, options)?))
+}
+
+/// Measures what flows cost as their table fills, and nothing else.
+pub fn run_flows(options: &Options) -> Result<FlowReport> {
+    need::environment()?;
+    Ok(FlowReport::new(flows::measure(options)?))
 }
 
 /// Measures what the guard spares, and nothing else.

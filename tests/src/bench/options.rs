@@ -33,6 +33,8 @@ pub enum Only {
     Cold,
     /// What known identities keep of their connection rate under a flood.
     Flood,
+    /// What a packet and a flow cost as the flow table fills.
+    Flows,
     /// What decisions, verifications and policy changes cost the daemon, without a kernel.
     Engine,
     /// What a flood of SYNs is dropped at with the guard and without.

@@ -9,6 +9,8 @@ use super::cold::Cold;
 use super::engine::Costs;
 use super::figures::{Figures, Samples, Spread};
 use super::flood::{Floods, Kind};
+use super::flow_report;
+use super::flows::Flows;
 use super::guard::Guards;
 use super::machine::{self, Machine};
 use super::process::{Processes, Usage};
@@ -31,6 +33,8 @@ pub struct Report {
     pub engine: Costs,
     /// What the programs cost.
     pub programs: Programs,
+    /// What they cost as the flow table fills.
+    pub flows: Flows,
     /// What the daemons used.
     pub processes: Processes,
     /// Where.
@@ -48,15 +52,19 @@ impl Report {
         flood: Floods,
         engine: Costs,
         programs: Programs,
+        flows: Flows,
         processes: Processes,
     ) -> Self {
+        let mut budgets = budget::all(&rounds, &cold, &flood, &engine, &programs, &processes);
+        budgets.extend(budget::flows(&flows));
         Self {
-            budgets: budget::all(&rounds, &cold, &flood, &engine, &programs, &processes),
+            budgets,
             rounds,
             cold,
             flood,
             engine,
             programs,
+            flows,
             processes,
             machine: Machine::here(),
             commit: machine::commit(),
@@ -283,6 +291,7 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
     floods(out, &report.flood)?;
     engine(out, &report.engine)?;
     programs(out, &report.programs)?;
+    flow_report::flows(out, &report.flows)?;
     processes(out, &report.processes)?;
     budgets(out, &report.budgets)
 }
@@ -429,7 +438,7 @@ fn processes(out: &mut String, processes: &Processes) -> std::fmt::Result {
     writeln!(out, "resident memory, KiB: {:?}\n", processes.resident_kib)
 }
 
-fn budgets(out: &mut String, budgets: &[Budget]) -> std::fmt::Result {
+pub(super) fn budgets(out: &mut String, budgets: &[Budget]) -> std::fmt::Result {
     writeln!(out, "{:<40} {:>10} {:>10}", "budget", "limit", "value")?;
     for budget in budgets {
         let sign = if budget.at_least { ">=" } else { "<=" };

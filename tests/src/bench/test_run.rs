@@ -1,14 +1,15 @@
 //! BPF_PROG_TEST_RUN: the nanoseconds of one program on one packet, net of an empty program.
 
 use std::ffi::CString;
+use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::{io, mem};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya_obj::generated::{BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{BPF_F_TEST_XDP_LIVE_FRAMES, bpf_cmd, bpf_prog_type};
 use serde::Serialize;
 
+use super::bpf::{self, insn, zeroed};
 use super::figures::Spread;
 use super::program::info;
 use super::stage::Stage;
@@ -17,13 +18,13 @@ use crate::tcp::{PATIENCE, Server, Service, dial};
 use crate::topology::INTERFACE;
 
 /// Runs of one batch.
-const REPEAT: u32 = 100_000;
+pub(super) const REPEAT: u32 = 100_000;
 /// Bytes of `struct __sk_buff`, as far as it is given: up to and with `ifindex`.
-const CONTEXT_BYTES: usize = 44;
+pub(super) const CONTEXT_BYTES: usize = 44;
 /// Offset of `ifindex` in it.
 const IFINDEX_AT: usize = 40;
 /// TC_ACT_SHOT.
-const SHOT: u32 = 2;
+pub(super) const SHOT: u32 = 2;
 
 /// Nanoseconds a packet, over batches; those of an empty program are taken off.
 #[derive(Debug, Clone, Serialize)]
@@ -181,8 +182,7 @@ pub(super) fn run_live(program: BorrowedFd<'_>, frame: &[u8], context: &[u8]) ->
 }
 
 fn run_as(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], flags: u32) -> Result<Ran> {
-    // SAFETY: bpf_attr is a union of plain integers, for which zero is a valid value.
-    let mut attr = unsafe { mem::zeroed::<bpf_attr>() };
+    let mut attr = zeroed();
     // SAFETY: this is the union's member for BPF_PROG_TEST_RUN, and all of it is zeroed.
     let test = unsafe { &mut attr.test };
     test.prog_fd = u32::try_from(program.as_raw_fd())?;
@@ -192,7 +192,7 @@ fn run_as(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], flags: u32) -> 
     test.ctx_size_in = u32::try_from(context.len())?;
     test.repeat = REPEAT;
     test.flags = flags;
-    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).context("test run")?;
+    bpf::bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).context("test run")?;
     // SAFETY: the kernel has filled in this member.
     let test = unsafe { &attr.test };
     Ok(Ran { action: test.retval, nanoseconds: test.duration })
@@ -218,43 +218,7 @@ impl Returning {
 
     /// Loads it.
     pub(super) fn load(self) -> Result<OwnedFd> {
-        load_returning(self)
+        // BPF_ALU64 | BPF_MOV | BPF_K, and BPF_JMP | BPF_EXIT.
+        bpf::load(self.kind, &[insn(0xb7, 0, 0, 0, self.value), insn(0x95, 0, 0, 0, 0)])
     }
-}
-
-fn load_returning(returning: Returning) -> Result<OwnedFd> {
-    /// BPF_ALU64 | BPF_MOV | BPF_K
-    const MOVE: u8 = 0xb7;
-    /// BPF_JMP | BPF_EXIT
-    const EXIT: u8 = 0x95;
-    let instruction = |code, value| {
-        // SAFETY: an instruction is plain integers; all zero but the code is register 0, value 0.
-        let mut instruction = unsafe { mem::zeroed::<bpf_insn>() };
-        instruction.code = code;
-        instruction.imm = value;
-        instruction
-    };
-    let instructions = [instruction(MOVE, returning.value), instruction(EXIT, 0)];
-    // SAFETY: as in `run`.
-    let mut attr = unsafe { mem::zeroed::<bpf_attr>() };
-    // SAFETY: this is the union's member for BPF_PROG_LOAD, and all of it is zeroed.
-    let load = unsafe { &mut attr.__bindgen_anon_3 };
-    load.prog_type = returning.kind as u32;
-    load.insns = instructions.as_ptr() as u64;
-    load.insn_cnt = u32::try_from(instructions.len())?;
-    load.license = c"GPL".as_ptr() as u64;
-    let descriptor = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).context("an empty program")?;
-    // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
-fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> Result<RawFd> {
-    // SAFETY: the attribute's pointers and lengths describe buffers that outlive the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>())
-    };
-    if result < 0 {
-        bail!("bpf command {} failed: {}", command as u32, io::Error::last_os_error());
-    }
-    Ok(RawFd::try_from(result)?)
 }

@@ -37,6 +37,11 @@ fn run(options: &Options) -> Result<bool> {
             println!("{}", bench::flood_table(&report));
             tell(options, &report, &report.budgets)
         }
+        Some(Only::Flows) => {
+            let report = bench::run_flows(options)?;
+            println!("{}", bench::flow_table(&report));
+            tell(options, &report, &report.budgets)
+        }
         Some(Only::Guard) => {
             let report = bench::run_guard(options)?;
             println!("{}", bench::guard_table(&report));
