@@ -2,13 +2,15 @@
 
 use serde::Serialize;
 
+use super::bypass::Bypasses;
 use super::cold::Cold;
 use super::engine::Costs;
-use super::figures::{Figures, Samples, Spread, percentile_99};
+use super::figures::{Samples, Spread, percentile_99};
 use super::flood::{Floods, Kind};
 use super::flows::{Flows, Memory, Point};
 use super::process::Processes;
 use super::program::Programs;
+use super::report::Measured;
 use super::rounds::{CLIENTS, P50, P99, STREAMS, rate_name, stream_name};
 use super::stage::Setting;
 
@@ -38,14 +40,8 @@ impl Budget {
 }
 
 /// All of them.
-pub fn all(
-    rounds: &[Figures],
-    cold: &Cold,
-    flood: &Floods,
-    costs: &Costs,
-    programs: &Programs,
-    processes: &Processes,
-) -> Vec<Budget> {
+pub fn all(measured: &Measured) -> Vec<Budget> {
+    let Measured { rounds, processes, .. } = measured;
     let ratio = |measure: &str, to: Setting| {
         Samples { rounds, measure }.ratio(Setting::Enforced, to).median
     };
@@ -62,18 +58,20 @@ pub fn all(
     }
     budgets.push(Budget::at_most("connect_p50_ratio", 1.10, ratio(P50, Setting::Native)));
     budgets.push(Budget::at_most("connect_p99_ratio", 1.25, ratio(P99, Setting::Native)));
-    budgets.extend(self::cold(cold));
+    budgets.extend(cold(&measured.cold));
     for streams in STREAMS {
         let value = ratio(&stream_name(streams), Setting::Native);
         budgets.push(Budget::at_least(format!("throughput_{streams}_ratio"), 0.98, value));
     }
-    budgets.extend(self::programs(programs));
+    budgets.extend(programs(&measured.programs));
     budgets.push(Budget::at_most("daemon_resident_mb", 30.0, resident_mb(processes)));
     // What one tick of the clock of process times is worth: no work of userspace for a warm connection.
     let micros = processes.warm.micros_per_connection();
     budgets.push(Budget::at_most("daemons_warm_connection_us", 1.0, micros));
-    budgets.extend(engine(costs));
-    budgets.extend(floods(flood));
+    budgets.extend(engine(&measured.engine));
+    budgets.extend(floods(&measured.flood));
+    budgets.extend(bypasses(&measured.bypass));
+    budgets.extend(flows(&measured.flows));
     budgets
 }
 
@@ -90,6 +88,14 @@ pub fn programs(programs: &Programs) -> Vec<Budget> {
     let packet = programs.established.from_workload.median;
     let packet = packet.max(programs.established.to_workload.median);
     vec![Budget::at_most("established_packet_ns", 80.0, packet)]
+}
+
+/// What packets may cost that need no identity.
+pub fn bypasses(bypasses: &Bypasses) -> Vec<Budget> {
+    vec![
+        Budget::at_most("bypassed_packet_ns", 30.0, bypasses.most(false)),
+        Budget::at_most("udp_datagram_ns", 30.0, bypasses.most(true)),
+    ]
 }
 
 /// What a flow may take, and what finding it among a million may cost. An element is what grows with each flow; the

@@ -2,12 +2,14 @@
 //! that what disturbs the machine disturbs all three.
 //!
 //! `options` says how much, [`stage`] has the arrangements, `rounds` goes round over `rate` and [`stream`];
-//! `cold`, [`flood`], [`flows`], [`guard`], [`engine`], [`program`] and [`process`] measure what has no native counterpart; `budget`
+//! `cold`, [`flood`], [`flows`], [`guard`], [`engine`], [`program`],
+//! [`mod@bypass`] and [`process`] measure what has no native counterpart; `budget`
 //! compares with what is aimed at and `report` prints. Nothing here is a test: a budget that is missed is reported, not an
 //! error, but a connection that fails is one, since its figures would mean nothing.
 
 mod bpf;
 mod budget;
+pub mod bypass;
 mod cold;
 pub mod engine;
 mod figures;
@@ -41,8 +43,8 @@ pub use flow_report::{FlowReport, flow_table};
 pub use machine::Machine;
 pub use options::{Only, Options};
 pub use report::{
-    ColdReport, EngineReport, FloodReport, GuardReport, ProgramReport, Report, cold_table,
-    engine_table, flood_table, guard_table, program_table, table,
+    ColdReport, EngineReport, FloodReport, GuardReport, Measured, ProgramReport, Report,
+    cold_table, engine_table, flood_table, guard_table, program_table, table,
 };
 
 /// How long the daemons are left alone to see what they cost when nothing happens.
@@ -64,6 +66,7 @@ pub fn run(options: &Options) -> Result<Report> {
     progress("per-packet cost");
     let programs = program::measure(stages.enforced(), options)?;
     let resident_kib = process::resident_kib(daemons)?;
+    let bypass = bypass::measure(options)?;
     let flows = flows::measure(options)?;
     progress("first contact");
     let cold = cold::measure(stages.native(), options).unwrap_or_else(|error| {
@@ -71,11 +74,11 @@ pub fn run(options: &Options) -> Result<Report> {
         eprintln!("bench: first contact was not measured: {error:#}");
         cold::Cold::default()
     });
-    let floods = flood::measure(options)?;
+    let flood = flood::measure(options)?;
     progress("the engine by itself");
     let engine = engine::measure(options)?;
     let processes = process::Processes { idle, warm, whole, resident_kib };
-    Ok(Report::new(rounds, cold, floods, engine, programs, flows, processes))
+    Ok(Report::new(Measured { rounds, cold, flood, engine, programs, bypass, flows, processes }))
 }
 
 /// Measures what floods cost, and nothing else.
@@ -108,7 +111,9 @@ pub fn run_programs(options: &Options) -> Result<ProgramReport> {
     need::environment()?;
     let stage = Stage::new(Setting::Enforced)?;
     rounds::warm_up(&stage)?;
-    Ok(ProgramReport::new(program::measure(&stage, options)?))
+    let programs = program::measure(&stage, options)?;
+    drop(stage);
+    Ok(ProgramReport::new(programs, bypass::measure(options)?))
 }
 
 /// Measures what the engine costs by itself, and nothing else; it needs no privileges.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::budget::{self, Budget};
+use super::bypass::Bypasses;
 use super::cold::Cold;
 use super::engine::Costs;
 use super::figures::{Figures, Samples, Spread};
@@ -18,11 +19,23 @@ use super::program::{Live, Programs};
 use super::rounds::{CLIENTS, P50, P99, STREAMS, rate_name, stream_name};
 use super::stage::Setting;
 
-/// All that was measured.
+/// All that was measured, and what is aimed at.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// What is aimed at, and whether it is met.
     pub budgets: Vec<Budget>,
+    /// The figures.
+    #[serde(flatten)]
+    pub measured: Measured,
+    /// Where.
+    pub machine: Machine,
+    /// Of which source.
+    pub commit: String,
+}
+
+/// All that was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
     /// The raw figures of each round.
     pub rounds: Vec<Figures>,
     /// First contacts.
@@ -33,39 +46,21 @@ pub struct Report {
     pub engine: Costs,
     /// What the programs cost.
     pub programs: Programs,
+    /// What they cost packets that need no identity.
+    pub bypass: Bypasses,
     /// What they cost as the flow table fills.
     pub flows: Flows,
     /// What the daemons used.
     pub processes: Processes,
-    /// Where.
-    pub machine: Machine,
-    /// Of which source.
-    pub commit: String,
 }
 
 impl Report {
     /// Judges the figures.
     #[must_use]
-    pub fn new(
-        rounds: Vec<Figures>,
-        cold: Cold,
-        flood: Floods,
-        engine: Costs,
-        programs: Programs,
-        flows: Flows,
-        processes: Processes,
-    ) -> Self {
-        let mut budgets = budget::all(&rounds, &cold, &flood, &engine, &programs, &processes);
-        budgets.extend(budget::flows(&flows));
+    pub fn new(measured: Measured) -> Self {
         Self {
-            budgets,
-            rounds,
-            cold,
-            flood,
-            engine,
-            programs,
-            flows,
-            processes,
+            budgets: budget::all(&measured),
+            measured,
             machine: Machine::here(),
             commit: machine::commit(),
         }
@@ -228,6 +223,8 @@ pub struct ProgramReport {
     pub budgets: Vec<Budget>,
     /// What the programs cost.
     pub programs: Programs,
+    /// What they cost packets that need no identity.
+    pub bypass: Bypasses,
     /// Where.
     pub machine: Machine,
     /// Of which source.
@@ -237,13 +234,10 @@ pub struct ProgramReport {
 impl ProgramReport {
     /// Judges the figures.
     #[must_use]
-    pub fn new(programs: Programs) -> Self {
-        Self {
-            budgets: budget::programs(&programs),
-            programs,
-            machine: Machine::here(),
-            commit: machine::commit(),
-        }
+    pub fn new(programs: Programs, bypass: Bypasses) -> Self {
+        let mut budgets = budget::programs(&programs);
+        budgets.extend(budget::bypasses(&bypass));
+        Self { budgets, programs, bypass, machine: Machine::here(), commit: machine::commit() }
     }
 }
 
@@ -252,8 +246,9 @@ impl ProgramReport {
 pub fn program_table(report: &ProgramReport) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ =
-        programs(&mut text, &report.programs).and_then(|()| budgets(&mut text, &report.budgets));
+    let _ = programs(&mut text, &report.programs)
+        .and_then(|()| bypasses(&mut text, &report.bypass))
+        .and_then(|()| budgets(&mut text, &report.budgets));
     text
 }
 
@@ -276,23 +271,24 @@ pub fn table(report: &Report) -> String {
 }
 
 fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
-    let machine = &report.machine;
+    let (machine, measured) = (&report.machine, &report.measured);
     writeln!(
         out,
         "Linux {}, {} CPUs, load {}, {} rounds, commit {}\n",
         machine.kernel,
         machine.cpus,
         machine.load,
-        report.rounds.len(),
+        measured.rounds.len(),
         report.commit
     )?;
-    rounds(out, &report.rounds)?;
-    first_contacts(out, &report.cold)?;
-    floods(out, &report.flood)?;
-    engine(out, &report.engine)?;
-    programs(out, &report.programs)?;
-    flow_report::flows(out, &report.flows)?;
-    processes(out, &report.processes)?;
+    rounds(out, &measured.rounds)?;
+    first_contacts(out, &measured.cold)?;
+    floods(out, &measured.flood)?;
+    engine(out, &measured.engine)?;
+    programs(out, &measured.programs)?;
+    bypasses(out, &measured.bypass)?;
+    flow_report::flows(out, &measured.flows)?;
+    processes(out, &measured.processes)?;
     budgets(out, &report.budgets)
 }
 
@@ -412,6 +408,16 @@ fn programs(out: &mut String, programs: &Programs) -> std::fmt::Result {
         programs.micros_per_connection()
     )?;
     live(out, &programs.connections)?;
+    writeln!(out)
+}
+
+fn bypasses(out: &mut String, bypasses: &Bypasses) -> std::fmt::Result {
+    writeln!(out, "what needs no identity, test run net of an empty program, ns: sent, arriving")?;
+    for bypass in &bypasses.0 {
+        let [sent, arriving] = [bypass.from_workload, bypass.to_workload]
+            .map(|s| format!("{:.0} ({:.0}..{:.0})", s.median, s.least, s.most));
+        writeln!(out, "  {:<22} {sent:<18} {arriving}", bypass.packet)?;
+    }
     writeln!(out)
 }
 
