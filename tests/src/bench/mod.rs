@@ -4,7 +4,7 @@
 //! `options` says how much, [`stage`] has the arrangements, `rounds` goes round over `rate` and [`stream`];
 //! `cold`, [`flood`], [`flows`], [`guard`], [`engine`], [`program`],
 //! [`mod@bypass`] and [`process`] measure what has no native counterpart; `budget`
-//! compares with what is aimed at and `report` prints. Nothing here is a test: a budget that is missed is reported, not an
+//! compares with what is aimed at and `report` prints. [`side_by_side`] adds what a user would pick instead. Nothing here is a test: a budget that is missed is reported, not an
 //! error, but a connection that fails is one, since its figures would mean nothing.
 
 mod bpf;
@@ -24,6 +24,8 @@ pub mod program;
 mod rate;
 mod report;
 mod rounds;
+pub mod side_by_side;
+mod side_report;
 pub mod stage;
 mod stepping;
 pub mod stream;
@@ -46,6 +48,8 @@ pub use report::{
     ColdReport, EngineReport, FloodReport, GuardReport, Measured, ProgramReport, Report,
     cold_table, engine_table, flood_table, guard_table, program_table, table,
 };
+pub use side_by_side::queue::accept_all as accept_queue;
+pub use side_report::{SideReport, side_table};
 
 /// How long the daemons are left alone to see what they cost when nothing happens.
 const IDLE: Duration = Duration::from_secs(3);
@@ -98,6 +102,12 @@ pub fn run_cold(options: &Options) -> Result<ColdReport> {
 pub fn run_flows(options: &Options) -> Result<FlowReport> {
     need::environment()?;
     Ok(FlowReport::new(flows::measure(options)?))
+}
+
+/// Measures the enforcer beside what a user would pick instead, and nothing else.
+pub fn run_side_by_side(options: &Options) -> Result<SideReport> {
+    need::environment()?;
+    Ok(SideReport::new(side_by_side::measure(options)?))
 }
 
 /// Measures what the guard spares, and nothing else.

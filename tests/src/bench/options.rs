@@ -24,6 +24,9 @@ pub struct Options {
     /// Fail if a budget is missed
     #[arg(long)]
     pub strict: bool,
+    /// Be the program behind a queue, which accepts everything, and make this file when ready
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub accept_queue: Option<PathBuf>,
 }
 
 /// What can be measured by itself.
@@ -41,6 +44,8 @@ pub enum Only {
     Guard,
     /// What the programs cost, a packet and a connection.
     Programs,
+    /// The enforcer beside NFQUEUE, proxies with mutual TLS, and a tunnel.
+    SideBySide,
 }
 
 impl Options {

@@ -109,19 +109,20 @@ impl Runner<'_> {
 }
 
 /// Handshakes by the counters of both daemons: what makes the figures of the enforced setting worth the name.
-struct Handshakes {
+pub(super) struct Handshakes {
     client: Counters,
     server: Counters,
 }
 
 impl Handshakes {
-    fn read(stage: &Stage) -> Result<Self> {
+    /// Of a stage with enforcers.
+    pub(super) fn read(stage: &Stage) -> Result<Self> {
         let [client, server] = stage.daemons()?;
         Ok(Self { client: client.counters()?, server: server.counters()? })
     }
 
     /// Every connection must have been proven, and warm ones must not have gone to userspace.
-    fn check_since(&self, before: &Self, connections: u64) -> Result<()> {
+    pub(super) fn check_since(&self, before: &Self, connections: u64) -> Result<()> {
         let (client, server) =
             (self.client.since(&before.client), self.server.since(&before.server));
         let proven = server.event("proof_accepted");

@@ -1,8 +1,13 @@
-//! The three arrangements that are compared: two hosts on one veth each, ready when made.
+//! The arrangements that are compared: two hosts on one veth each, ready when made.
+
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::side_by_side::companion::Companion;
+use super::side_by_side::queue::{self, Queued};
+use super::side_by_side::{proxies, tunnel};
 use crate::config::Config;
 use crate::enforcer::Enforcer;
 use crate::host::{Family, Host};
@@ -25,8 +30,8 @@ const OTHER_RULES: usize = 99;
 const FLOWS: u64 = 262_144;
 
 /// What stands between client and server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Setting {
     /// Nothing.
     Native,
@@ -34,11 +39,22 @@ pub enum Setting {
     Nftables,
     /// An enforcer on both hosts.
     Enforced,
+    /// A program on each host that accepts each new connection by NFQUEUE.
+    NfqueueNew,
+    /// The same with each packet.
+    NfqueueAll,
+    /// A pair of proxies that speak mutual TLS with each other.
+    MutualTls,
+    /// A tunnel of WireGuard in userspace.
+    Wireguard,
 }
 
 impl Setting {
-    /// All of them.
+    /// Those of every run.
     pub const ALL: [Self; 3] = [Self::Native, Self::Nftables, Self::Enforced];
+    /// What else a user would pick, side by side with them.
+    pub const OTHERS: [Self; 4] =
+        [Self::NfqueueNew, Self::NfqueueAll, Self::MutualTls, Self::Wireguard];
 
     /// Its name, as in the JSON.
     #[must_use]
@@ -47,6 +63,10 @@ impl Setting {
             Self::Native => "native",
             Self::Nftables => "nftables",
             Self::Enforced => "enforced",
+            Self::NfqueueNew => "nfqueue_new",
+            Self::NfqueueAll => "nfqueue_all",
+            Self::MutualTls => "mutual_tls",
+            Self::Wireguard => "wireguard",
         }
     }
 }
@@ -58,6 +78,8 @@ pub struct Stage {
     pub setting: Setting,
     /// Client's and server's, ended before the hosts go.
     daemons: Option<[Enforcer; 2]>,
+    /// Programs of others, ended before the hosts go.
+    _companions: Vec<Companion>,
     /// The hosts.
     pub net: TwoHosts,
 }
@@ -67,7 +89,14 @@ impl Stage {
     pub fn new(setting: Setting) -> Result<Self> {
         let net = TwoHosts::new()?;
         let daemons = furnish(setting, Setup::pki()?, &net.client, &net.server)?;
-        Ok(Self { setting, daemons, net })
+        let companions = match setting {
+            Setting::Native | Setting::Nftables | Setting::Enforced => Vec::new(),
+            Setting::NfqueueNew => queue::stand(&net, Queued::New)?,
+            Setting::NfqueueAll => queue::stand(&net, Queued::All)?,
+            Setting::MutualTls => proxies::stand(&net)?,
+            Setting::Wireguard => tunnel::stand(&net)?,
+        };
+        Ok(Self { setting, daemons, _companions: companions, net })
     }
 
     /// Client's and server's daemon; an error where there is none.
@@ -75,10 +104,14 @@ impl Stage {
         self.daemons.as_ref().with_context(|| format!("no enforcer when {}", self.setting.name()))
     }
 
-    /// A port of the server.
+    /// Where the client reaches a port of the server.
     #[must_use]
-    pub fn at(&self, port: u16) -> std::net::SocketAddr {
-        self.net.server.at(Family::V4, port)
+    pub fn at(&self, port: u16) -> SocketAddr {
+        match self.setting {
+            Setting::MutualTls => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
+            Setting::Wireguard => SocketAddr::new(tunnel::SERVER.into(), port),
+            _ => self.net.server.at(Family::V4, port),
+        }
     }
 }
 
@@ -122,7 +155,11 @@ pub(super) fn furnish(
     prepare_client(client)?;
     client.sysctl("ipv4/ip_local_port_range", CLIENT_PORTS)?;
     match setting {
-        Setting::Native => Ok(None),
+        Setting::Native
+        | Setting::NfqueueNew
+        | Setting::NfqueueAll
+        | Setting::MutualTls
+        | Setting::Wireguard => Ok(None),
         Setting::Nftables => {
             firewall(client)?;
             firewall(server)?;

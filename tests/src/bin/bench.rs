@@ -26,6 +26,9 @@ fn main() -> ExitCode {
 
 /// Measures, prints, writes. Returns whether every budget is met.
 fn run(options: &Options) -> Result<bool> {
+    if let Some(bound) = &options.accept_queue {
+        return bench::accept_queue(bound).map(|()| true);
+    }
     match options.only {
         Some(Only::Cold) => {
             let report = bench::run_cold(options)?;
@@ -51,6 +54,11 @@ fn run(options: &Options) -> Result<bool> {
             let report = bench::run_programs(options)?;
             println!("{}", bench::program_table(&report));
             tell(options, &report, &report.budgets)
+        }
+        Some(Only::SideBySide) => {
+            let report = bench::run_side_by_side(options)?;
+            println!("{}", bench::side_table(&report));
+            tell(options, &report, &[])
         }
         Some(Only::Engine) => {
             let report = bench::run_engine(options)?;
