@@ -10,6 +10,7 @@
 mod bpf;
 mod budget;
 pub mod bypass;
+mod chart;
 mod cold;
 pub mod engine;
 mod figures;
@@ -40,6 +41,7 @@ use process::Usage;
 use stage::{Setting, Stage, Stages};
 
 pub use budget::Budget;
+pub use chart::chart;
 pub use figures::{Figures, Samples, Spread};
 pub use flow_report::{FlowReport, flow_table};
 pub use machine::Machine;

@@ -24,6 +24,9 @@ pub struct Options {
     /// Fail if a budget is missed
     #[arg(long)]
     pub strict: bool,
+    /// Measure nothing: draw what `--only side-by-side --json FILE` wrote
+    #[arg(long, num_args = 2, value_names = ["FILE", "SVG"])]
+    pub chart: Option<Vec<PathBuf>>,
     /// Be the program behind a queue, which accepts everything, and make this file when ready
     #[arg(long, value_name = "FILE", hide = true)]
     pub accept_queue: Option<PathBuf>,

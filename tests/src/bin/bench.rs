@@ -1,11 +1,12 @@
 //! `cargo xtask bench`: the enforcer beside the native stack and a firewall rule, in one run.
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use enforcer_tests::bench::{self, Budget, Only, Options};
+use enforcer_tests::bench::{self, Budget, Only, Options, SideReport};
 use serde::Serialize;
 
 fn main() -> ExitCode {
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<bool> {
     if let Some(bound) = &options.accept_queue {
         return bench::accept_queue(bound).map(|()| true);
+    }
+    if let Some([measured, svg]) = options.chart.as_deref() {
+        return draw(measured, svg).map(|()| true);
     }
     match options.only {
         Some(Only::Cold) => {
@@ -71,6 +75,16 @@ fn run(options: &Options) -> Result<bool> {
             tell(options, &report, &report.budgets)
         }
     }
+}
+
+/// Draws what was measured side by side.
+fn draw(measured: &Path, svg: &Path) -> Result<()> {
+    let text = fs::read_to_string(measured)
+        .with_context(|| format!("cannot read {}", measured.display()))?;
+    let report: SideReport = serde_json::from_str(&text).with_context(|| {
+        format!("{} was not written by `--only side-by-side --json`", measured.display())
+    })?;
+    fs::write(svg, bench::chart(&report)).with_context(|| format!("cannot write {}", svg.display()))
 }
 
 fn tell(options: &Options, report: &impl Serialize, budgets: &[Budget]) -> Result<bool> {
