@@ -1,4 +1,4 @@
-//! Prints what loading and deciding cost at 100, 1,000 and 10,000 policies.
+//! Prints what loading, changing one policy and deciding cost at 100, 1,000 and 10,000 policies.
 //!
 //! Times are this thread's processor time, so that a busy machine does not change them much.
 //!
@@ -22,7 +22,9 @@ const DECISIONS: usize = 2000;
 const ROW_LIMIT: Duration = Duration::from_secs(5);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("policies | heads      | load ms | RSS KiB | decide us p50 |    p99 | first");
+    println!(
+        "policies | heads      | load ms | changed ms | RSS KiB | decide us p50 |    p99 | first"
+    );
     for policies in [100, 1000, 10_000] {
         measure(policies, "namespaces", |n| {
             format!("in Namespace::\"/acme/team{}\"", n / POLICIES_A_TEAM)
@@ -49,15 +51,26 @@ fn measure(
     });
     let resident_before = resident_kib()?;
     let started = processor_time()?;
-    let policy = Policy::from_sources(&[SourceFile::new("cost.cedar", text)], Vec::new())?;
+    let policy = Policy::from_sources(&[SourceFile::new("cost.cedar", text.clone())], Vec::new())?;
     let load = processor_time()?.saturating_sub(started);
     let resident = resident_kib()?.saturating_sub(resident_before);
+    let middle = format!("context.port == {} }}", 1 + policies / 2 % 60_000);
+    let changed = text.replacen(&middle, &middle.replace(" }", " && true }"), 1);
+    let files = [SourceFile::new("cost.cedar", changed)];
+    let started = processor_time()?;
+    let changed = Policy::from_sources_after(Some(&policy), black_box(&files), Vec::new())?;
+    let change = processor_time()?.saturating_sub(started);
+    if changed.generation() == policy.generation() {
+        return Err("the change changed nothing".into());
+    }
+    drop(changed);
     let mut times = decide_times(&policy, policies)?;
     let first = times[0];
     times.sort_unstable();
     println!(
-        "{policies:8} | {heads:10} | {:7.0} | {resident:7} | {:13.1} | {:6.1} | {:5.1}",
+        "{policies:8} | {heads:10} | {:7.0} | {:10.1} | {resident:7} | {:13.1} | {:6.1} | {:5.1}",
         load.as_secs_f64() * 1e3,
+        change.as_secs_f64() * 1e3,
         micros(times[times.len() / 2]),
         micros(times[times.len() * 99 / 100]),
         micros(first),

@@ -109,9 +109,20 @@ pub fn credential_limits(config: &Config) -> Limits {
 /// # Errors
 /// Every finding, with file and line.
 pub fn load_policy(config: &Config) -> Result<Policy, PolicyLoadError> {
+    load_policy_after(None, config)
+}
+
+/// The same, taking over what an earlier policy says in the same words: quicker, with the same outcome.
+///
+/// # Errors
+/// Every finding, with file and line.
+pub fn load_policy_after(
+    earlier: Option<&Policy>,
+    config: &Config,
+) -> Result<Policy, PolicyLoadError> {
     let rules: Result<Vec<_>, NetworkRuleError> =
         config.network_rules.iter().map(|rule| NetworkRule::try_from(spec(rule))).collect();
-    Ok(Policy::load(&config.policy.files, rules?)?)
+    Ok(Policy::load_after(earlier, &config.policy.files, rules?)?)
 }
 
 fn spec(rule: &NetworkRuleConfig) -> NetworkRuleSpec {

@@ -113,8 +113,9 @@ impl Core {
         state.running = true;
         state.asked.extend(reply);
         let (config, sender, files) = (Arc::clone(&self.config), state.sender.clone(), state.files);
+        let policy = self.engine.policy().cloned();
         tokio::task::spawn_blocking(move || {
-            let loaded = catch_unwind(AssertUnwindSafe(|| load(&config, files)));
+            let loaded = catch_unwind(AssertUnwindSafe(|| load(&config, files, policy.as_deref())));
             // Nobody receives when the daemon stops.
             let _ = sender.blocking_send(loaded.unwrap_or_else(|_| Loaded::panicked(config)));
         });
@@ -244,7 +245,8 @@ impl Core {
     }
 }
 
-fn load(running: &Arc<Config>, used: Fingerprint) -> Loaded {
+/// `earlier` is the policy in force: what it says in the same words is not checked again.
+fn load(running: &Arc<Config>, used: Fingerprint, earlier: Option<&Policy>) -> Loaded {
     let (config, restart) = match Config::load(&running.file) {
         Ok(new) => {
             let taken = running.taking_over(&new);
@@ -261,7 +263,7 @@ fn load(running: &Arc<Config>, used: Fingerprint) -> Loaded {
             .map(|(trust, issuer)| Some(NewTrust { trust, issuer, files }))
             .map_err(|error| error.to_string())
     };
-    let policy = materials::load_policy(&config).map_err(|error| error.to_string());
+    let policy = materials::load_policy_after(earlier, &config).map_err(|error| error.to_string());
     Loaded { config, restart, policy, trust }
 }
 

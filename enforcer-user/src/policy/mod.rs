@@ -20,6 +20,7 @@ mod rule;
 mod schema;
 mod set;
 mod source;
+mod statements;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -56,7 +57,16 @@ pub struct Generation([u8; 32]);
 impl Policy {
     /// Reads and checks the files and folders; one finding anywhere refuses the whole.
     pub fn load(paths: &[PathBuf], rules: Vec<NetworkRule>) -> Result<Self, PolicyErrors> {
-        Self::from_sources(&read_sources(paths)?, rules)
+        Self::load_after(None, paths, rules)
+    }
+
+    /// The same, taking over what an earlier policy says in the same words: quicker, with the same outcome.
+    pub fn load_after(
+        earlier: Option<&Self>,
+        paths: &[PathBuf],
+        rules: Vec<NetworkRule>,
+    ) -> Result<Self, PolicyErrors> {
+        Self::from_sources_after(earlier, &read_sources(paths)?, rules)
     }
 
     /// As [`Policy::load`], from texts already at hand.
@@ -64,9 +74,18 @@ impl Policy {
         files: &[SourceFile],
         network_rules: Vec<NetworkRule>,
     ) -> Result<Self, PolicyErrors> {
+        Self::from_sources_after(None, files, network_rules)
+    }
+
+    /// As [`Policy::load_after`], from texts already at hand.
+    pub fn from_sources_after(
+        earlier: Option<&Self>,
+        files: &[SourceFile],
+        network_rules: Vec<NetworkRule>,
+    ) -> Result<Self, PolicyErrors> {
         network::check_rules(&network_rules)
             .map_err(|error| PolicyError::general(error.to_string()))?;
-        let set = PolicySet::from_sources(files)?;
+        let set = PolicySet::from_sources_after(earlier.map(|policy| &policy.set), files)?;
         let generation = Generation::of(files, &network_rules);
         Ok(Self { set, network_rules, generation })
     }

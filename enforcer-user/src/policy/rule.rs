@@ -20,6 +20,9 @@ pub enum Effect {
     Forbid,
 }
 
+/// BLAKE3 of a policy's text.
+pub(super) type TextHash = [u8; 32];
+
 /// A policy as the rest of the enforcer knows it.
 #[derive(Debug, Clone)]
 pub struct Rule {
@@ -31,6 +34,10 @@ pub struct Rule {
     pub(super) effect: Effect,
     pub(super) scope: Namespace,
     pub(super) reads: Reads,
+    /// The labels that it reads.
+    pub(super) labels: Box<[String]>,
+    /// Of its text, if it was checked by itself.
+    pub(super) text: Option<TextHash>,
     pub(super) policy: Policy,
 }
 

@@ -11,7 +11,7 @@ use super::error::{PolicyError, PolicyErrors};
 use super::index::{Candidate, Index, Rules};
 use super::names::nearest;
 use super::native::all_hold;
-use super::parse::{self, Parsed, rule_of};
+use super::parse::{self, Checked, Parsed, rule_of};
 use super::request::{Ends, Question, Request};
 use super::rule::Rule;
 use super::source::SourceFile;
@@ -22,7 +22,7 @@ const SECONDS_A_MINUTE: i64 = 60;
 #[derive(Debug)]
 pub struct PolicySet {
     rules: Vec<Rule>,
-    labels: BTreeMap<String, usize>,
+    pub(super) labels: BTreeMap<String, usize>,
     index: Index,
     authorizer: Authorizer,
 }
@@ -66,7 +66,16 @@ pub(super) enum Outcome {
 impl PolicySet {
     /// Parses and validates the files; all of them or none.
     pub fn from_sources(files: &[SourceFile]) -> Result<Self, PolicyErrors> {
-        let Parsed { rules, labels } = parse::parse(files)?;
+        Self::from_sources_after(None, files)
+    }
+
+    /// The same, taking over what stands in an earlier set in the same words: quicker, with the same outcome.
+    pub fn from_sources_after(
+        earlier: Option<&Self>,
+        files: &[SourceFile],
+    ) -> Result<Self, PolicyErrors> {
+        let earlier = earlier.map(|set| Checked { rules: &set.rules, labels: &set.labels });
+        let Parsed { rules, labels } = parse::parse(files, earlier)?;
         let index = Index::build(&rules)?;
         Ok(Self { rules, labels, index, authorizer: Authorizer::new() })
     }

@@ -60,6 +60,8 @@ pub struct Costs {
     pub met_per_second: f64,
     /// Reading and checking the policy, milliseconds.
     pub policy_load_ms: f64,
+    /// The same after one of its rules has changed, behind the one before, milliseconds.
+    pub policy_reload_ms: f64,
     /// Judging everything anew, milliseconds.
     pub policy_change_ms: f64,
     /// What the process grew by for each identity, bytes.
@@ -72,8 +74,9 @@ pub fn measure(options: &Options) -> Result<Costs> {
     let by_team =
         rules(count, |rule| format!("in Namespace::\"/acme/team{}\"", rule / RULES_A_TEAM));
     let started = processor_time()?;
-    let policy = load(by_team)?;
+    let policy = load(by_team.clone())?;
     let policy_load_ms = millis(processor_time()?.saturating_sub(started));
+    let policy_reload_ms = reload(&policy, &by_team, count / 2)?;
     let decisions = decisions(&policy, count)?;
     let alike = load(rules(count, |_| "in Namespace::\"/acme\"".to_owned()))?;
     let alike = self::decisions(&alike, count.min(2_000))?;
@@ -85,6 +88,7 @@ pub fn measure(options: &Options) -> Result<Costs> {
         decide_p99_us: percentile_99(decisions),
         decide_alike_p99_us: percentile_99(alike),
         policy_load_ms,
+        policy_reload_ms,
         ..met
     })
 }
@@ -109,6 +113,17 @@ fn port(rule: usize) -> u16 {
 
 fn load(text: String) -> Result<Policy> {
     Ok(Policy::from_sources(&[SourceFile::new("bench.cedar", text)], Vec::new())?)
+}
+
+/// Milliseconds that a change of one rule takes to be read and checked.
+fn reload(policy: &Policy, text: &str, rule: usize) -> Result<f64> {
+    let port = format!("context.port == {} }}", port(rule));
+    let changed = text.replacen(&port, "context.port == 60001 }", 1);
+    ensure!(changed != text, "no rule of the policy has changed");
+    let files = [SourceFile::new("bench.cedar", changed)];
+    let started = processor_time()?;
+    black_box(Policy::from_sources_after(Some(policy), &files, Vec::new())?);
+    Ok(millis(processor_time()?.saturating_sub(started)))
 }
 
 /// Microseconds of decisions, each about two identities of its own.
@@ -174,6 +189,7 @@ fn meet(policy: Arc<Policy>, count: usize) -> Result<Costs> {
         met_per_second: 1e6 * as_f64(times.len()) / total,
         meet_p50_us: Spread::of(times).median,
         policy_load_ms: f64::NAN,
+        policy_reload_ms: f64::NAN,
         policy_change_ms,
         identity_bytes: 1024.0 * as_f64(usize::try_from(grown)?) / as_f64(count),
     })

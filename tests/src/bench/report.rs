@@ -362,6 +362,7 @@ fn engine(out: &mut String, costs: &Costs) -> std::fmt::Result {
         ("first contact, certificate cached, us", costs.meet_p50_us),
         ("  so many a second and core", costs.met_per_second),
         ("policy read and checked, ms", costs.policy_load_ms),
+        ("  one rule changed, ms", costs.policy_reload_ms),
         ("everything judged anew, ms", costs.policy_change_ms),
         ("memory an identity, bytes", costs.identity_bytes),
     ] {

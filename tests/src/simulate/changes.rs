@@ -37,9 +37,13 @@ impl Course<'_> {
     pub(super) fn set_policy(&mut self) -> Result<()> {
         let file = SourceFile::new("cluster.cedar", rules(self.cluster, self.revision));
         self.revision += 1;
+        let before = self.node.engine().policy().cloned();
         let held = heap::held();
         let policy = self.node.spend(kind::LOADS, || {
-            counted(|| Policy::from_sources(std::slice::from_ref(&file), Vec::new()).map(Arc::new))
+            let files = std::slice::from_ref(&file);
+            counted(|| {
+                Policy::from_sources_after(before.as_deref(), files, Vec::new()).map(Arc::new)
+            })
         })??;
         if self.policy_bytes.is_none() {
             self.policy_bytes = heap::held().zip(held).map(|(after, before)| after - before);

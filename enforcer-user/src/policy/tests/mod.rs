@@ -5,6 +5,7 @@ mod documentation;
 mod explanations;
 mod loading;
 mod properties;
+mod reloading;
 mod whole;
 
 use super::{PolicyErrors, PolicySet, Protocol, Request, SourceFile};
