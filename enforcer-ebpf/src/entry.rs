@@ -39,13 +39,13 @@ pub fn run<const FROM: bool>(skb: *mut __sk_buff) -> i32 {
     Outcome::action(number)
 }
 
-/// Everything but plain segments of established flows.
+/// Everything but plain packets of established flows.
 #[inline(always)]
 fn slow<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    clock::read(s);
     if s.packet.family == 0 {
         return if FROM { address::arp(skb, s) } else { 0 };
     }
+    clock::read(s);
     if s.packet.ipv4_options() > 0 {
         let failed = check_ipv4_options(skb, s);
         if failed != 0 {

@@ -33,8 +33,8 @@ const CUT_LASTS_NS: u64 = 2_000_000_000;
 const BPF_NOEXIST: u64 = 1;
 const BPF_EXIST: u64 = 2;
 
-/// Reads the packet and, if it is a plain segment of an open flow under the current epoch,
-/// decides it with one look-up. Everything else is left in the scratch for the slow path.
+/// Reads the packet and, if it is a plain segment of an open flow under the current epoch, or a datagram
+/// of one, decides it with one look-up. Everything else is left in the scratch for the slow path.
 #[inline(never)]
 pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     clock::read_tick(s);
@@ -80,11 +80,15 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
         if let Some(flow) = flow {
             // SAFETY: as in `find`.
             let flow = unsafe { &mut *flow };
-            if is_open(flow)
+            if passes::<FROM>(flow, &packet)
                 && (flow.epoch == config.epoch || cfg!(feature = "mutate-epoch"))
                 && flow.deadline_ns > now_ns
             {
-                flow::pass(flow, &packet, FROM, now_ns);
+                if packet.protocol == protocol::TCP {
+                    flow::pass(flow, &packet, FROM, now_ns);
+                } else {
+                    flow::record(flow, &packet, FROM, now_ns);
+                }
                 return 0;
             }
         }
@@ -132,19 +136,24 @@ fn apart<T>(found: T) -> T {
     found
 }
 
-/// Whether segments of the flow pass without a question: both ends have accepted it.
+/// Whether packets of the flow pass without a question: segments where both ends have accepted it, datagrams
+/// where a rule allowed it. A workload's first datagram is none of these: its address is checked then, and the
+/// flow may be one that the far side opened towards an address that is not the workload's.
 #[inline(always)]
-fn is_open(flow: &FlowValue) -> bool {
-    flow.state == flow_state::ESTABLISHED || flow.state == flow_state::CLOSING
+fn passes<const FROM: bool>(flow: &FlowValue, p: &Packet) -> bool {
+    if p.protocol == protocol::TCP {
+        return flow.state == flow_state::ESTABLISHED || flow.state == flow_state::CLOSING;
+    }
+    flow.state == flow_state::DATAGRAM && (!FROM || flow.packets_out != 0)
 }
 
-/// Whether the segment neither opens nor resets nor has room for our option.
+/// Whether the packet is a datagram, or a segment that neither opens nor resets nor has room for our option.
 #[inline(always)]
 fn is_ordinary(p: &Packet) -> bool {
-    p.protocol == protocol::TCP
+    let is_segment = p.protocol == protocol::TCP
         && p.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
-        && p.options() < OPTION_BYTES
-        && p.ipv4_options() == 0
+        && p.options() < OPTION_BYTES;
+    (is_segment || p.protocol == protocol::UDP) && p.ipv4_options() == 0
 }
 
 /// The tuple from the workload's side.

@@ -229,6 +229,59 @@ fn an_open_datagram_flow_is_written_as_such() {
 }
 
 #[test]
+fn datagrams_of_an_open_flow_are_counted_and_pass_until_the_policy_changes() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        let far = dns(&w);
+        w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+        let (query, answer) = (udp(&w.local, &far, DATA), udp(&far, &w.local, DATA));
+        for _ in 0..4 {
+            compare_pass(&mut w, Hook::From, &query);
+            compare_pass(&mut w, Hook::To, &answer);
+        }
+        let mut key = w.key_with(&far);
+        key.protocol = UDP;
+        let flow: FlowValue = match family {
+            Family::V4 => w.kernel.read("FLOWS4", &key.to_v4()).expect("a flow"),
+            Family::V6 => w.kernel.read("FLOWS6", &key).expect("a flow"),
+        };
+        // The one that opened the flow is not counted in it.
+        assert_eq!((flow.packets_out, flow.packets_in), (3, 4));
+        assert_eq!(flow.state, flow_state::DATAGRAM);
+        // The rules of the next epoch allow something else.
+        w.allow_network(&far, direction::EGRESS, UDP, (DNS + 1, DNS + 1));
+        w.set_config(|config| config.epoch += 1);
+        for (hook, frame) in [(Hook::To, &answer), (Hook::From, &query)] {
+            compare(&w.run(hook, frame), Action::Drop, None, &["flow_cut"]).unwrap();
+        }
+    }
+}
+
+fn compare_pass(w: &mut World, hook: Hook, frame: &[u8]) {
+    let seen = w.run(hook, frame);
+    let opened = seen.counters.keys().any(|counter| counter.ends_with("plain_opened"));
+    let counters: &[&str] = if opened { &["plain_opened"] } else { &[] };
+    compare(&seen, Action::Pass, Some(frame), counters).unwrap();
+}
+
+/// What arrives says nothing of whose address it was sent to.
+#[test]
+fn a_flow_that_the_far_side_opened_lends_the_workload_no_address() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        let far = dns(&w);
+        w.allow_network(&far, direction::INGRESS, UDP, (0, u16::MAX));
+        let other = End { address: w.remote.address, ..w.local };
+        w.pass(Hook::To, &udp(&far, &other, DATA));
+        let spoofed = udp(&other, &far, DATA);
+        for _ in 0..3 {
+            compare(&w.run(Hook::From, &spoofed), Action::Drop, None, &["spoofed_source"]).unwrap();
+            compare_pass(&mut w, Hook::To, &udp(&far, &other, DATA));
+        }
+    }
+}
+
+#[test]
 fn a_workload_has_a_share_of_datagram_flows_in_each_direction() {
     for family in Family::BOTH {
         let mut w = World::new(family, Side::Client);
