@@ -1,7 +1,7 @@
 //! A million flows: what one takes in the flow table, and what finding it costs as the table fills.
 //!
 //! Maps and programs are the real ones, loaded here without a daemon, so that nothing sweeps the tables meanwhile. Each
-//! run of a test run meets another flow ([`super::stepping`]).
+//! run of a test run meets another flow (`stepping`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
