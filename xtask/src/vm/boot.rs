@@ -140,7 +140,8 @@ mod tests {
     use crate::tally::Tally;
 
     const GATE: [&str; 2] = [
-        r#"{"to": {"verified_instructions": 9, "instructions": 8, "stack_bytes": 7}}"#,
+        r#"{"to": {"verified_instructions": 9, "instructions": 8, "stack_bytes": 7,
+                   "helper_calls": 6, "map_lookups": 5, "fast_path": null}}"#,
         "guest: status 0 verifier_gate",
     ];
 
