@@ -11,7 +11,7 @@ use enforcer_user::identity::MAX_CREDENTIAL_BYTES;
 use crate::program::packet::internet_checksum;
 
 /// Most IPv4 options that the datapath reads.
-const IPV4_OPTIONS_READ: usize = 11;
+const IPV4_OPTIONS_READ: usize = 12;
 
 /// `data` is the frame.
 pub fn run(data: &[u8]) {
@@ -92,7 +92,7 @@ fn ipv4_options(data: &[u8], p: &Packet) {
 
 /// RFC 791 3.1 as one would write it without a verifier.
 fn ipv4_options_plainly(mut rest: &[u8]) -> Result<(), DropReason> {
-    for _ in 0..=IPV4_OPTIONS_READ {
+    for _ in 0..IPV4_OPTIONS_READ {
         rest = match rest {
             [] | [0, ..] => return Ok(()),
             [1, rest @ ..] => rest,
@@ -103,7 +103,7 @@ fn ipv4_options_plainly(mut rest: &[u8]) -> Result<(), DropReason> {
             _ => return Err(DropReason::MalformedHeader),
         };
     }
-    Err(DropReason::MalformedHeader)
+    if rest.is_empty() { Ok(()) } else { Err(DropReason::MalformedHeader) }
 }
 
 /// Completing a checksum changes nothing else, makes it right where it changes it, and does so once.
