@@ -34,7 +34,7 @@ const BPF_NOEXIST: u64 = 1;
 const BPF_EXIST: u64 = 2;
 
 /// Reads the packet and, if it is a plain segment of an open flow under the current epoch, or a datagram
-/// of one, decides it with one look-up. Everything else is left in the scratch for the slow path.
+/// of one that arrives, decides it with one look-up. Everything else is left in the scratch for the slow path.
 #[inline(never)]
 pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     clock::read_tick(s);
@@ -71,7 +71,7 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
         }
         Err(reason) => return unread(s, reason),
     }
-    if is_ordinary(&packet) {
+    if is_ordinary::<FROM>(&packet) {
         let flow = if packet.family == 4 {
             apart(FLOWS4.get_ptr_mut(&tuple4::<FROM>(interface.workload, &packet)))
         } else {
@@ -80,7 +80,7 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
         if let Some(flow) = flow {
             // SAFETY: as in `find`.
             let flow = unsafe { &mut *flow };
-            if passes::<FROM>(flow, &packet)
+            if passes(flow, &packet)
                 && (flow.epoch == config.epoch || cfg!(feature = "mutate-epoch"))
                 && flow.deadline_ns > now_ns
             {
@@ -137,23 +137,25 @@ fn apart<T>(found: T) -> T {
 }
 
 /// Whether packets of the flow pass without a question: segments where both ends have accepted it, datagrams
-/// where a rule allowed it. A workload's first datagram is none of these: its address is checked then, and the
-/// flow may be one that the far side opened towards an address that is not the workload's.
+/// where a rule allowed it.
 #[inline(always)]
-fn passes<const FROM: bool>(flow: &FlowValue, p: &Packet) -> bool {
+fn passes(flow: &FlowValue, p: &Packet) -> bool {
     if p.protocol == protocol::TCP {
         return flow.state == flow_state::ESTABLISHED || flow.state == flow_state::CLOSING;
     }
-    flow.state == flow_state::DATAGRAM && (!FROM || flow.packets_out != 0)
+    flow.state == flow_state::DATAGRAM
 }
 
-/// Whether the packet is a datagram, or a segment that neither opens nor resets nor has room for our option.
+/// Whether the packet is a segment that neither opens nor resets nor has room for our option, or a datagram that
+/// arrives. Of one that leaves the source address is checked each time: the flow may be one that the far side opened
+/// towards an address that is not the workload's, or the workload may have lost the address since.
 #[inline(always)]
-fn is_ordinary(p: &Packet) -> bool {
+fn is_ordinary<const FROM: bool>(p: &Packet) -> bool {
     let is_segment = p.protocol == protocol::TCP
         && p.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
         && p.options() < OPTION_BYTES;
-    (is_segment || p.protocol == protocol::UDP) && p.ipv4_options() == 0
+    let arrives = !FROM && p.protocol == protocol::UDP;
+    (is_segment || arrives) && p.ipv4_options() == 0
 }
 
 /// The tuple from the workload's side.

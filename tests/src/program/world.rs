@@ -305,6 +305,12 @@ impl World {
         }
     }
 
+    /// The workload's address is its own no more.
+    pub fn lose_address(&mut self) {
+        let key = AddressKey { address: self.local.mapped(), workload: WORKLOAD, zero: [0; 6] };
+        self.kernel.remove::<_, u32>("ADDRESSES", &key);
+    }
+
     /// Says what the mesh networks know of the peer's address.
     pub fn set_mesh(&mut self, flags: u32) {
         for rule_set in [0, 1] {

@@ -281,6 +281,22 @@ fn a_flow_that_the_far_side_opened_lends_the_workload_no_address() {
     }
 }
 
+/// However long it has spoken from it.
+#[test]
+fn an_address_that_the_workload_has_lost_is_refused_to_its_open_flows() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        let far = dns(&w);
+        w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+        let query = udp(&w.local, &far, DATA);
+        for _ in 0..3 {
+            compare_pass(&mut w, Hook::From, &query);
+        }
+        w.lose_address();
+        compare(&w.run(Hook::From, &query), Action::Drop, None, &["spoofed_source"]).unwrap();
+    }
+}
+
 #[test]
 fn a_workload_has_a_share_of_datagram_flows_in_each_direction() {
     for family in Family::BOTH {
