@@ -41,6 +41,9 @@ pub struct Options {
     /// Run all end-to-end tests in the guests of vm; without it the smoke set
     #[arg(long)]
     full: bool,
+    /// Of the test files that `--full` runs, those whose names contain this; may be given again
+    #[arg(long, value_name = "PART", requires = "full")]
+    only: Vec<String>,
     /// Arguments for the test programs, after `--`: a filter, `--nocapture`
     #[arg(last = true)]
     arguments: Vec<OsString>,
@@ -91,7 +94,7 @@ fn run_layer(layer: Layer, options: &Options) -> Result<Tally> {
         Layer::Fuzz => fuzz::layer(),
         Layer::E2e => e2e(arguments),
         Layer::Package => dist::layer(),
-        Layer::Vm => vm::run(&options.kernel, vm::Extent::of(options.full)),
+        Layer::Vm => vm::run(&options.kernel, vm::Extent::of(options.full), &options.only),
         Layer::Mutate => mutate::run(),
     }
 }

@@ -206,7 +206,8 @@ impl Maps {
     }
 
     /// Removes half-open connections that nothing can come of any more, of some behind `position`, which moves
-    /// on. Returns how many. `now_ns` is boot time.
+    /// on. Returns how many, and whether both tables' end was reached: then the next call starts anew. `now_ns` is boot
+    /// time.
     ///
     /// Each is read again before it is removed by its key. Should another of the tuple begin within the
     /// microseconds between, it is lost: then its SYN comes again, as after any loss, and begins anew.
@@ -214,7 +215,7 @@ impl Maps {
         &mut self,
         position: &mut AttemptPosition,
         now_ns: u64,
-    ) -> Result<u64, DatapathError> {
+    ) -> Result<(u64, bool), DatapathError> {
         let mut old = Vec::new();
         let table = if position.in_crowd { &self.crowd } else { &self.attempts };
         let done = table.visit_some(&mut position.at, |key, attempt| {
@@ -234,7 +235,7 @@ impl Maps {
                 removed += u64::from(table.remove(&key)?);
             }
         }
-        Ok(removed)
+        Ok((removed, done && in_crowd))
     }
 
     /// Deletes a half-open connection, whichever table holds it.

@@ -22,6 +22,7 @@ mod keep;
 mod load;
 mod maps;
 mod netlink;
+mod pace;
 pub mod record;
 mod reinject;
 mod remembered;

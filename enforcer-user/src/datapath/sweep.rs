@@ -3,6 +3,7 @@
 //! go the same way as flows that did.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Instant;
 
 use enforcer_common::abi::{
     FlowKey, FlowValue, VerdictKey, direction, flow_flags, flow_state, verdict_action,
@@ -11,6 +12,7 @@ use enforcer_common::datapath::flow::idle_limit_ns;
 
 use super::error::DatapathError;
 use super::maps::{AttemptPosition, FlowPosition, Maps};
+use super::pace::Pace;
 use super::reinject::Reinjector;
 use super::reset::resets;
 use super::shares::Shares;
@@ -70,7 +72,9 @@ pub struct Swept {
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
     position: FlowPosition,
+    pace: Pace,
     half_open: AttemptPosition,
+    half_open_pace: Pace,
     denied: VecDeque<FlowKey>,
     leaving: VecDeque<(u64, FlowKey)>,
     /// What workloads have of the tables.
@@ -118,9 +122,15 @@ impl Sweeper {
         let mut swept = Swept::default();
         self.finish_leaving(tools.maps, now_ns)?;
         self.cut_denied(tools, now_ns, &mut swept)?;
-        self.collect(tools.maps, now_ns, &mut swept)?;
-        for _ in 0..ATTEMPT_BATCHES {
-            swept.half_open += tools.maps.remove_some_attempts(&mut self.half_open, now_ns)?;
+        if self.pace.is_due(now_ns) {
+            let begun = Instant::now();
+            let walked = self.collect(tools.maps, now_ns, &mut swept)?;
+            self.pace.stepped(begun, walked, now_ns);
+        }
+        if self.half_open_pace.is_due(now_ns) {
+            let begun = Instant::now();
+            let walked = self.collect_half_open(tools.maps, now_ns, &mut swept)?;
+            self.half_open_pace.stepped(begun, walked, now_ns);
         }
         Ok(swept)
     }
@@ -174,13 +184,13 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Looks at the next part of the flow tables.
+    /// Looks at the next part of the flow tables; `true` when their end was reached.
     fn collect(
         &mut self,
         maps: &mut Maps,
         now_ns: u64,
         swept: &mut Swept,
-    ) -> Result<(), DatapathError> {
+    ) -> Result<bool, DatapathError> {
         if self.position.is_start() {
             self.shares.begin(maps)?;
         }
@@ -226,7 +236,24 @@ impl Sweeper {
                 self.enqueue(key);
             }
         }
-        Ok(())
+        Ok(walked)
+    }
+
+    /// The same for half-open connections.
+    fn collect_half_open(
+        &mut self,
+        maps: &mut Maps,
+        now_ns: u64,
+        swept: &mut Swept,
+    ) -> Result<bool, DatapathError> {
+        for _ in 0..ATTEMPT_BATCHES {
+            let (removed, walked) = maps.remove_some_attempts(&mut self.half_open, now_ns)?;
+            swept.half_open += removed;
+            if walked {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

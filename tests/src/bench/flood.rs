@@ -233,7 +233,14 @@ impl Arena {
         let load = Load::connections(to, plan.connections).clients(CLIENTS);
         Load::connections(to, WARM_UP).run(&self.net.client)?;
         let calm = load.run(&self.net.client)?;
-        ensure!(calm.failed == 0, "{} connections failed without a flood", calm.failed);
+        ensure!(
+            calm.failed == 0,
+            "{:?}, before the flood of {}: {} connections failed, the first: {}",
+            self.setting,
+            kind.name(),
+            calm.failed,
+            calm.first_failure.unwrap_or_default()
+        );
         let frames = self.frames(kind, hellos, port)?;
         let before = self.counters()?;
         let flood = Flood::start_on(&self.net.other, INTERFACE, frames, plan.processor);

@@ -204,5 +204,7 @@ fn firewall(host: &Host) -> Result<()> {
     let chain = |hook: &str| {
         format!("chain {hook} {{ type filter hook {hook} priority 0; policy drop; {accept}; }}")
     };
-    host.nft(&format!("table ip rules {{\n{}\n{}\n}}", chain("input"), chain("output")))
+    host.nft(&format!("table ip rules {{\n{}\n{}\n}}", chain("input"), chain("output")))?;
+    // Or minutes of closed connections fill the table of connections, and it drops what is new.
+    host.sysctl("netfilter/nf_conntrack_tcp_timeout_time_wait", "10")
 }

@@ -31,8 +31,9 @@ const GUESTS: usize = 2;
 const WITH_SYSTEMD: Version = Version::Stable;
 
 /// Boots each kernel (all if `versions` is empty) and sums what its tests say; the load gate counts as one. A kernel
-/// that cannot be had or does not boot counts as a failure.
-pub fn run(versions: &[Version], extent: Extent) -> Result<Tally> {
+/// that cannot be had or does not boot counts as a failure. With `only`, of the test files those whose names contain
+/// one of it.
+pub fn run(versions: &[Version], extent: Extent, only: &[String]) -> Result<Tally> {
     setup::ensure(Group::Vm)?;
     let versions = if versions.is_empty() { &Version::ALL } else { versions };
     let matrix = Matrix {
@@ -42,8 +43,9 @@ pub fn run(versions: &[Version], extent: Extent) -> Result<Tally> {
             Extent::Full => Some(build::next_enforcer()?),
         },
         enforcer: build::enforcer(&Variant::default())?,
-        steps: plan::steps(extent)?,
+        steps: plan::steps(extent, only)?,
         extent,
+        with_systemd: extent == Extent::Full && only.is_empty(),
         accelerator: Mutex::default(),
     };
     let queue = Mutex::new(versions.iter());
@@ -68,6 +70,8 @@ struct Matrix {
     next: Option<PathBuf>,
     steps: Vec<Step>,
     extent: Extent,
+    /// Whether a whole distribution boots too.
+    with_systemd: bool,
     /// Found out with the first kernel.
     accelerator: Mutex<Option<Accelerator>>,
 }
@@ -89,7 +93,8 @@ impl Matrix {
         let object = project::ebpf_object();
         let initramfs = guest::pack(&kernel, &object, &self.enforcers(), &self.steps)?;
         let label = version.to_string();
-        let report = boot::run(accelerator, &kernel.image, &initramfs, &self.steps, &label)
+        let mut qemu = accelerator.command(&kernel.image, &initramfs, self.extent.patience());
+        let report = boot::run(&mut qemu, &self.steps, &label)
             .with_context(|| format!("kernel {}", kernel.release))?;
         println!("Linux {version}: {} under {accelerator:?}", kernel.release);
         budget::print(&report.figures);
@@ -98,7 +103,7 @@ impl Matrix {
             eprintln!("Linux {version}: {error:#}");
             sum.failed += 1;
         }
-        if self.extent == Extent::Full && version == WITH_SYSTEMD {
+        if self.with_systemd && version == WITH_SYSTEMD {
             sum += systemd::run(&kernel, accelerator, &self.enforcer)?;
         }
         Ok(sum)

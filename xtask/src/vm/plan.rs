@@ -66,10 +66,19 @@ impl Extent {
     pub fn of(full: bool) -> Self {
         if full { Self::Full } else { Self::Smoke }
     }
+
+    /// What a boot and its tests may take, in seconds. Emulated code is some tens of times slower.
+    pub const fn patience(self) -> &'static str {
+        match self {
+            Self::Smoke => "2400",
+            Self::Full => "28800",
+        }
+    }
 }
 
-/// The tests at boot, the load gate, the program layer, and the end-to-end tests of `extent`.
-pub fn steps(extent: Extent) -> Result<Vec<Step>> {
+/// The tests at boot, the load gate, the program layer, and the end-to-end tests of `extent`; of all test files those
+/// whose names contain one of `only`, if there is any.
+pub fn steps(extent: Extent, only: &[String]) -> Result<Vec<Step>> {
     let variant = Variant::default();
     let gate = Step::all(GATE, build::binary("enforcer-tests", GATE, &variant)?);
     let mut programs = test::test_programs(&variant)?;
@@ -83,7 +92,23 @@ pub fn steps(extent: Extent) -> Result<Vec<Step>> {
     steps.push(gate);
     steps.extend(layer.iter().map(Step::of));
     steps.extend(rest.iter().map(Step::of));
-    if extent == Extent::Full { Ok(steps) } else { smoke(steps) }
+    match extent {
+        Extent::Full => restrict(steps, only),
+        Extent::Smoke => smoke(steps),
+    }
+}
+
+/// Keeps the gate, and what is named.
+fn restrict(mut steps: Vec<Step>, only: &[String]) -> Result<Vec<Step>> {
+    for part in only {
+        if !steps.iter().any(|step| step.name.contains(part)) {
+            let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+            bail!("no test file's name contains {part}; they are {}", names.join(", "));
+        }
+    }
+    let named = |step: &Step| only.iter().any(|part| step.name.contains(part));
+    steps.retain(|step| only.is_empty() || step.name == GATE || named(step));
+    Ok(steps)
 }
 
 /// Keeps the smoke set.
