@@ -325,7 +325,9 @@ impl Enforcer {
         lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
     }
 
-    fn config_file(&self) -> PathBuf {
+    /// Its configuration.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
         self.folder.path().join("enforcer.toml")
     }
 

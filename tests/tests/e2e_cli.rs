@@ -129,3 +129,44 @@ fn manifests_say_who_reaches_whom_and_a_word_that_is_none_is_named_with_its_line
     assert!(error.contains("policy.yml, document 1, NetworkPolicy x/p"), "{error}");
     assert!(error.contains("policyType") && error.contains("line 6"), "{error}");
 }
+
+/// Two nodes, whose policies are asked each for its own end.
+#[test]
+fn expectations_are_held_against_configurations_and_a_change_is_told() {
+    let hosts = [Host::new("near").unwrap(), Host::new("far").unwrap()];
+    let keys = Keys::psk().unwrap();
+    let prepare = |host: &Host, own: Workload, policy: &str| {
+        let node = keys.node("node", NAMESPACE).unwrap();
+        Enforcer::prepare(host, &Config::new(node, own, policy)).unwrap()
+    };
+    let allow = policy::allow_port(&client(), &server(), 80);
+    let near = prepare(&hosts[0], Workload::own(NAMESPACE, "client"), &allow);
+    let far = prepare(&hosts[1], Workload::own(NAMESPACE, "server"), &allow);
+    let open = prepare(&hosts[1], Workload::own(NAMESPACE, "server"), policy::ALLOW_ALL);
+    let name = |enforcer: &Enforcer| enforcer.config_file().display().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("expected.yaml");
+    let expect = |deny: &str| {
+        let text = format!(
+            "files: [{}, {}]\nallow: [{{from: {NAMESPACE}/client, to: {NAMESPACE}/server, port: 80}}]\ndeny: [{deny}]\n",
+            name(&near),
+            name(&far)
+        );
+        std::fs::write(&file, text).unwrap();
+        need::run(command(&["policy", "test"]).unwrap().arg(&file))
+    };
+    let held = expect("{from: '*', to: '*', port: [81, 443]}").unwrap();
+    assert!(held.contains("5 as expected, 0 not"), "{held}");
+    let failed = format!("{:#}", expect("{from: '*', to: '*', port: 80}").unwrap_err());
+    assert!(failed.contains("/client reaches") && failed.contains("permitted by"), "{failed}");
+    let unknown = format!("{:#}", expect("{from: a, to: '*', port: 80}").unwrap_err());
+    assert!(unknown.contains("\"a\" is nobody"), "{unknown}");
+    let mut diff = command(&["policy", "diff", "--port", "81/TCP", "--exit-code"]).unwrap();
+    let output = diff.args([name(&far), name(&open)]).args(["-f", &name(&near)]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let told = String::from_utf8(output.stdout).unwrap();
+    let changes: Vec<&str> = told.lines().filter(|line| !line.starts_with(' ')).collect();
+    // Only to itself: the client's own node still refuses.
+    let server = format!("{NAMESPACE}/server");
+    assert_eq!(changes, [format!("+ {server} to {server} at 81/TCP")]);
+}

@@ -38,7 +38,7 @@ use output::Output;
     name = "enforcer",
     version,
     propagate_version = true,
-    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 `explain` says deny."
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 `explain` says deny or `policy diff --exit-code` a change."
 )]
 struct Cli {
     #[command(subcommand)]

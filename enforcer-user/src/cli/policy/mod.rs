@@ -1,8 +1,11 @@
 //! `enforcer policy`
 
+mod diff;
+mod expectations;
 mod grid;
 mod matrix;
 mod svg;
+mod world;
 
 use std::process::ExitCode;
 
@@ -14,10 +17,14 @@ use super::output::Output;
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     Matrix(matrix::Arguments),
+    Diff(diff::Arguments),
+    Test(expectations::Arguments),
 }
 
 pub(super) fn execute(command: &Command, out: &Output) -> anyhow::Result<ExitCode> {
     match command {
         Command::Matrix(arguments) => matrix::execute(arguments, out),
+        Command::Diff(arguments) => diff::execute(arguments, out),
+        Command::Test(arguments) => expectations::execute(arguments, out),
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::matrix::Matrix;
-use crate::kubernetes::Decision;
+use super::world::{Asked, Verdict};
+use crate::kubernetes::Port;
 
 /// Of a cell, in pixels.
 const CELL: usize = 18;
@@ -13,10 +14,10 @@ const LETTER: usize = 7;
 const GAP: usize = 30;
 
 /// One below the other, each cell with its reason as a title.
-pub(super) fn picture(matrices: &[Matrix]) -> String {
-    let longest = matrices.iter().flat_map(|matrix| &matrix.names).map(|name| name.chars().count());
+pub(super) fn picture(asked: &Asked<'_>, matrices: &[Matrix]) -> String {
+    let longest = asked.names.iter().map(|name| name.chars().count());
     let names = longest.max().unwrap_or(0) * LETTER + 10;
-    let side = matrices.first().map_or(0, |matrix| matrix.names.len()) * CELL;
+    let side = asked.names.len() * CELL;
     let (width, height) = (names + side + names, (GAP + names + side + GAP) * matrices.len());
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"monospace\" \
@@ -24,12 +25,12 @@ pub(super) fn picture(matrices: &[Matrix]) -> String {
     );
     for (n, matrix) in matrices.iter().enumerate() {
         let top = n * (GAP + names + side + GAP);
-        draw(&mut svg, matrix, names, top);
+        draw(&mut svg, asked, matrix, names, top);
     }
     svg + "</svg>\n"
 }
 
-fn draw(svg: &mut String, matrix: &Matrix, left: usize, top: usize) {
+fn draw(svg: &mut String, asked: &Asked<'_>, matrix: &Matrix, left: usize, top: usize) {
     let above = top + GAP + left;
     // Writing to a string does not fail.
     let _ = writeln!(
@@ -38,7 +39,7 @@ fn draw(svg: &mut String, matrix: &Matrix, left: usize, top: usize) {
         top + 20,
         matrix.port
     );
-    for (n, name) in matrix.names.iter().enumerate() {
+    for (n, name) in asked.names.iter().enumerate() {
         let middle = n * CELL + CELL / 2 + 4;
         let name = escaped(name);
         let (x, y) = (left - 5, above + middle);
@@ -49,32 +50,29 @@ fn draw(svg: &mut String, matrix: &Matrix, left: usize, top: usize) {
             "<text x=\"{x}\" y=\"{y}\" transform=\"rotate(-90 {x} {y})\">{name}</text>"
         );
     }
-    for ((row, from), decisions) in matrix.names.iter().enumerate().zip(&matrix.rows) {
-        for ((column, to), decision) in matrix.names.iter().enumerate().zip(decisions) {
+    for (row, verdicts) in matrix.rows.iter().enumerate() {
+        for (column, verdict) in verdicts.iter().enumerate() {
             let (x, y) = (left + column * CELL, above + row * CELL);
             let _ = writeln!(
                 svg,
                 "<rect x=\"{x}\" y=\"{y}\" width=\"{side}\" height=\"{side}\" fill=\"{}\"><title>{}</title></rect>",
-                colour(decision),
-                escaped(&title(from, to, decision)),
+                colour(*verdict),
+                escaped(&title(asked, (row, column), matrix.port, *verdict)),
                 side = CELL - 1
             );
         }
     }
 }
 
-fn title(from: &str, to: &str, decision: &Decision) -> String {
-    format!(
-        "{from} to {to}: {}\nsource: {}\ndestination: {}",
-        if decision.is_allowed() { "reaches" } else { "is refused" },
-        decision.egress,
-        decision.ingress
-    )
+fn title(asked: &Asked<'_>, (from, to): (usize, usize), port: Port, verdict: Verdict) -> String {
+    let name = |number: usize| asked.names.get(number).map_or("", String::as_str);
+    let does = if verdict.is_allowed() { "reaches" } else { "is refused" };
+    format!("{} to {}: {does}\n{}", name(from), name(to), asked.explained(from, to, port))
 }
 
 /// Told apart by those who see no red and green.
-fn colour(decision: &Decision) -> &'static str {
-    match (decision.ingress.is_allowed(), decision.egress.is_allowed()) {
+fn colour(verdict: Verdict) -> &'static str {
+    match (verdict.ingress, verdict.egress) {
         (true, true) => "#2a9d8f",
         (false, true) => "#e9c46a",
         (true, false) => "#f4a261",

@@ -1,0 +1,209 @@
+//! Whom a question is about and what both ends say, by Kubernetes manifests or by configurations of enforcers.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::super::arguments::unix_now;
+use crate::config::{Config, Mode};
+use crate::identity::Identity;
+use crate::kubernetes::{Cluster, Host, Judge, MAX_PEERS, Port, Protocol};
+use crate::materials;
+use crate::policy::{self, Policy, Request};
+
+/// What files say.
+pub(super) enum World {
+    Cluster(Cluster),
+    Nodes(Nodes),
+}
+
+/// Workloads of some nodes, each under the policy of its own.
+pub(super) struct Nodes {
+    names: Vec<String>,
+    workloads: Vec<(Identity, usize)>,
+    policies: Vec<Policy>,
+    unix_seconds: i64,
+}
+
+/// What both ends say of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// The destination's policies.
+    pub(super) ingress: bool,
+    /// The source's.
+    pub(super) egress: bool,
+}
+
+impl Verdict {
+    pub(super) fn is_allowed(self) -> bool {
+        self.ingress && self.egress
+    }
+}
+
+/// A world that can be asked.
+pub(super) struct Asked<'a> {
+    world: Either<'a>,
+    /// Of all that are there, in their order.
+    pub(super) names: Vec<String>,
+}
+
+enum Either<'a> {
+    Cluster(Judge<'a>),
+    Nodes(&'a Nodes),
+}
+
+impl World {
+    /// Reads manifests, or configurations if the names end in `.toml`. What bounds the answer is said on standard error.
+    pub(super) fn read(files: &[PathBuf], hosts: &[Host]) -> anyhow::Result<Self> {
+        let is_configuration = |file: &PathBuf| file.extension().is_some_and(|end| end == "toml");
+        let world = match files.iter().filter(|file| is_configuration(file)).count() {
+            0 => Self::Cluster(cluster(files, hosts)?),
+            count if count < files.len() => {
+                bail!(
+                    "configurations (.toml) and manifests do not go together: expected one or the other"
+                )
+            }
+            _ => {
+                ensure!(
+                    hosts.is_empty(),
+                    "--host: configurations have none outside, but network rules"
+                );
+                Self::Nodes(Nodes::read(files)?)
+            }
+        };
+        let count = world.ask().names.len();
+        ensure!(count > 0, "nobody is in these files: expected pods, or workloads");
+        ensure!(count <= MAX_PEERS, "{count} pods and hosts: expected at most {MAX_PEERS}");
+        Ok(world)
+    }
+
+    pub(super) fn ask(&self) -> Asked<'_> {
+        match self {
+            Self::Cluster(cluster) => {
+                let judge = Judge::new(cluster);
+                let names = judge.peers().map(|peer| peer.to_string()).collect();
+                Asked { world: Either::Cluster(judge), names }
+            }
+            Self::Nodes(nodes) => Asked { world: Either::Nodes(nodes), names: nodes.names.clone() },
+        }
+    }
+}
+
+fn cluster(files: &[PathBuf], hosts: &[Host]) -> anyhow::Result<Cluster> {
+    let mut cluster = Cluster::read(files)?;
+    for host in hosts {
+        cluster.add_host(host.clone()).map_err(anyhow::Error::msg).context("--host")?;
+    }
+    for note in cluster.notes() {
+        eprintln!("note: {note}");
+    }
+    Ok(cluster)
+}
+
+impl Nodes {
+    fn read(files: &[PathBuf]) -> anyhow::Result<Self> {
+        let mut nodes = Self {
+            names: Vec::new(),
+            workloads: Vec::new(),
+            policies: Vec::new(),
+            unix_seconds: i64::try_from(unix_now()).unwrap_or(i64::MAX),
+        };
+        let mut read = BTreeSet::new();
+        for file in files {
+            nodes.add(file, &mut read)?;
+        }
+        Ok(nodes)
+    }
+
+    fn add(&mut self, file: &Path, read: &mut BTreeSet<String>) -> anyhow::Result<()> {
+        let config = Config::load(file)?;
+        let policy = materials::load_policy(&config).context("policy")?;
+        for workload in config.workloads {
+            let identity = workload.identity;
+            let name = format!(
+                "{}/{}",
+                identity.namespace().as_str().trim_end_matches('/'),
+                identity.name()
+            );
+            ensure!(
+                read.insert(name.clone()),
+                "{}: workload {name} stands here a second time",
+                file.display()
+            );
+            if workload.mode == Mode::Observe {
+                eprintln!("note: {name} is only observed: what is refused at its end passes");
+            }
+            self.names.push(name);
+            self.workloads.push((identity, self.policies.len()));
+        }
+        self.policies.push(policy);
+        Ok(())
+    }
+
+    fn verdict(&self, from: usize, to: usize, port: Port) -> Option<Verdict> {
+        let said = |policy: &Policy, request: &Request<'_>| policy.decide(request).allow;
+        self.each_end(from, to, port, said).map(|(egress, ingress)| Verdict { ingress, egress })
+    }
+
+    /// What the source's policy gives and what the destination's does.
+    fn each_end<T>(
+        &self,
+        from: usize,
+        to: usize,
+        port: Port,
+        ask: impl Fn(&Policy, &Request<'_>) -> T,
+    ) -> Option<(T, T)> {
+        let ((caller, near), (callee, far)) = (self.workloads.get(from)?, self.workloads.get(to)?);
+        let request = Request {
+            caller,
+            callee,
+            port: port.number,
+            protocol: protocol(port.protocol),
+            unix_seconds: self.unix_seconds,
+        };
+        let policy = |number: usize| self.policies.get(number);
+        Some((ask(policy(*near)?, &request), ask(policy(*far)?, &request)))
+    }
+}
+
+fn protocol(protocol: Protocol) -> policy::Protocol {
+    match protocol {
+        Protocol::Tcp => policy::Protocol::TCP,
+        Protocol::Udp => policy::Protocol::UDP,
+        Protocol::Sctp => policy::Protocol::SCTP,
+    }
+}
+
+impl Asked<'_> {
+    /// Whether the connection is allowed, between two by their numbers in `names`; `None` if there is no such.
+    pub(super) fn verdict(&self, from: usize, to: usize, port: Port) -> Option<Verdict> {
+        match &self.world {
+            Either::Nodes(nodes) => nodes.verdict(from, to, port),
+            Either::Cluster(judge) => judge.decide(from, to, port).map(|decision| Verdict {
+                ingress: decision.ingress.is_allowed(),
+                egress: decision.egress.is_allowed(),
+            }),
+        }
+    }
+
+    /// Why: what the source's policies say and what the destination's do.
+    pub(super) fn reasons(&self, from: usize, to: usize, port: Port) -> Option<(String, String)> {
+        match &self.world {
+            Either::Nodes(nodes) => nodes
+                .each_end(from, to, port, |policy, request| policy.explain(request).to_string()),
+            Either::Cluster(judge) => judge
+                .decide(from, to, port)
+                .map(|decision| (decision.egress.to_string(), decision.ingress.to_string())),
+        }
+    }
+
+    /// What a line says of it, below what the line begins with.
+    pub(super) fn explained(&self, from: usize, to: usize, port: Port) -> String {
+        let Some((source, destination)) = self.reasons(from, to, port) else {
+            return String::new();
+        };
+        let indented = |text: String| text.replace('\n', "\n    ");
+        format!("    source: {}\n    destination: {}", indented(source), indented(destination))
+    }
+}
