@@ -11,6 +11,7 @@ use super::clock::{Now, SECOND_NS};
 use super::counters::Done;
 use super::io::{Output, Question, Sweep};
 use super::judge::Term;
+use super::peers::Vetted;
 use super::verdicts::Verdict;
 use crate::identity::Verifier;
 
@@ -121,7 +122,7 @@ impl Engine {
         let revoked: Vec<u64> = self
             .peers
             .identities()
-            .filter(|(_, known)| verify_again(&verifier, &known.latest.bytes(), now).is_none())
+            .filter(|(_, known)| !self.is_accepted_by(&verifier, &known.latest, now))
             .map(|(id, _)| *id)
             .collect();
         for identity in revoked {
@@ -141,8 +142,15 @@ impl Engine {
     fn revoked_peers(&self, verifier: &Verifier, now: Now) -> Vec<PeerKey> {
         let revoked = |key: &PeerKey, hash: &[u8; 32]| {
             let verified = self.peers.verified(key.remote, hash, now);
-            verified.is_some_and(|one| verify_again(verifier, &one.bytes(), now).is_none())
+            verified.is_some_and(|one| !self.is_accepted_by(verifier, &one, now))
         };
         self.peers.keys_where(|key, peer| revoked(key, &peer.hash))
+    }
+
+    /// Whether another verifier accepts what the present one did.
+    fn is_accepted_by(&self, verifier: &Verifier, vetted: &Vetted, now: Now) -> bool {
+        verifier
+            .accepts_still(&self.verifier, &vetted.credential)
+            .unwrap_or_else(|| verify_again(verifier, &vetted.bytes(), now).is_some())
     }
 }

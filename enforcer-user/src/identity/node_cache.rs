@@ -39,6 +39,18 @@ impl NodeCache {
         }
     }
 
+    /// Keeps a certificate that another verifier had, unless it is there; nothing makes room for it.
+    pub fn learn(&self, certificate: &Arc<NodeCertificate>) {
+        let hash = certificate.hash();
+        let has_room = {
+            let entries = self.lock();
+            entries.by_hash.len() < MAX_NODES && !entries.by_hash.contains_key(&hash)
+        };
+        if has_room {
+            self.insert(Arc::clone(certificate));
+        }
+    }
+
     /// Each change is whole before the next statement, so a panic elsewhere leaves nothing half done.
     fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

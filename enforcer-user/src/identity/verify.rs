@@ -97,13 +97,25 @@ impl Verifier {
         }
     }
 
-    /// Whether a credential verified before is revoked by now (for a verifier made with new revocations).
-    pub fn check_revocation(&self, verified: &VerifiedCredential) -> Result<(), VerifyError> {
-        let node = match &verified.proof {
-            Proof::Pki { node, .. } => Some(node.hash()),
-            Proof::Psk => None,
-        };
-        self.check_revoked(&verified.identity, &verified.hash, node.as_ref())
+    /// Whether this verifier accepts what `before` accepted, times aside, without a look at signatures: these hold as
+    /// long as the node's authority has the same key. `None` where they must be checked again.
+    #[must_use]
+    pub fn accepts_still(&self, before: &Self, verified: &VerifiedCredential) -> Option<bool> {
+        let Proof::Pki { node, .. } = &verified.proof else { return None };
+        let Some(authority) = self.trust.authority_of(node) else { return Some(false) };
+        // Its id is only a part of its key's hash.
+        let same = before.trust.authority_of(node)?.verifying_key() == authority.verifying_key();
+        if !same {
+            return None;
+        }
+        let domains = [verified.identity.trust_domain(), node.trust_domain()];
+        let accepted = domains.iter().all(|domain| *domain == self.trust.domain())
+            && node.validity().within(&authority.validity())
+            && self.check_revoked(&verified.identity, &verified.hash, Some(&node.hash())).is_ok();
+        if accepted {
+            self.nodes.learn(node);
+        }
+        Some(accepted)
     }
 
     /// Judges a node certificate alone: this node's own, before it signs with it.

@@ -142,11 +142,46 @@ fn revocation_reaches_credentials_nodes_and_namespaces() {
     ] {
         let verifier = with(revocations);
         assert_eq!(reason(&verifier, local.bytes(), NOW), "revoked");
-        assert_eq!(verifier.check_revocation(&peer).unwrap_err().reason(), "revoked");
+        assert_eq!(verifier.accepts_still(&pki.verifier, &peer), Some(false));
     }
     let other = Revocations { namespaces: namespaces("/acme/pro"), ..Revocations::default() };
-    assert!(with(other).verify(local.bytes(), NOW).is_ok());
-    assert_eq!(pki.verifier.check_revocation(&peer), Ok(()));
+    let other = with(other);
+    assert_eq!(other.accepts_still(&pki.verifier, &peer), Some(true));
+    assert!(other.verify(local.bytes(), NOW).is_ok());
+}
+
+#[test]
+fn what_was_accepted_is_judged_by_another_trust_as_if_it_were_new() {
+    let pki = Pki::new();
+    let local = pki.issue([5; 32]);
+    let peer = pki.verifier.verify(local.bytes(), NOW).unwrap();
+    let own = pki.authority.certificate().clone();
+    let foreign = authority(9).certificate().clone();
+    let trusts = [
+        (vec![own.clone()], true),
+        (vec![foreign.clone(), own.clone()], true),
+        (vec![foreign], false),
+    ];
+    for (authorities, accepted) in trusts {
+        let verifier = Verifier::new(Trust::pki(TRUST_DOMAIN, authorities).unwrap());
+        assert_eq!(verifier.accepts_still(&pki.verifier, &peer), Some(accepted));
+        assert_eq!(verifier.verify(local.bytes(), NOW).is_ok(), accepted);
+    }
+    // An authority's certificate may be renewed for its key, to end before the node's does.
+    let key = SigningKey::from_seed(&[1; 32]);
+    let renewed = Authority::init_with_key(key, TRUST_DOMAIN, NOW - DAY, 2 * DAY - 1).unwrap();
+    assert_eq!(renewed.certificate().key_id(), own.key_id());
+    let renewed = renewed.certificate().clone();
+    let verifier = Verifier::new(Trust::pki(TRUST_DOMAIN, vec![renewed]).unwrap());
+    assert_eq!(verifier.accepts_still(&pki.verifier, &peer), Some(false));
+    assert_eq!(reason(&verifier, local.bytes(), NOW), "validity_outside");
+    // Who did not know the authority, and a pre-shared key, say nothing.
+    let (psk_issuer, psk_verifier) = psk_pair();
+    assert_eq!(pki.verifier.accepts_still(&psk_verifier, &peer), None);
+    let keyed = psk_credential(&psk_issuer, 7);
+    let keyed = psk_verifier.verify(keyed.bytes(), NOW).unwrap();
+    assert_eq!(psk_verifier.accepts_still(&psk_verifier, &keyed), None);
+    assert_eq!(psk_verifier.accepts_still(&pki.verifier, &peer), Some(false));
 }
 
 #[test]
