@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use enforcer_tests::config::{Config, NetworkRule, Workload};
+use enforcer_tests::config::{Config, Mode, NetworkRule, Workload};
 use enforcer_tests::enforcer::{Enforcer, binary, command};
 use enforcer_tests::host::{Family, Host};
 use enforcer_tests::keys::Keys;
@@ -135,9 +135,11 @@ fn manifests_say_who_reaches_whom_and_a_word_that_is_none_is_named_with_its_line
 fn expectations_are_held_against_configurations_and_a_change_is_told() {
     let hosts = [Host::new("near").unwrap(), Host::new("far").unwrap()];
     let keys = Keys::psk().unwrap();
+    let config = |own: Workload, policy: &str| {
+        Config::new(keys.node("node", NAMESPACE).unwrap(), own, policy)
+    };
     let prepare = |host: &Host, own: Workload, policy: &str| {
-        let node = keys.node("node", NAMESPACE).unwrap();
-        Enforcer::prepare(host, &Config::new(node, own, policy)).unwrap()
+        Enforcer::prepare(host, &config(own, policy)).unwrap()
     };
     let allow = policy::allow_port(&client(), &server(), 80);
     let near = prepare(&hosts[0], Workload::own(NAMESPACE, "client"), &allow);
@@ -169,4 +171,13 @@ fn expectations_are_held_against_configurations_and_a_change_is_told() {
     // Only to itself: the client's own node still refuses.
     let server = format!("{NAMESPACE}/server");
     assert_eq!(changes, [format!("+ {server} to {server} at 81/TCP")]);
+    // Who is observed refuses nothing.
+    let observed = config(Workload::own(NAMESPACE, "client"), &allow).mode(Mode::Observe);
+    let observed = Enforcer::prepare(&hosts[0], &observed).unwrap();
+    let mut diff = command(&["policy", "diff", "--port", "81/TCP"]).unwrap();
+    let output = diff.args([name(&near), name(&observed)]).args(["-f", &name(&open)]).output();
+    let told = String::from_utf8(output.unwrap().stdout).unwrap();
+    let client = format!("{NAMESPACE}/client");
+    assert!(told.contains(&format!("+ {client} to {server} at 81/TCP")), "{told}");
+    assert!(told.contains("only observed, so it passes"), "{told}");
 }

@@ -71,6 +71,10 @@ pub enum Layer {
 
 /// Runs the layers and prints the sum.
 pub fn run(options: &Options) -> Result<()> {
+    let is_for_vm = options.full || !options.kernel.is_empty();
+    if is_for_vm && options.layer != Some(Layer::Vm) {
+        bail!("--kernel, --full and --only are for `test vm`");
+    }
     let layers = match options.layer {
         Some(layer) => vec![layer],
         None => vec![Layer::Unit, Layer::Prog, Layer::Fuzz, Layer::E2e, Layer::Package],

@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-/// A rest is so many times what the walk took, up to the longest: what walks cost is a four hundredth of a processor.
+/// A rest is so many times what the walk took: walks over nearly empty tables cost a four hundredth of a processor, until
+/// the longest rest is too short for it (tables for half a million flows).
 const RESTS: u32 = 400;
-/// The longest rest: what is over may stay that much longer. Tables for a million flows cost more for it.
+/// The longest rest: what is over may stay that much longer.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// Of the walks over one kind of tables.

@@ -147,7 +147,8 @@ impl Sweeper {
                 self.shares.removed_aside(&key, &flow);
             }
         }
-        Ok(())
+        // Not only with the next walk, before which there may be a rest.
+        self.shares.write(maps)
     }
 
     fn cut_denied(

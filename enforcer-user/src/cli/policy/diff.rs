@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::ensure;
+
 use super::super::output::Output;
 use super::world::{Asked, Verdict, World};
 use crate::kubernetes::{Host, Port};
@@ -27,11 +29,11 @@ pub(in crate::cli) struct Arguments {
     /// What is to be
     #[arg(value_name = "NEW")]
     new: PathBuf,
-    /// What both have in common, such as the manifests of pods
-    #[arg(short, long = "file", value_name = "FILE_OR_DIR", num_args = 1..)]
+    /// What both have in common, such as the manifests of pods; may be repeated
+    #[arg(short, long = "file", value_name = "FILE_OR_DIR")]
     file: Vec<PathBuf>,
     /// The port that connections go to, as 80/TCP; may be repeated
-    #[arg(long, value_name = "NUMBER/PROTOCOL", required = true, num_args = 1..)]
+    #[arg(long, value_name = "NUMBER/PROTOCOL", required = true)]
     port: Vec<Port>,
     /// A peer outside the cluster; may be repeated
     #[arg(long, value_name = "NAME=ADDRESS")]
@@ -42,11 +44,20 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<ExitCode> {
+    let named = arguments.file.iter().chain([&arguments.old, &arguments.new]);
+    ensure!(
+        named.into_iter().all(|path| path.as_os_str() != "-"),
+        "-: standard input is there once, and both OLD and NEW are read: name a file"
+    );
     let read = |path: &PathBuf| {
         let files: Vec<PathBuf> = arguments.file.iter().chain([path]).cloned().collect();
         World::read(&files, &arguments.host)
     };
     let (old, new) = (read(&arguments.old)?, read(&arguments.new)?);
+    ensure!(
+        old.is_cluster() == new.is_cluster(),
+        "one is a configuration and the other manifests: expected two of a kind"
+    );
     let (old, new) = (old.ask(), new.ask());
     let mut ports = arguments.port.clone();
     ports.sort_unstable();

@@ -1,6 +1,6 @@
 //! `enforcer policy test`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use crate::kubernetes::{Host, Port};
 
 /// Hold policies against what is expected of them
 ///
-/// The file says who must reach whom and who must not. Exits with 1 if anything is otherwise, and says why.
+/// The file says who must reach whom and who must not. `*` at the end of a name means all that begin so, but
+/// nobody to itself. Conditions on the time are asked as of now. Exits with 3 if anything is otherwise, and says why.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  enforcer policy test expectations.yaml\n\nThe file:\n  \
                   files: [manifests/]            # or -f; from this file's folder\n  \
@@ -31,6 +32,9 @@ pub(in crate::cli) struct Arguments {
     #[arg(short, long = "file", value_name = "FILE_OR_DIR", num_args = 1..)]
     file: Vec<PathBuf>,
 }
+
+/// The exit status where anything is otherwise.
+const OTHERWISE: u8 = 3;
 
 /// What a name ends in that means all which begin so.
 const ANY: char = '*';
@@ -73,7 +77,7 @@ enum Written {
 #[serde(untagged)]
 enum Word {
     Text(String),
-    Number(u16),
+    Number(i64),
 }
 
 impl From<Written> for OneOrMore {
@@ -87,12 +91,6 @@ impl From<Written> for OneOrMore {
             Word::Number(number) => number.to_string(),
         };
         Self(words.into_iter().map(text).collect())
-    }
-}
-
-impl OneOrMore {
-    fn has_pattern(&self) -> bool {
-        self.0.iter().any(|name| name.ends_with(ANY))
     }
 }
 
@@ -119,7 +117,7 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
     let Tally { held, failed } = tally;
     ensure!(held + failed > 0, "{}: nothing is expected", file.display());
     out.line(format_args!("{held} as expected, {failed} not"))?;
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { OTHERWISE.into() })
 }
 
 fn read(file: &Path) -> anyhow::Result<Expectations> {
@@ -144,17 +142,21 @@ impl Tally {
         out: &Output,
     ) -> anyhow::Result<()> {
         let (from, to) = (named(asked, &pairs.from)?, named(asked, &pairs.to)?);
-        let ports: Result<Vec<Port>, String> =
+        let ports: Result<BTreeSet<Port>, String> =
             pairs.port.0.iter().map(|port| port.parse()).collect();
-        let has_pattern = [&pairs.from, &pairs.to].iter().any(|names| names.has_pattern());
+        let before = self.held + self.failed;
         for port in ports.map_err(anyhow::Error::msg)? {
-            for (from, to) in from.iter().flat_map(|from| to.iter().map(move |to| (*from, *to))) {
+            for (from, to) in from.iter().flat_map(|from| to.iter().map(move |to| (from, to))) {
                 // Nobody means itself by a pattern.
-                if from != to || !has_pattern {
-                    self.count(asked, (from, to, port), allowed, out)?;
+                if from.0 != to.0 || !(*from.1 || *to.1) {
+                    self.count(asked, (*from.0, *to.0, port), allowed, out)?;
                 }
             }
         }
+        ensure!(
+            self.held + self.failed > before,
+            "nothing is expected: no port, or nobody but who is meant itself"
+        );
         Ok(())
     }
 
@@ -183,22 +185,29 @@ impl Tally {
     }
 }
 
-/// Whom names mean; one that ends in `*` all that begin so. A name that is nobody's is a mistake.
-fn named(asked: &Asked<'_>, names: &OneOrMore) -> anyhow::Result<Vec<usize>> {
-    let mut meant = Vec::new();
-    for pattern in &names.0 {
-        let means = |name: &str| match pattern.strip_suffix(ANY) {
-            Some(beginning) => name.starts_with(beginning),
-            None => name == pattern,
-        };
-        let before = meant.len();
-        let numbered = asked.names.iter().enumerate().filter(|(_, name)| means(name));
-        meant.extend(numbered.map(|(number, _)| number));
-        if meant.len() == before {
-            let near = crate::policy::nearest(pattern, asked.names.iter().map(String::as_str));
-            let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
-            return Err(anyhow!("{pattern:?} is nobody in these files{near}"));
+/// Whom names mean, and whether only by a pattern: one that ends in `*` means all that begin so. A name that is nobody's
+/// is a mistake.
+fn named(asked: &Asked<'_>, names: &OneOrMore) -> anyhow::Result<BTreeMap<usize, bool>> {
+    let mut meant = BTreeMap::new();
+    for name in &names.0 {
+        let beginning = name.strip_suffix(ANY);
+        let means = |one: &str| beginning.map_or(one == name, |all| one.starts_with(all));
+        let numbered = asked.names.iter().enumerate().filter(|(_, one)| means(one));
+        let mut is_somebody = false;
+        for (number, _) in numbered {
+            is_somebody = true;
+            *meant.entry(number).or_insert(true) &= beginning.is_some();
         }
+        ensure!(is_somebody, "{name:?} is nobody in these files{}", nearest(asked, name));
     }
     Ok(meant)
+}
+
+fn nearest(asked: &Asked<'_>, name: &str) -> String {
+    let is_odd = name.strip_suffix(ANY).unwrap_or(name).contains(ANY);
+    if is_odd {
+        return format!("; {ANY} counts only at the end of a name");
+    }
+    let near = crate::policy::nearest(name, asked.names.iter().map(String::as_str));
+    near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
 }

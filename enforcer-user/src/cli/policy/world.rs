@@ -1,5 +1,6 @@
 //! Whom a question is about and what both ends say, by Kubernetes manifests or by configurations of enforcers.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,9 @@ use crate::kubernetes::{Cluster, Host, Judge, MAX_PEERS, Port, Protocol};
 use crate::materials;
 use crate::policy::{self, Policy, Request};
 
+/// Connections between workloads of configurations that are explained; an explanation looks at every rule.
+const EXPLAINED: usize = 200;
+
 /// What files say.
 pub(super) enum World {
     Cluster(Cluster),
@@ -21,9 +25,18 @@ pub(super) enum World {
 /// Workloads of some nodes, each under the policy of its own.
 pub(super) struct Nodes {
     names: Vec<String>,
-    workloads: Vec<(Identity, usize)>,
+    workloads: Vec<Inhabitant>,
     policies: Vec<Policy>,
     unix_seconds: i64,
+}
+
+/// A workload of a node.
+struct Inhabitant {
+    identity: Identity,
+    /// Which policy is its node's.
+    policy: usize,
+    /// Whether what is refused at its end passes all the same.
+    is_observed: bool,
 }
 
 /// What both ends say of a connection.
@@ -46,6 +59,8 @@ pub(super) struct Asked<'a> {
     world: Either<'a>,
     /// Of all that are there, in their order.
     pub(super) names: Vec<String>,
+    /// Explanations that are left.
+    left: Cell<usize>,
 }
 
 enum Either<'a> {
@@ -56,7 +71,6 @@ enum Either<'a> {
 impl World {
     /// Reads manifests, or configurations if the names end in `.toml`. What bounds the answer is said on standard error.
     pub(super) fn read(files: &[PathBuf], hosts: &[Host]) -> anyhow::Result<Self> {
-        let is_configuration = |file: &PathBuf| file.extension().is_some_and(|end| end == "toml");
         let world = match files.iter().filter(|file| is_configuration(file)).count() {
             0 => Self::Cluster(cluster(files, hosts)?),
             count if count < files.len() => {
@@ -78,19 +92,34 @@ impl World {
         Ok(world)
     }
 
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
     pub(super) fn ask(&self) -> Asked<'_> {
         match self {
             Self::Cluster(cluster) => {
                 let judge = Judge::new(cluster);
                 let names = judge.peers().map(|peer| peer.to_string()).collect();
-                Asked { world: Either::Cluster(judge), names }
+                Asked { world: Either::Cluster(judge), names, left: Cell::new(usize::MAX) }
             }
-            Self::Nodes(nodes) => Asked { world: Either::Nodes(nodes), names: nodes.names.clone() },
+            Self::Nodes(nodes) => Asked {
+                world: Either::Nodes(nodes),
+                names: nodes.names.clone(),
+                left: Cell::new(EXPLAINED),
+            },
         }
     }
 }
 
 fn cluster(files: &[PathBuf], hosts: &[Host]) -> anyhow::Result<Cluster> {
+    for folder in files.iter().filter_map(|file| file.read_dir().ok()) {
+        for entry in
+            folder.flatten().map(|entry| entry.path()).filter(|path| is_configuration(path))
+        {
+            eprintln!("note: {} is not read: configurations are named one by one", entry.display());
+        }
+    }
     let mut cluster = Cluster::read(files)?;
     for host in hosts {
         cluster.add_host(host.clone()).map_err(anyhow::Error::msg).context("--host")?;
@@ -99,6 +128,10 @@ fn cluster(files: &[PathBuf], hosts: &[Host]) -> anyhow::Result<Cluster> {
         eprintln!("note: {note}");
     }
     Ok(cluster)
+}
+
+fn is_configuration(file: &Path) -> bool {
+    file.extension().is_some_and(|end| end == "toml")
 }
 
 impl Nodes {
@@ -128,22 +161,40 @@ impl Nodes {
             );
             ensure!(
                 read.insert(name.clone()),
-                "{}: workload {name} stands here a second time",
+                "{}: workload {name} stands here a second time: one node with it is enough",
                 file.display()
             );
-            if workload.mode == Mode::Observe {
+            let is_observed = workload.mode == Mode::Observe;
+            if is_observed {
                 eprintln!("note: {name} is only observed: what is refused at its end passes");
             }
             self.names.push(name);
-            self.workloads.push((identity, self.policies.len()));
+            self.workloads.push(Inhabitant { identity, policy: self.policies.len(), is_observed });
+        }
+        if !config.network_rules.is_empty() {
+            let count = config.network_rules.len();
+            eprintln!(
+                "note: {}: its network rules ({count}) are for what has no identity, and not asked",
+                file.display()
+            );
         }
         self.policies.push(policy);
         Ok(())
     }
 
     fn verdict(&self, from: usize, to: usize, port: Port) -> Option<Verdict> {
-        let said = |policy: &Policy, request: &Request<'_>| policy.decide(request).allow;
+        let said = |policy: &Policy, request: &Request<'_>, is_observed: bool| {
+            is_observed || policy.decide(request).allow
+        };
         self.each_end(from, to, port, said).map(|(egress, ingress)| Verdict { ingress, egress })
+    }
+
+    fn explained(policy: &Policy, request: &Request<'_>, is_observed: bool) -> String {
+        let explanation = policy.explain(request);
+        if is_observed {
+            return format!("only observed, so it passes; if it were enforced: {explanation}");
+        }
+        explanation.to_string()
     }
 
     /// What the source's policy gives and what the destination's does.
@@ -152,18 +203,20 @@ impl Nodes {
         from: usize,
         to: usize,
         port: Port,
-        ask: impl Fn(&Policy, &Request<'_>) -> T,
+        ask: impl Fn(&Policy, &Request<'_>, bool) -> T,
     ) -> Option<(T, T)> {
-        let ((caller, near), (callee, far)) = (self.workloads.get(from)?, self.workloads.get(to)?);
+        let (caller, callee) = (self.workloads.get(from)?, self.workloads.get(to)?);
         let request = Request {
-            caller,
-            callee,
+            caller: &caller.identity,
+            callee: &callee.identity,
             port: port.number,
             protocol: protocol(port.protocol),
             unix_seconds: self.unix_seconds,
         };
-        let policy = |number: usize| self.policies.get(number);
-        Some((ask(policy(*near)?, &request), ask(policy(*far)?, &request)))
+        let said = |end: &Inhabitant| {
+            self.policies.get(end.policy).map(|policy| ask(policy, &request, end.is_observed))
+        };
+        Some((said(caller)?, said(callee)?))
     }
 }
 
@@ -190,8 +243,7 @@ impl Asked<'_> {
     /// Why: what the source's policies say and what the destination's do.
     pub(super) fn reasons(&self, from: usize, to: usize, port: Port) -> Option<(String, String)> {
         match &self.world {
-            Either::Nodes(nodes) => nodes
-                .each_end(from, to, port, |policy, request| policy.explain(request).to_string()),
+            Either::Nodes(nodes) => nodes.each_end(from, to, port, Nodes::explained),
             Either::Cluster(judge) => judge
                 .decide(from, to, port)
                 .map(|decision| (decision.egress.to_string(), decision.ingress.to_string())),
@@ -200,6 +252,11 @@ impl Asked<'_> {
 
     /// What a line says of it, below what the line begins with.
     pub(super) fn explained(&self, from: usize, to: usize, port: Port) -> String {
+        let left = self.left.get();
+        if left == 0 {
+            return format!("    reasons are told for {EXPLAINED} connections only");
+        }
+        self.left.set(left - 1);
         let Some((source, destination)) = self.reasons(from, to, port) else {
             return String::new();
         };
