@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use enforcer_user::identity::Identity;
-use enforcer_user::policy::{Policy, Protocol, Request, SourceFile};
+use enforcer_user::policy::{Action, Policy, Protocol, Request, SourceFile};
 use nix::time::{ClockId, clock_gettime};
 
 /// Policies of one namespace in the set with a namespace for every team.
@@ -87,6 +87,7 @@ fn decide_times(policy: &Policy, policies: usize) -> Result<Vec<Duration>, Box<d
         let caller = workload(team, "web", &[("tier", "front"), ("env", "prod")])?;
         let callee = workload(team, "db", &[("tier", "back"), ("env", "prod")])?;
         let request = Request {
+            action: Action::Connect,
             caller: &caller,
             callee: &callee,
             port: u16::try_from(1 + n % 60_000)?,

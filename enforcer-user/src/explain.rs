@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::control::protocol::{ExplainReport, ExplainRequest};
+use crate::control::protocol::{ExplainReport, ExplainRequest, ExplainedEnd};
 use crate::identity::{Identity, NameError, Namespace};
-use crate::policy::{Explanation, Policy, Protocol, ProtocolError, Request};
+use crate::policy::{Action, BothEnds, Explanation, Policy, Protocol, ProtocolError, Request};
 
 /// Why a question could not be put.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -76,8 +76,9 @@ pub fn explain(
     let callee = known.identify("to", &request.to, &request.to_labels)?;
     let protocol: Protocol = request.protocol.as_deref().unwrap_or("tcp").parse()?;
     let port = request.port;
-    let asked = Request { caller: &caller, callee: &callee, port, protocol, unix_seconds };
-    Ok(report(policy.explain(&asked)))
+    let (caller, callee, action) = (&caller, &callee, Action::Connect);
+    let asked = Request { action, caller, callee, port, protocol, unix_seconds };
+    Ok(report(&policy.explain_both(&asked)))
 }
 
 impl Known<'_> {
@@ -120,19 +121,37 @@ impl Known<'_> {
     }
 }
 
-fn report(explanation: Explanation) -> ExplainReport {
+fn report(ends: &BothEnds) -> ExplainReport {
+    ExplainReport {
+        allow: ends.allow(),
+        text: ends.to_string(),
+        rules: ends.different().flat_map(rules).collect(),
+        missing: ends.different().flat_map(missing).collect(),
+        from: ends.connect.caller.clone(),
+        to: ends.connect.callee.clone(),
+        connect: end(&ends.connect),
+        accept: end(&ends.accept),
+    }
+}
+
+fn end(explanation: &Explanation) -> ExplainedEnd {
+    ExplainedEnd {
+        allow: explanation.allow,
+        rules: rules(explanation),
+        missing: missing(explanation),
+    }
+}
+
+fn rules(explanation: &Explanation) -> Vec<String> {
+    explanation.rules.iter().map(ToString::to_string).collect()
+}
+
+fn missing(explanation: &Explanation) -> Vec<String> {
     let failures = explanation.failures.iter().map(|f| format!("{}: {}", f.rule, f.message));
     let missed = explanation.nearest.iter().flat_map(|miss| {
         miss.because.iter().map(move |because| format!("{}: {because}", miss.rule))
     });
-    ExplainReport {
-        allow: explanation.allow,
-        text: explanation.to_string(),
-        rules: explanation.rules.iter().map(ToString::to_string).collect(),
-        missing: explanation.refused.iter().cloned().chain(failures).chain(missed).collect(),
-        from: explanation.caller,
-        to: explanation.callee,
-    }
+    explanation.refused.iter().cloned().chain(failures).chain(missed).collect()
 }
 
 #[cfg(test)]

@@ -120,9 +120,15 @@ pub fn load_policy_after(
     earlier: Option<&Policy>,
     config: &Config,
 ) -> Result<Policy, PolicyLoadError> {
-    let rules: Result<Vec<_>, NetworkRuleError> =
-        config.network_rules.iter().map(|rule| NetworkRule::try_from(spec(rule))).collect();
-    Ok(Policy::load_after(earlier, &config.policy.files, rules?)?)
+    Ok(Policy::load_after(earlier, &config.policy.sources, network_rules(config)?)?)
+}
+
+/// The network rules of a configuration.
+///
+/// # Errors
+/// One that makes no sense.
+pub fn network_rules(config: &Config) -> Result<Vec<NetworkRule>, NetworkRuleError> {
+    config.network_rules.iter().map(|rule| NetworkRule::try_from(spec(rule))).collect()
 }
 
 fn spec(rule: &NetworkRuleConfig) -> NetworkRuleSpec {

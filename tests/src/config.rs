@@ -34,6 +34,8 @@ pub struct Config {
     pub deny_reset: bool,
     /// What the daemon logs.
     pub log_level: &'static str,
+    /// Who may write where in the policy tree, in Cedar; not asked unless told.
+    pub owners: Option<String>,
     /// The group that may read from the control socket.
     pub control_group: Option<&'static str>,
     /// The list of what is revoked.
@@ -57,6 +59,7 @@ impl Config {
             credential_lifetime_seconds: 3600,
             deny_reset: true,
             log_level: LOG_LEVEL,
+            owners: None,
             control_group: None,
             revocations: None,
             seccomp: None,
@@ -119,6 +122,10 @@ pub struct Place {
     pub run_dir: PathBuf,
     /// The folder of policy files.
     pub policy: PathBuf,
+    /// The folder whose folders are namespaces.
+    pub tree: PathBuf,
+    /// The file of who may write where.
+    pub owners: PathBuf,
 }
 
 /// A workload and the interface it is enforced at.
@@ -322,6 +329,8 @@ struct MeshSection<'a> {
 #[derive(Serialize)]
 struct PolicySection<'a> {
     files: [&'a PathBuf; 1],
+    tree: &'a PathBuf,
+    owners: Vec<&'a PathBuf>,
     deny_reset: bool,
 }
 
@@ -354,7 +363,12 @@ impl<'a> ConfigFile<'a> {
                 networks: &config.mesh,
                 virtual_addresses: &config.virtual_addresses,
             },
-            policy: PolicySection { files: [&place.policy], deny_reset: config.deny_reset },
+            policy: PolicySection {
+                files: [&place.policy],
+                tree: &place.tree,
+                owners: config.owners.iter().map(|_| &place.owners).collect(),
+                deny_reset: config.deny_reset,
+            },
             limits: &config.limits,
             log: LogSection { level: config.log_level },
             control: ControlSection { group: config.control_group },

@@ -5,7 +5,7 @@ mod faults;
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,8 @@ impl Enforcer {
         let mut place = pins::place(folder.path());
         change(&mut place);
         fs::create_dir(&place.policy)?;
+        fs::create_dir(&place.tree)?;
+        fs::write(&place.owners, config.owners.as_deref().unwrap_or_default())?;
         let enforcer = Self {
             host: host.clone(),
             folder,
@@ -221,10 +223,26 @@ impl Enforcer {
     }
 
     fn command(&self, words: &[&str]) -> Result<Command> {
-        let (name, rest) = words.split_first().context("a command without words")?;
+        // `policy` is a family of commands.
+        let names = if words.first() == Some(&"policy") { 2 } else { 1 };
+        let (name, rest) = words.split_at_checked(names).context("a command without words")?;
         let mut command = self.host.command(&self.binary);
-        command.arg(name).arg("--config").arg(self.config_file()).args(rest);
+        command.args(name).arg("--config").arg(self.config_file()).args(rest);
         Ok(command)
+    }
+
+    /// Has the daemon write a file of the policy tree, such as `/acme/prod/a.cedar`, and enforce it.
+    pub fn put_policy(&self, path: &str, text: &str) -> Result<String> {
+        let file = self.folder.path().join("put.cedar");
+        fs::write(&file, text)?;
+        let file = file.to_str().context("a folder of ours has no plain name")?;
+        self.cli(&["policy", "put", path, file])
+    }
+
+    /// The folder of the policy tree.
+    #[must_use]
+    pub fn tree(&self) -> &Path {
+        &self.place.tree
     }
 
     /// Runs a command with `--json` and reads its answer.

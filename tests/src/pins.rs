@@ -27,6 +27,8 @@ pub fn place(folder: &Path) -> Place {
         bpf_root: PathBuf::from(ROOT),
         run_dir: folder.join("run"),
         policy: folder.join("policy"),
+        tree: folder.join("tree"),
+        owners: folder.join("owners.cedar"),
     }
 }
 

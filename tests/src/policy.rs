@@ -6,13 +6,13 @@ use crate::config::Workload;
 pub const DENY_ALL: &str = "";
 
 /// Permits everything that has an identity.
-pub const ALLOW_ALL: &str = r#"permit(principal, action == Action::"connect", resource);"#;
+pub const ALLOW_ALL: &str = "permit(principal, action, resource);";
 
 /// Permits one workload to call another on any port.
 #[must_use]
 pub fn allow(from: &Workload, to: &Workload) -> String {
     format!(
-        r#"permit(principal == Workload::"{}", action == Action::"connect", resource == Workload::"{}");"#,
+        r#"permit(principal == Workload::"{}", action, resource == Workload::"{}");"#,
         from.spiffe_id(),
         to.spiffe_id()
     )
@@ -28,15 +28,13 @@ pub fn allow_port(from: &Workload, to: &Workload, port: u16) -> String {
 /// Permits callers in a namespace or below to call workloads in another or below.
 #[must_use]
 pub fn allow_namespace(from: &str, to: &str) -> String {
-    format!(
-        r#"permit(principal in Namespace::"{from}", action == Action::"connect", resource in Namespace::"{to}");"#
-    )
+    format!(r#"permit(principal in Namespace::"{from}", action, resource in Namespace::"{to}");"#)
 }
 
 /// Permits callers whose label has this value to call anything.
 #[must_use]
 pub fn allow_label(key: &str, value: &str) -> String {
     format!(
-        r#"permit(principal, action == Action::"connect", resource) when {{ principal.labels.{key} == "{value}" }};"#
+        r#"permit(principal, action, resource) when {{ principal.labels.{key} == "{value}" }};"#
     )
 }

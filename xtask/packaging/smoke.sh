@@ -32,7 +32,7 @@ host() {
     on "$1" ip link set "veth-$1" up
     mkdir -p "/tmp/$1/policy"
     cp /tmp/psk.key "/tmp/$1/psk.key"
-    echo 'permit(principal, action == Action::"connect", resource);' > "/tmp/$1/policy/all.cedar"
+    echo 'permit(principal, action, resource);' > "/tmp/$1/policy/all.cedar"
     cat > "/tmp/$1/enforcer.toml" <<END
 trust_domain = "example.org"
 [identity]

@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use super::arguments::{Daemon, Form, block_on};
 use super::output::Output;
+use crate::control::protocol::ReloadReport;
 
 /// Load policies, keys and certificates anew and judge live flows by them, as SIGHUP does
 ///
@@ -19,6 +20,15 @@ pub(super) struct Arguments {
     form: Form,
 }
 
+/// What a load came to.
+pub(super) fn sentence(report: &ReloadReport) -> String {
+    let changed = if report.changed { "changed" } else { "unchanged" };
+    format!(
+        "policy {changed}: epoch {}, load {}, {} verdicts judged again, {} flows cut",
+        report.epoch, report.policy_generation, report.rejudged, report.flows_cut
+    )
+}
+
 pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<ExitCode> {
     let client = arguments.daemon.client()?;
     let (report, problems) = block_on(async {
@@ -28,11 +38,7 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
     if arguments.form.json {
         out.json(&report)?;
     } else {
-        let changed = if report.changed { "changed" } else { "unchanged" };
-        out.line(format_args!(
-            "policy {changed}: epoch {}, load {}, {} verdicts judged again, {} flows cut",
-            report.epoch, report.policy_generation, report.rejudged, report.flows_cut
-        ))?;
+        out.line(sentence(&report))?;
     }
     // Keys and certificates are loaded anew too; what of them was refused stands in the status.
     match problems.iter().find(|problem| problem.starts_with("trust: ")) {

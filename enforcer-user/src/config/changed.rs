@@ -17,7 +17,7 @@ impl Config {
                 ..self.identity.clone()
             },
             mesh: new.mesh.clone(),
-            policy: PolicyConfig { files: new.policy.files.clone(), ..self.policy.clone() },
+            policy: PolicyConfig { sources: new.policy.sources.clone(), ..self.policy.clone() },
             network_rules: new.network_rules.clone(),
             workloads: workloads.collect(),
             ..self.clone()
@@ -113,7 +113,7 @@ interface = "eth0"
             (&taken.identity.trust, &taken.identity.revocations),
             (&new.identity.trust, &new.identity.revocations)
         );
-        assert_eq!((&taken.mesh, &taken.policy.files), (&new.mesh, &new.policy.files));
+        assert_eq!((&taken.mesh, &taken.policy.sources), (&new.mesh, &new.policy.sources));
         let names: Vec<&str> = taken.workloads.iter().map(|one| one.identity.name()).collect();
         assert_eq!(names, ["web", "api"]);
         assert_eq!(taken.workloads[0].interface, "eth0", "read at the start only");

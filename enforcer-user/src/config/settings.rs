@@ -1,11 +1,11 @@
 //! `[policy]`, `[metrics]` and `[log]`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 
 use super::reader::{Read, Section, Value};
+use crate::policy::Sources;
 
 /// The most files or folders of rules.
 const MAX_POLICY_FILES: usize = 1024;
@@ -13,8 +13,8 @@ const MAX_POLICY_FILES: usize = 1024;
 /// Where the rules are, and how a refusal is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyConfig {
-    /// Cedar files, or folders of `*.cedar`. Empty: nothing is permitted by identity.
-    pub files: Vec<PathBuf>,
+    /// Where policies are read from. Nothing: nothing is permitted by identity.
+    pub sources: Sources,
     /// Whether both ends of a flow that lost its rule or its peer are reset, or left to time out.
     pub deny_reset: bool,
 }
@@ -36,10 +36,13 @@ pub struct LogConfig {
 }
 
 pub(super) fn policy(mut section: Section<'_>) -> PolicyConfig {
-    let files = section.or("files", Vec::new(), |value| value.list(MAX_POLICY_FILES, Value::path));
+    let mut paths =
+        |key| section.or(key, Vec::new(), |value| value.list(MAX_POLICY_FILES, Value::path));
+    let (files, owners) = (paths("files"), paths("owners"));
+    let tree = section.optional("tree", Value::path);
     let deny_reset = section.or("deny_reset", true, Value::boolean);
     section.finish();
-    PolicyConfig { files, deny_reset }
+    PolicyConfig { sources: Sources { files, tree, owners }, deny_reset }
 }
 
 pub(super) fn metrics(mut section: Section<'_>) -> MetricsConfig {

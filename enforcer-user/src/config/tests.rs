@@ -40,7 +40,7 @@ fn a_minimal_file_has_the_documented_defaults() {
     assert_eq!(config.identity.credential_max_bytes, 1024);
     assert_eq!(config.mesh.networks.len(), 6);
     assert!(config.mesh.virtual_addresses.is_empty());
-    assert!(config.policy.files.is_empty());
+    assert!(config.policy.sources.files.is_empty());
     assert!(config.policy.deny_reset);
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.metrics.listen, None);
@@ -133,7 +133,7 @@ denials_per_second = 0
     assert_eq!(config.instance_run_dir(), Path::new("/etc/enforcer/run/a-1"));
     let TrustConfig::Pki { authorities, .. } = &config.identity.trust else { panic!("not pki") };
     assert_eq!(authorities[..], [Path::new("/etc/enforcer/old.cert"), Path::new("/etc/new.cert")]);
-    assert_eq!(config.policy.files[0], Path::new("/etc/enforcer/policy"));
+    assert_eq!(config.policy.sources.files[0], Path::new("/etc/enforcer/policy"));
     let dns = &config.network_rules[0];
     assert_eq!(dns.ports, [53..=53, 5353..=5353, 8000..=8010]);
     assert_eq!((dns.protocol, dns.workload.as_deref()), (Some(17), Some("web")));

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::protocol::{
     CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    ReloadReport, StatusReport, WorkloadReport,
+    PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
 };
 
 /// Why a question was not answered.
@@ -15,6 +15,9 @@ pub enum BackendError {
     /// The question names something that is not here or makes no sense (HTTP 400).
     #[error("{0}")]
     BadRequest(String),
+    /// Whoever asks may not have it (HTTP 403).
+    #[error("{0}")]
+    Forbidden(String),
     /// The daemon cannot answer now; a later try may succeed (HTTP 503).
     #[error("{0}")]
     Unavailable(String),
@@ -46,4 +49,11 @@ pub trait Backend: Send + Sync + 'static {
     ) -> impl Future<Output = Answer<ExplainReport>> + Send;
     /// `POST /v1/reload`.
     fn reload(&self) -> impl Future<Output = Answer<ReloadReport>> + Send;
+    /// `GET /v1/policy`.
+    fn policy_files(&self) -> impl Future<Output = Answer<Vec<PolicyFileReport>>> + Send;
+    /// `PUT` and `DELETE /v1/policy/…`.
+    fn change_policy(
+        &self,
+        change: PolicyChange,
+    ) -> impl Future<Output = Answer<ReloadReport>> + Send;
 }

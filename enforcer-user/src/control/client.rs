@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 
 use super::protocol::{
     CountersReport, ErrorReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport,
-    IdentityReport, ReloadReport, StatusReport, WorkloadReport,
+    IdentityReport, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
 };
 
 /// How long a question may take in all; longer than the server's own limit, whose words are better.
@@ -125,6 +125,21 @@ impl Client {
     /// `POST /v1/reload`.
     pub async fn reload(&self) -> Result<ReloadReport, ClientError> {
         self.json(Method::POST, "/v1/reload", Vec::new()).await
+    }
+
+    /// `GET /v1/policy`.
+    pub async fn policy_files(&self) -> Result<Vec<PolicyFileReport>, ClientError> {
+        self.ask("/v1/policy").await
+    }
+
+    /// `PUT /v1/policy/NAMESPACE/NAME.cedar`; `file` is the part behind `/v1/policy`.
+    pub async fn put_policy(&self, file: &str, text: String) -> Result<ReloadReport, ClientError> {
+        self.json(Method::PUT, &format!("/v1/policy{file}"), text.into_bytes()).await
+    }
+
+    /// `DELETE /v1/policy/NAMESPACE/NAME.cedar`, likewise.
+    pub async fn remove_policy(&self, file: &str) -> Result<ReloadReport, ClientError> {
+        self.json(Method::DELETE, &format!("/v1/policy{file}"), Vec::new()).await
     }
 
     /// `GET /metrics`, as text.

@@ -119,6 +119,7 @@ pub(super) fn wrong_method(allowed: &'static str) -> Reply {
 pub(super) fn backend_refusal(error: BackendError) -> Reply {
     match error {
         BackendError::BadRequest(text) => refusal(StatusCode::BAD_REQUEST, text),
+        BackendError::Forbidden(text) => refusal(StatusCode::FORBIDDEN, text),
         BackendError::Unavailable(text) => refusal(StatusCode::SERVICE_UNAVAILABLE, text),
         BackendError::Internal(text) => refusal(StatusCode::INTERNAL_SERVER_ERROR, text),
     }

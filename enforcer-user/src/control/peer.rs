@@ -21,6 +21,11 @@ impl Peer {
         Ok(Self { uid: found.uid(), gid: found.gid(), pid: found.pid() })
     }
 
+    /// Its user.
+    pub(super) fn uid(self) -> u32 {
+        self.uid
+    }
+
     /// Whether it may change what is enforced: root, and the daemon's own user. The socket's mode lets
     /// the control group in to read.
     pub(super) fn may_change(self) -> bool {

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::{NameError, Namespace};
+
 /// `GET /v1/status`: whether this enforcer does its work, and how much of it there is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -244,6 +246,23 @@ pub struct ExplainReport {
     pub rules: Vec<String>,
     /// What kept a `permit` from holding: claims that are missing, or conditions that failed.
     pub missing: Vec<String>,
+    /// What this node's policy says as the caller's.
+    #[serde(default)]
+    pub connect: ExplainedEnd,
+    /// What it says as the callee's.
+    #[serde(default)]
+    pub accept: ExplainedEnd,
+}
+
+/// One end of an [`ExplainReport`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedEnd {
+    /// Whether the connection would be permitted there.
+    pub allow: bool,
+    /// The rules that decided there.
+    pub rules: Vec<String>,
+    /// What kept a `permit` from holding there.
+    pub missing: Vec<String>,
 }
 
 /// The answer to `POST /v1/reload`.
@@ -259,6 +278,59 @@ pub struct ReloadReport {
     pub rejudged: u64,
     /// Live flows that lost their rule and were reset.
     pub flows_cut: u64,
+}
+
+/// `GET /v1/policy`: one file of policies, as it is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyFileReport {
+    /// Where it was read from.
+    pub file: String,
+    /// The namespace that it belongs to.
+    pub namespace: String,
+    /// Its rules.
+    pub rules: usize,
+}
+
+/// `PUT` and `DELETE /v1/policy/NAMESPACE/NAME.cedar`: a file of the policy tree is written or removed, and what
+/// is then there put in force; or nothing changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyChange {
+    /// Whose connection it came by.
+    pub uid: u32,
+    /// The namespace that the file belongs to.
+    pub namespace: Namespace,
+    /// The file's name in the folder of that namespace.
+    pub name: String,
+    /// What is to stand in it; none to remove it.
+    pub text: Option<String>,
+}
+
+impl PolicyChange {
+    /// The most bytes of a file's name.
+    const MAX_NAME_BYTES: usize = 128;
+
+    /// Reads `/NAMESPACE/NAME.cedar`, the part of the route behind `/v1/policy`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn new(uid: u32, path: &str, text: Option<String>) -> Result<Self, String> {
+        let (namespace, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let namespace = if namespace.is_empty() { "/" } else { namespace };
+        let namespace = namespace.parse().map_err(|error: NameError| error.to_string())?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let good = name.len() <= Self::MAX_NAME_BYTES
+            && name.strip_suffix(".cedar").is_some_and(|stem| !stem.is_empty())
+            && !name.starts_with('.')
+            && name.bytes().all(plain);
+        if !good {
+            return Err(format!(
+                "file {name:?}: expected a name of letters, digits, '-', '_' and '.' that ends in .cedar and has at \
+                 most {} bytes",
+                Self::MAX_NAME_BYTES
+            ));
+        }
+        Ok(Self { uid, namespace, name: name.to_owned(), text })
+    }
 }
 
 /// The body of every refusal.

@@ -10,13 +10,16 @@ use serde::Serialize;
 use super::backend::{Answer, Backend};
 use super::http::{Reply, backend_refusal, body, json, refusal, reply, wrong_method};
 use super::peer::Peer;
-use super::protocol::{ExplainRequest, FlowQuery, MAX_FLOW_LIMIT};
+use super::protocol::{ExplainRequest, FlowQuery, MAX_FLOW_LIMIT, PolicyChange};
 use super::server::ANSWER_TIME_LIMIT;
 use crate::metrics;
 
 /// Every route of the control socket, for the refusal of an unknown one.
-const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /metrics, \
-                      POST /v1/explain /v1/reload";
+const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /v1/policy /metrics, \
+                      POST /v1/explain /v1/reload, PUT and DELETE /v1/policy/NAMESPACE/NAME.cedar";
+
+/// Files of the policy tree lie below.
+const POLICY: &str = "/v1/policy";
 
 /// Routes that change something: for root only, and noted in the log.
 const CHANGES: [&str; 1] = ["/v1/reload"];
@@ -27,10 +30,16 @@ pub(super) async fn control<B: Backend>(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Reply {
+    if let Some(file) =
+        request.uri().path().strip_prefix(POLICY).filter(|file| file.starts_with('/'))
+    {
+        let file = file.to_owned();
+        return change_policy(&*backend, peer, &file, request).await;
+    }
     let expected = match request.uri().path() {
         "/v1/explain" | "/v1/reload" => Method::POST,
         "/v1/status" | "/v1/workloads" | "/v1/flows" | "/v1/identities" | "/v1/counters"
-        | "/metrics" => Method::GET,
+        | POLICY | "/metrics" => Method::GET,
         path => {
             let text = format!("no route {path:?}; expected one of {ROUTES}");
             return refusal(StatusCode::NOT_FOUND, text);
@@ -55,6 +64,7 @@ pub(super) async fn control<B: Backend>(
         "/v1/counters" => answer(backend.counters()).await,
         "/v1/explain" => explain(&*backend, request).await,
         "/v1/reload" => answer(backend.reload()).await,
+        POLICY => answer(backend.policy_files()).await,
         _ => metrics_text(&*backend).await,
     }
 }
@@ -68,6 +78,38 @@ fn refuse_change(peer: Peer, path: &str) -> Option<Reply> {
     tracing::warn!(%peer, "control: {path} refused: not root");
     let text = format!("{path} changes what is enforced; only root may ask for it, not {peer}");
     Some(refusal(StatusCode::FORBIDDEN, text))
+}
+
+/// Who may write where is the backend's to say: it has the policy of the owners.
+async fn change_policy<B: Backend>(
+    backend: &B,
+    peer: Peer,
+    file: &str,
+    request: Request<Incoming>,
+) -> Reply {
+    let text = match *request.method() {
+        Method::PUT => match body(request).await.map(|bytes| String::from_utf8(bytes.to_vec())) {
+            Ok(Ok(text)) => Some(text),
+            Ok(Err(error)) => {
+                return refusal(StatusCode::BAD_REQUEST, format!("{file} is not UTF-8: {error}"));
+            }
+            Err(refused) => return refused,
+        },
+        Method::DELETE => None,
+        _ => return wrong_method("PUT, DELETE"),
+    };
+    let verb = if text.is_some() { "written" } else { "removed" };
+    match PolicyChange::new(peer.uid(), file, text) {
+        Ok(change) => {
+            tracing::info!(%peer, "control: policy file {file} is to be {verb}");
+            let reply = answer(backend.change_policy(change)).await;
+            if !reply.status().is_success() {
+                tracing::warn!(%peer, status = reply.status().as_u16(), "control: policy file {file} was not {verb}");
+            }
+            reply
+        }
+        Err(text) => refusal(StatusCode::BAD_REQUEST, text),
+    }
 }
 
 /// Answers one request of the metrics listener: nothing but `GET /metrics`.

@@ -55,6 +55,22 @@ impl Backend for Fake {
         let policy_generation = self.reloads.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(ReloadReport { changed: true, policy_generation, ..Default::default() })
     }
+
+    async fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {
+        Ok(vec![PolicyFileReport {
+            file: "tree/acme/shop.cedar".into(),
+            namespace: "/acme".into(),
+            rules: 2,
+        }])
+    }
+
+    async fn change_policy(&self, change: PolicyChange) -> Answer<ReloadReport> {
+        if change.namespace.as_str() == "/not/yours" {
+            return Err(BackendError::Forbidden("uid 1 may not write in /not/yours".into()));
+        }
+        let rejudged = change.text.map_or(0, |text| text.len() as u64);
+        Ok(ReloadReport { changed: true, rejudged, ..Default::default() })
+    }
 }
 
 /// A served socket; it stops when dropped.
@@ -120,6 +136,10 @@ async fn every_route_answers_through_the_client() {
     assert!(!client.explain(&ExplainRequest { port: 81, ..request }).await.unwrap().allow);
     assert_eq!(client.reload().await.unwrap().policy_generation, 1);
     assert_eq!(client.reload().await.unwrap().policy_generation, 2);
+    assert_eq!(client.policy_files().await.unwrap()[0].rules, 2);
+    let put = client.put_policy("/acme/a.cedar", "text".into()).await.unwrap();
+    assert_eq!((put.changed, put.rejudged), (true, 4));
+    assert_eq!(client.remove_policy("/acme/a.cedar").await.unwrap().rejudged, 0);
     let metrics = client.metrics().await.unwrap();
     assert!(metrics.contains("enforcer_drops_total{reason=\"bad_mac\"} 4\n"), "{metrics}");
 }
@@ -134,6 +154,9 @@ async fn refusals_reach_the_client_in_the_daemons_words() {
     let nobody = ExplainRequest { from: "nobody".into(), ..Default::default() };
     let refused = client.explain(&nobody).await.unwrap_err();
     assert_eq!(refused.to_string(), "from \"nobody\": no such workload");
+    let refused = client.put_policy("/not/yours/a.cedar", String::new()).await.unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { status: 403, .. }), "{refused:?}");
+    assert_eq!(refused.to_string(), "uid 1 may not write in /not/yours");
     let query = FlowQuery { limit: 0, workload: None };
     let refused = client.flows(&query).await.unwrap_err();
     assert_eq!(refused.to_string(), "limit \"0\": expected a number from 1 to 131072");
@@ -152,6 +175,15 @@ async fn malformed_requests_are_refused_by_status() {
         ("GET /v2/status HTTP/1.1\r\nconnection: close\r\n\r\n", "404", "/v2/status"),
         ("DELETE /v1/status HTTP/1.1\r\nconnection: close\r\n\r\n", "405", "expected GET"),
         ("GET /v1/reload HTTP/1.1\r\nconnection: close\r\n\r\n", "405", "expected POST"),
+        (
+            "GET /v1/policy/a/b.cedar HTTP/1.1\r\nconnection: close\r\n\r\n",
+            "405",
+            "expected PUT, DELETE",
+        ),
+        ("DELETE /v1/policy/a/../b.cedar HTTP/1.1\r\nconnection: close\r\n\r\n", "400", ".."),
+        ("DELETE /v1/policy/a/.b.cedar HTTP/1.1\r\nconnection: close\r\n\r\n", "400", "file"),
+        ("DELETE /v1/policy/a/b.txt HTTP/1.1\r\nconnection: close\r\n\r\n", "400", ".cedar"),
+        ("DELETE /v1/policy/a/.cedar HTTP/1.1\r\nconnection: close\r\n\r\n", "400", "file"),
         ("GET /v1/flows?x=1 HTTP/1.1\r\nconnection: close\r\n\r\n", "400", "expected limit=N"),
         (
             "POST /v1/explain HTTP/1.1\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}",

@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::control::protocol::{
     CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    ReloadReport, StatusReport, WorkloadReport,
+    PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
 };
 use crate::control::{Answer, Backend, BackendError};
 
@@ -21,6 +21,8 @@ pub(super) enum Request {
     Counters(Reply<CountersReport>),
     Explain(ExplainRequest, Reply<ExplainReport>),
     Reload(Reply<ReloadReport>),
+    PolicyFiles(Reply<Vec<PolicyFileReport>>),
+    ChangePolicy(PolicyChange, Reply<ReloadReport>),
 }
 
 /// Asks the event loop.
@@ -77,5 +79,13 @@ impl Backend for Remote {
 
     async fn reload(&self) -> Answer<ReloadReport> {
         self.ask(Request::Reload).await
+    }
+
+    async fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {
+        self.ask(Request::PolicyFiles).await
+    }
+
+    async fn change_policy(&self, change: PolicyChange) -> Answer<ReloadReport> {
+        self.ask(|reply| Request::ChangePolicy(change, reply)).await
     }
 }

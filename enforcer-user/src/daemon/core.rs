@@ -17,6 +17,7 @@ use super::memory::Memory;
 use super::pool::Pool;
 use super::reload::{Loaded, Reloading};
 use crate::config::Config;
+use crate::control::BackendError;
 use crate::datapath::{Changes, Datapath, Events, Watcher};
 use crate::engine::{Engine, HeldFrame, Input, JobResult};
 use crate::fault::{self, KillPoint};
@@ -76,7 +77,7 @@ enum Happened {
     Rejected(RejectedSegment),
     Request(Request),
     Reload,
-    Loaded(Box<Loaded>),
+    Loaded(Box<Result<Loaded, BackendError>>),
     Changed(Changes),
     Glance,
     Tick,

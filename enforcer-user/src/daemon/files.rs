@@ -81,7 +81,8 @@ fn folders(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
 /// Folders of policy files are watched with all below; of other files only their folder is.
 fn folders_of_files(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
     let mut folders = BTreeMap::new();
-    for path in &config.policy.files {
+    let sources = &config.policy.sources;
+    for path in sources.files.iter().chain(&sources.owners).chain(&sources.tree) {
         if path.is_dir() {
             folders.insert(path.clone(), RecursiveMode::Recursive);
         } else {

@@ -25,6 +25,7 @@ mod pool;
 mod reload;
 mod report;
 mod start;
+mod tree;
 
 use std::sync::Arc;
 

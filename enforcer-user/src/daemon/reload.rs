@@ -2,6 +2,7 @@
 //!
 //! What is refused changes nothing: the policy before it holds, and the status says why.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -12,9 +13,10 @@ use super::clock::now;
 use super::core::Core;
 use super::files;
 use super::start::mesh;
+use super::tree::{self, Written};
 use crate::config::Config;
-use crate::control::BackendError;
-use crate::control::protocol::ReloadReport;
+use crate::control::protocol::{PolicyChange, ReloadReport};
+use crate::control::{Answer, BackendError};
 use crate::engine::{Done, Input};
 use crate::identity::{Issuer, Trust, Verifier};
 use crate::materials;
@@ -35,6 +37,8 @@ pub(super) struct Loaded {
     restart: Result<Vec<String>, String>,
     policy: Result<Policy, String>,
     trust: Result<Option<NewTrust>, String>,
+    /// What was written for it.
+    written: Option<Written>,
 }
 
 impl Loaded {
@@ -47,6 +51,7 @@ impl Loaded {
             restart: refused(),
             policy: Err(problem.clone()),
             trust: Err(problem.clone()),
+            written: None,
         }
     }
 }
@@ -67,10 +72,12 @@ type Fingerprint = [u8; 32];
 pub(super) struct Reloading {
     /// Files changed.
     pub(super) changes: mpsc::Receiver<()>,
-    /// What was read.
-    pub(super) loaded: mpsc::Receiver<Loaded>,
-    sender: mpsc::Sender<Loaded>,
+    /// What was read, or why nothing was.
+    pub(super) loaded: mpsc::Receiver<Result<Loaded, BackendError>>,
+    sender: mpsc::Sender<Result<Loaded, BackendError>>,
     running: bool,
+    /// Changes of the policy tree that wait for what is under way.
+    wanted: VecDeque<(PolicyChange, Reply<ReloadReport>)>,
     /// One more is wanted: something changed while files were read.
     again: bool,
     asked: Asked,
@@ -87,6 +94,7 @@ impl Reloading {
             loaded,
             sender,
             running: false,
+            wanted: VecDeque::new(),
             again: false,
             asked: Vec::new(),
             next_asked: Vec::new(),
@@ -117,14 +125,58 @@ impl Core {
         tokio::task::spawn_blocking(move || {
             let loaded = catch_unwind(AssertUnwindSafe(|| load(&config, files, policy.as_deref())));
             // Nobody receives when the daemon stops.
-            let _ = sender.blocking_send(loaded.unwrap_or_else(|_| Loaded::panicked(config)));
+            let _ = sender.blocking_send(Ok(loaded.unwrap_or_else(|_| Loaded::panicked(config))));
         });
     }
 
-    /// Puts in force what was read.
-    pub(super) fn on_loaded(&mut self, loaded: Loaded) {
+    /// Begins to change a file of the policy tree and to load what is then there, one change after the other.
+    pub(super) fn change_policy(&mut self, change: PolicyChange, reply: Reply<ReloadReport>) {
+        let state = &mut self.reloading;
+        if state.running {
+            if state.wanted.len() < MAX_WAITING {
+                state.wanted.push_back((change, reply));
+            } else {
+                let full = "too many changes wait; try again".to_owned();
+                // Who asked may be gone.
+                let _ = reply.send(Err(BackendError::Unavailable(full)));
+            }
+            return;
+        }
+        state.running = true;
+        state.asked.push(reply);
+        let (config, sender, files) = (Arc::clone(&self.config), state.sender.clone(), state.files);
+        let policy = self.engine.policy().cloned();
+        tokio::task::spawn_blocking(move || {
+            let change = || {
+                let (policy, written) = tree::write(&config, policy.as_deref(), &change)?;
+                let loaded = load(&config, files, Some(&policy));
+                Ok(Loaded { written: Some(written), ..loaded })
+            };
+            let loaded = catch_unwind(AssertUnwindSafe(change));
+            // Nobody receives when the daemon stops.
+            let _ = sender.blocking_send(loaded.unwrap_or_else(|_| Ok(Loaded::panicked(config))));
+        });
+    }
+
+    /// Puts in force what was read, and goes on to what waits.
+    pub(super) fn on_loaded(&mut self, loaded: Result<Loaded, BackendError>) {
         self.reloading.running = false;
         let asked = std::mem::take(&mut self.reloading.asked);
+        match loaded {
+            Ok(loaded) => self.enforce(loaded, asked),
+            Err(refused) => answer_all(asked, &Err(refused)),
+        }
+        crate::heap::trim();
+        if let Some((change, reply)) = self.reloading.wanted.pop_front() {
+            self.change_policy(change, reply);
+        } else if std::mem::take(&mut self.reloading.again) {
+            self.reloading.asked = std::mem::take(&mut self.reloading.next_asked);
+            self.reload(None);
+        }
+    }
+
+    fn enforce(&mut self, loaded: Loaded, asked: Asked) {
+        let written = loaded.written;
         // A configuration is taken over whole: with a policy that does not load, nothing of it is.
         if loaded.policy.is_ok() || loaded.config == self.config {
             self.set_trust(loaded.trust);
@@ -139,18 +191,15 @@ impl Core {
             Ok(_) => drop(self.problems.remove("policy")),
             Err(problem) => {
                 tracing::error!("{problem}");
-                self.problems.insert("policy", problem.clone());
+                if let Some(written) = written {
+                    // What is in force is what was there before; so is what the next start reads.
+                    written.undo();
+                } else {
+                    self.problems.insert("policy", problem.clone());
+                }
             }
         }
-        crate::heap::trim();
-        for reply in asked {
-            // Who asked may be gone.
-            let _ = reply.send(answer.clone().map_err(BackendError::BadRequest));
-        }
-        if std::mem::take(&mut self.reloading.again) {
-            self.reloading.asked = std::mem::take(&mut self.reloading.next_asked);
-            self.reload(None);
-        }
+        answer_all(asked, &answer.map_err(BackendError::BadRequest));
     }
 
     /// Puts a configuration in force with its policy: the mesh and the rules in one step, then the
@@ -245,6 +294,13 @@ impl Core {
     }
 }
 
+fn answer_all(asked: Asked, answer: &Answer<ReloadReport>) {
+    for reply in asked {
+        // Who asked may be gone.
+        let _ = reply.send(answer.clone());
+    }
+}
+
 /// `earlier` is the policy in force: what it says in the same words is not checked again.
 fn load(running: &Arc<Config>, used: Fingerprint, earlier: Option<&Policy>) -> Loaded {
     let (config, restart) = match Config::load(&running.file) {
@@ -264,7 +320,7 @@ fn load(running: &Arc<Config>, used: Fingerprint, earlier: Option<&Policy>) -> L
             .map_err(|error| error.to_string())
     };
     let policy = materials::load_policy_after(earlier, &config).map_err(|error| error.to_string());
-    Loaded { config, restart, policy, trust }
+    Loaded { config, restart, policy, trust, written: None }
 }
 
 /// A file that cannot be read counts as empty here; loading it tells why.

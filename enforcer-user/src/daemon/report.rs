@@ -14,14 +14,14 @@ use super::core::Core;
 use crate::config::TrustConfig;
 use crate::control::protocol::{
     AttachMethod, AttachReport, CountersReport, ExplainReport, ExplainRequest, FlowQuery,
-    FlowReport, FlowsReport, IdentityReport, StatusReport, WorkloadReport,
+    FlowReport, FlowsReport, IdentityReport, PolicyFileReport, StatusReport, WorkloadReport,
 };
 use crate::control::{Answer, BackendError};
 use crate::datapath::{DatapathError, GuardMode, Mechanism, live_flow};
 use crate::engine::{Question, SECOND_NS, ip_address};
 use crate::explain::{Known, explain};
 use crate::identity::Identity;
-use crate::policy::Protocol;
+use crate::policy::{Policy, Protocol};
 
 impl Core {
     /// Answers a question of the control socket. Who asked may be gone by then.
@@ -34,6 +34,8 @@ impl Core {
             Request::Counters(reply) => drop(reply.send(self.counters())),
             Request::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Request::Reload(reply) => self.reload(Some(reply)),
+            Request::PolicyFiles(reply) => drop(reply.send(self.policy_files())),
+            Request::ChangePolicy(change, reply) => self.change_policy(change, reply),
         }
     }
 
@@ -306,9 +308,29 @@ impl Core {
         Ok(report)
     }
 
-    fn explain(&self, request: &ExplainRequest) -> Answer<ExplainReport> {
+    fn policy(&self) -> Answer<&Policy> {
         let unavailable = || BackendError::Unavailable("no policy is loaded".to_owned());
-        let policy = self.engine.policy().ok_or_else(unavailable)?;
+        self.engine.policy().map(|policy| &**policy).ok_or_else(unavailable)
+    }
+
+    /// The files with rules, in the order in which they were read.
+    fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {
+        let mut files: Vec<PolicyFileReport> = Vec::new();
+        for rule in self.policy()?.set().rules() {
+            match files.last_mut().filter(|last| last.file == rule.file()) {
+                Some(last) => last.rules += 1,
+                None => files.push(PolicyFileReport {
+                    file: rule.file().to_owned(),
+                    namespace: rule.scope().to_string(),
+                    rules: 1,
+                }),
+            }
+        }
+        Ok(files)
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Answer<ExplainReport> {
+        let policy = self.policy()?;
         let workloads: Vec<&Identity> =
             self.units.iter().map(|unit| &unit.workload.identity).collect();
         let peers: Vec<&Identity> = self.engine.known_peers().collect();

@@ -7,7 +7,7 @@ use super::clock::Now;
 use super::io::{Denial, Question};
 use super::peers::{identity_of, lease_limit};
 use super::workloads::Workload;
-use crate::policy::{Decision, Policy, Protocol, Request, Rule};
+use crate::policy::{Action, Decision, Policy, Protocol, Request, Rule};
 
 /// How long a denial is cached, in seconds: a label or a clock may be set right at the peer.
 pub const DENIED_SECONDS: u64 = 10;
@@ -68,6 +68,7 @@ impl Engine {
         let (caller, callee) = if inbound { (peer, own) } else { (own, peer) };
         let Some(policy) = policy else { return Some(no_policy()) };
         let decision = policy.decide(&Request {
+            action: if inbound { Action::Accept } else { Action::Connect },
             caller,
             callee,
             port: asked.port,

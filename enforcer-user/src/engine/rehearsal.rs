@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::clock::Now;
 use super::jobs::{Job, Work};
-use crate::policy::{Protocol, Request};
+use crate::policy::{Action, Protocol, Request};
 
 impl Engine {
     /// A job that verifies a credential of this node as if a peer had sent it, after the policy
@@ -18,6 +18,7 @@ impl Engine {
         if let Some(policy) = &self.policy {
             let own = workload.identity();
             let _ = policy.decide(&Request {
+                action: Action::Accept,
                 caller: own,
                 callee: own,
                 port: 0,

@@ -35,7 +35,7 @@ pub use cbor::EncodingError;
 pub use certificate::{AuthorityCertificate, CertificateError, NodeCertificate, NodeRequest};
 pub use claims::{Identity, NameError, Namespace};
 pub use credential::{MAX_CREDENTIAL_BYTES, MAX_LIFETIME_SECONDS, identity_id};
-pub use file_io::FileIoError;
+pub use file_io::{FileIoError, replace_public};
 pub use files::FileError;
 pub use issue::{IssueError, Issuer, Limits, LocalCredential};
 pub use keys::{NoRandomness, PresharedKey, PskError, SigningKey};

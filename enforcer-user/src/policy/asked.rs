@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::request::{Ends, Request};
+use super::request::{Action, Ends, Request};
 
 /// Number of a text that some condition compares with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,6 +116,10 @@ pub(super) struct Asked<'a> {
     words: &'a Words,
     ends: &'a Ends<'a>,
     texts: Vec<Text<'a>>,
+    /// Which end asks.
+    pub action: Action,
+    /// Wall time.
+    pub unix_seconds: i64,
     /// `context.port`.
     pub port: i64,
 }
@@ -123,7 +127,9 @@ pub(super) struct Asked<'a> {
 impl<'a> Asked<'a> {
     pub fn new(words: &'a Words, asked: &Request<'a>, ends: &'a Ends<'a>) -> Self {
         let texts = vec![Text::default(); words.slots()];
-        let mut found = Self { words, ends, texts, port: i64::from(asked.port) };
+        let (action, port) = (asked.action, i64::from(asked.port));
+        let unix_seconds = asked.unix_seconds;
+        let mut found = Self { words, ends, texts, action, unix_seconds, port };
         found.put(Slot::PROTOCOL, &ends.protocol);
         for (side, identity, end) in
             [(Side::Caller, asked.caller, &ends.caller), (Side::Callee, asked.callee, &ends.callee)]

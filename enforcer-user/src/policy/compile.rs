@@ -8,6 +8,7 @@ use cedar_policy_core::ast::{BinaryOp, EntityUID, Expr, ExprKind, Literal as Val
 
 use super::asked::{Literal, Side, Slot, Words};
 use super::native::Test;
+use super::request::Action;
 use super::schema;
 
 /// How deep a condition may be nested; Cedar evaluates deeper ones.
@@ -18,20 +19,39 @@ pub(super) fn compile(policy: &Policy, words: &mut Words) -> Option<Test> {
     if !has_plain_head(policy) {
         return None;
     }
-    match policy.as_ref().non_scope_constraints() {
-        None => Some(Test::Constant(true)),
-        Some(condition) => Compiler { words }.test(condition, MAX_DEPTH),
+    let condition = match policy.as_ref().non_scope_constraints() {
+        None => Test::Constant(true),
+        Some(condition) => Compiler { words }.test(condition, MAX_DEPTH)?,
+    };
+    Some(match action(policy) {
+        // No action is named: both.
+        None => condition,
+        Some(test) => Test::All(joined(test, condition, conjuncts)),
+    })
+}
+
+/// What the head says of the action; none if it names none.
+fn action(policy: &Policy) -> Option<Test> {
+    let asks = |wanted: &EntityUid| {
+        let found = Action::ALL.into_iter().find(|action| schema::action_uid(*action) == wanted);
+        found.map_or(Test::Constant(false), Test::Asks)
+    };
+    match policy.action_constraint() {
+        ActionConstraint::Any => None,
+        ActionConstraint::Eq(action) => Some(asks(&action)),
+        ActionConstraint::In(actions) => Some(Test::Any(actions.iter().map(asks).collect())),
+    }
+}
+
+fn conjuncts(test: Test) -> Result<Box<[Test]>, Test> {
+    match test {
+        Test::All(tests) => Ok(tests),
+        other => Err(other),
     }
 }
 
 /// Whether the head says no more than the index knows: a request that finds the policy passes it.
 fn has_plain_head(policy: &Policy) -> bool {
-    let connect = schema::connect_uid();
-    let action = match policy.action_constraint() {
-        ActionConstraint::Any => true,
-        ActionConstraint::Eq(action) => action == connect,
-        ActionConstraint::In(actions) => actions.contains(&connect),
-    };
     let caller = match policy.principal_constraint() {
         PrincipalConstraint::Any => true,
         PrincipalConstraint::Is(kind) => kind == *schema::workload_type(),
@@ -46,7 +66,7 @@ fn has_plain_head(policy: &Policy) -> bool {
         ResourceConstraint::In(uid) => is_place(&uid),
         ResourceConstraint::IsIn(kind, uid) => kind == *schema::workload_type() && is_place(&uid),
     };
-    action && caller && callee
+    caller && callee
 }
 
 fn is_place(uid: &EntityUid) -> bool {
@@ -78,10 +98,7 @@ impl Compiler<'_> {
             ExprKind::Lit(Value::Bool(holds)) => Some(Test::Constant(*holds)),
             ExprKind::And { left, right } => {
                 let (left, right) = (self.test(left, below)?, self.test(right, below)?);
-                Some(Test::All(joined(left, right, |test| match test {
-                    Test::All(tests) => Ok(tests),
-                    other => Err(other),
-                })))
+                Some(Test::All(joined(left, right, conjuncts)))
             }
             ExprKind::Or { left, right } => {
                 let (left, right) = (self.test(left, below)?, self.test(right, below)?);

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::facts::facts;
-use super::request::{Ends, Question, Request};
+use super::request::{Action, Ends, Question, Request};
 use super::rule::{Effect, Head, Rule, RuleReference};
-use super::set::{Outcome, PolicySet};
+use super::set::{Outcome, Outside, PolicySet};
 
 /// The most rules shown that nearly permitted.
 const MAX_NEAR_MISSES: usize = 3;
@@ -21,6 +21,8 @@ const MAX_PARTS: usize = 32;
 /// The answer to "why".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
+    /// Whose end it is about.
+    pub action: Action,
     /// The caller's SPIFFE ID.
     pub caller: String,
     /// The callee's SPIFFE ID.
@@ -39,8 +41,20 @@ pub struct Explanation {
     pub failures: Vec<Failure>,
     /// Why the question could not be put at all.
     pub refused: Option<String>,
+    /// Permits that held and did not count, and why.
+    #[serde(default)]
+    pub outside: Vec<Failure>,
     /// When nothing permits: the rules that came nearest to it, nearest first.
     pub nearest: Vec<NearMiss>,
+}
+
+/// What one policy says at both ends of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BothEnds {
+    /// The caller's: may it connect?
+    pub connect: Explanation,
+    /// The callee's: may it accept?
+    pub accept: Explanation,
 }
 
 /// A rule that could not be evaluated: a `permit` did not permit, a `forbid` denied.
@@ -52,6 +66,14 @@ pub struct Failure {
     pub message: String,
 }
 
+impl From<&Outside<'_>> for Failure {
+    fn from(outside: &Outside<'_>) -> Self {
+        let Outside { rule, by, of } = outside;
+        let message = format!("it goes beyond the bounds that {by} sets for {of}");
+        Self { rule: (*rule).into(), message }
+    }
+}
+
 /// A `permit` that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NearMiss {
@@ -61,6 +83,21 @@ pub struct NearMiss {
     pub because: Vec<String>,
 }
 
+impl BothEnds {
+    /// Whether both allow it.
+    #[must_use]
+    pub fn allow(&self) -> bool {
+        self.connect.allow && self.accept.allow
+    }
+
+    /// Each end, once where both say the same.
+    pub fn different(&self) -> impl Iterator<Item = &Explanation> {
+        let Self { connect, accept } = self;
+        let same = *connect == Explanation { action: connect.action, ..accept.clone() };
+        std::iter::once(connect).chain((!same).then_some(accept))
+    }
+}
+
 impl PolicySet {
     /// Decides as [`PolicySet::decide`], and says why.
     #[must_use]
@@ -68,11 +105,14 @@ impl PolicySet {
         let decision = self.decide(asked);
         let nothing_permits = !decision.allow && decision.rules.is_empty();
         let ends = Ends::new(asked).ok().filter(|_| nothing_permits);
+        let near = |ends: Ends<'_>| self.near_misses(asked, &ends, &decision.outside);
+        let nearest = ends.map(near).unwrap_or_default();
         let failures = decision.failures.iter().map(|failure| Failure {
             rule: failure.rule.into(),
             message: failure.message.to_string(),
         });
         Explanation {
+            action: asked.action,
             caller: asked.caller.spiffe_id(),
             callee: asked.callee.spiffe_id(),
             port: asked.port,
@@ -82,15 +122,25 @@ impl PolicySet {
             rules: decision.rules.iter().map(|rule| (*rule).into()).collect(),
             failures: failures.collect(),
             refused: decision.refused,
-            nearest: ends.map(|ends| self.near_misses(asked, &ends)).unwrap_or_default(),
+            outside: decision.outside.iter().map(Failure::from).collect(),
+            nearest,
         }
     }
 
-    fn near_misses(&self, asked: &Request<'_>, ends: &Ends<'_>) -> Vec<NearMiss> {
+    fn near_misses(
+        &self,
+        asked: &Request<'_>,
+        ends: &Ends<'_>,
+        outside: &[Outside<'_>],
+    ) -> Vec<NearMiss> {
         let Ok(question) = Question::new(asked, true) else {
             return Vec::new();
         };
-        let permits = self.rules().iter().filter(|rule| rule.effect() == Effect::Permit);
+        let is_permit = |rule: &&Rule| {
+            let counts = outside.iter().all(|one| !std::ptr::eq(one.rule, *rule));
+            rule.effect() == Effect::Permit && rule.bounds().is_none() && counts
+        };
+        let permits = self.rules().iter().filter(is_permit);
         let mut heads: Vec<(usize, &Rule, Vec<String>)> = permits
             .map(|rule| (rule, head_misses(rule, asked, ends)))
             .map(|(rule, misses)| (misses.len(), rule, misses))
@@ -140,9 +190,16 @@ impl PolicySet {
 /// What in the rule's head the request does not meet.
 fn head_misses(rule: &Rule, asked: &Request<'_>, ends: &Ends<'_>) -> Vec<String> {
     let mut misses = Vec::new();
-    let owner = rule.scope();
-    if !owner.contains(asked.caller.namespace()) || !owner.contains(asked.callee.namespace()) {
-        misses.push(format!("its file speaks only for workloads in {owner}"));
+    let (owner, end) = (rule.scope(), asked.asked());
+    if !owner.contains(end.namespace()) {
+        misses.push(format!("its file governs only workloads in {owner}, and {end} is none"));
+    }
+    if !rule.actions().contains(&asked.action) {
+        misses.push(format!("its action is not {}", asked.action));
+    }
+    if !rule.is_active(asked.unix_seconds) {
+        let written = rule.policy.annotation("active").unwrap_or_default();
+        misses.push(format!("it is not in force now: @active({written:?})"));
     }
     let wanted = rule.caller();
     if !ends.caller.passes(&wanted) {
@@ -204,29 +261,65 @@ fn condition_text(policy: &Policy) -> String {
     condition.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches(';').to_owned()
 }
 
+impl Explanation {
+    /// Who, to whom and whether.
+    fn headline(&self, allow: bool) -> String {
+        let Self { caller, callee, port, protocol, .. } = self;
+        format!("{}: {caller} -> {callee} port {port}/{protocol}", verdict(allow))
+    }
+
+    /// Why, a line each; what belongs to the line before begins with two spaces.
+    fn because(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        lines.extend(self.refused.iter().map(|refused| format!("it cannot be asked: {refused}")));
+        lines.extend(self.rules.iter().map(|rule| {
+            let verb = if rule.effect == Effect::Permit { "permitted" } else { "forbidden" };
+            format!("{verb} by {rule}")
+        }));
+        if !self.allow && self.rules.is_empty() && self.refused.is_none() {
+            lines.push("nothing permits it".to_owned());
+        }
+        lines.extend(
+            self.outside.iter().map(|outside| {
+                format!("does not count: {}: {}", outside.rule.name, outside.message)
+            }),
+        );
+        lines.extend(self.failures.iter().map(|failure| {
+            format!("could not be evaluated: {}: {}", failure.rule.name, failure.message)
+        }));
+        for miss in &self.nearest {
+            lines.push(format!("nearest permit: {}", miss.rule));
+            lines.extend(miss.because.iter().map(|because| format!("  {because}")));
+        }
+        lines
+    }
+}
+
+fn verdict(allow: bool) -> &'static str {
+    if allow { "allow" } else { "deny" }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.allow { "allow" } else { "deny" };
-        let Self { caller, callee, port, protocol, .. } = self;
-        write!(f, "{verdict}: {caller} -> {callee} port {port}/{protocol}")?;
-        if let Some(refused) = &self.refused {
-            write!(f, "\n  it cannot be asked: {refused}")?;
+        f.write_str(&self.headline(self.allow))?;
+        self.because().iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+impl fmt::Display for BothEnds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends: Vec<&Explanation> = self.different().collect();
+        if let [one] = ends.as_slice() {
+            return one.fmt(f);
         }
-        for rule in &self.rules {
-            let verb = if rule.effect == Effect::Permit { "permitted" } else { "forbidden" };
-            write!(f, "\n  {verb} by {rule}")?;
-        }
-        if !self.allow && self.rules.is_empty() && self.refused.is_none() {
-            write!(f, "\n  nothing permits it")?;
-        }
-        for failure in &self.failures {
-            write!(f, "\n  could not be evaluated: {}: {}", failure.rule.name, failure.message)?;
-        }
-        for miss in &self.nearest {
-            write!(f, "\n  nearest permit: {}", miss.rule)?;
-            for because in &miss.because {
-                write!(f, "\n    {because}")?;
-            }
+        f.write_str(&self.connect.headline(self.allow()))?;
+        for end in ends {
+            let whose = match end.action {
+                Action::Connect => "caller",
+                Action::Accept => "callee",
+            };
+            write!(f, "\n  the {whose}'s end ({}): {}", end.action, verdict(end.allow))?;
+            end.because().iter().try_for_each(|line| write!(f, "\n    {line}"))?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! namespaces above them, a few dozen keys, whatever the size of the set. The whole of every candidate
 //! is still evaluated: the index only leaves out what cannot match.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use cedar_policy::PolicySet as CedarSet;
 
@@ -14,7 +14,7 @@ use super::compile::compile;
 use super::dependencies::Reads;
 use super::error::PolicyError;
 use super::native::Test;
-use super::request::{End, Ends, is_below};
+use super::request::{End, Ends};
 use super::rule::{Effect, Head, Rule};
 
 /// Policies with the same head.
@@ -34,6 +34,8 @@ pub(super) struct Rules {
     /// The others, as Cedar takes them.
     pub foreign: CedarSet,
     pub reads: Reads,
+    /// Those that are not always in force.
+    timed: Vec<usize>,
 }
 
 /// A rule that needs no Cedar.
@@ -54,20 +56,32 @@ struct Keyed<V> {
 
 type Heads = Keyed<Keyed<Bucket>>;
 
-/// All policies of a set, by owner and head.
+/// All policies of a set, by the namespace of their file and their head.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     by_scope: HashMap<Box<str>, Heads>,
+    /// Bounds (`@bounds`): by the namespace that they bound, then by the namespace of their file.
+    bounds: HashMap<Box<str>, BTreeMap<Box<str>, Heads>>,
     pub words: Words,
     /// Rules that are Cedar's to evaluate.
     pub foreign: usize,
 }
 
-/// A bucket that a request reaches, and which of its effects the owner's scope lets through.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Candidate<'a> {
-    pub bucket: &'a Bucket,
-    pub permits_apply: bool,
+/// Everything that could hold a policy which applies to a request.
+#[derive(Debug)]
+pub(super) struct Candidates<'a> {
+    pub rules: Vec<&'a Bucket>,
+    pub bounds: Vec<Bound<'a>>,
+}
+
+/// What the files of one namespace let another one below permit.
+#[derive(Debug)]
+pub(super) struct Bound<'a> {
+    /// The namespace of the files.
+    pub by: &'a str,
+    /// The namespace whose permits, and those below, count only within.
+    pub of: &'a str,
+    pub buckets: Vec<&'a Bucket>,
 }
 
 impl Index {
@@ -75,7 +89,14 @@ impl Index {
     pub fn build(rules: &[Rule]) -> Result<Self, PolicyError> {
         let mut index = Self::default();
         for rule in rules {
-            let heads = index.by_scope.entry(rule.scope.as_str().into()).or_default();
+            let scope = rule.scope.as_str().into();
+            let heads = match &rule.annotations.bounds {
+                None => index.by_scope.entry(scope).or_default(),
+                Some(of) => {
+                    let of = index.bounds.entry(of.as_str().into()).or_default();
+                    of.entry(scope).or_default()
+                }
+            };
             let callers = heads.named(rule.caller());
             let native = callers.named(rule.callee()).add(rule, &mut index.words)?;
             index.foreign += usize::from(!native);
@@ -83,40 +104,51 @@ impl Index {
         Ok(index)
     }
 
-    /// Every bucket that could hold a policy which applies.
-    pub fn candidates<'a>(&'a self, ends: &'a Ends<'_>) -> Vec<Candidate<'a>> {
-        let mut found = Vec::new();
-        for (heads, permits_apply) in self.scopes(ends) {
-            for by_callee in heads.reached(&ends.caller) {
-                let buckets = by_callee.reached(&ends.callee);
-                found.extend(buckets.map(|bucket| Candidate { bucket, permits_apply }));
-            }
+    /// Everything that could apply: what stands in files that govern the end which is asked.
+    pub fn candidates<'a>(&'a self, ends: &'a Ends<'_>) -> Candidates<'a> {
+        let scopes = || ends.asked().scopes();
+        let rules = scopes().filter_map(|scope| self.by_scope.get(scope));
+        let bound = |of| {
+            let by = self.bounds.get(of).into_iter().flatten();
+            by.map(move |(by, heads)| Bound { by, of, buckets: heads.buckets(ends).collect() })
+        };
+        Candidates {
+            rules: rules.flat_map(|heads| heads.buckets(ends)).collect(),
+            bounds: scopes().flat_map(bound).collect(),
         }
-        found
-    }
-
-    /// The owners above either end; a permit needs its owner above both.
-    fn scopes<'a>(&'a self, ends: &'a Ends<'_>) -> impl Iterator<Item = (&'a Heads, bool)> {
-        let (caller, callee) = (ends.caller.namespace, ends.callee.namespace);
-        let of_caller = ends.caller.scopes().map(|owner| (owner, is_below(callee, owner)));
-        let of_callee_only = ends.callee.scopes().filter(|owner| !is_below(caller, owner));
-        of_caller
-            .chain(of_callee_only.map(|owner| (owner, false)))
-            .filter_map(|(owner, both)| self.by_scope.get(owner).map(|heads| (heads, both)))
     }
 }
 
-impl Candidate<'_> {
-    /// What its policies read, as far as they apply.
+impl Candidates<'_> {
+    /// What their policies read.
     pub fn reads(&self) -> Reads {
-        let permits = if self.permits_apply { self.bucket.permits.reads } else { Reads::default() };
-        self.bucket.forbids.reads.or(permits)
+        let both = |bucket: &Bucket| bucket.permits.reads.or(bucket.forbids.reads);
+        self.buckets().map(both).fold(Reads::default(), Reads::or)
     }
 
-    /// Whether some that apply are Cedar's to evaluate.
+    /// Those that are not always in force.
+    pub fn timed(&self) -> impl Iterator<Item = usize> {
+        self.buckets()
+            .flat_map(|bucket| bucket.permits.timed.iter().chain(&bucket.forbids.timed))
+            .copied()
+    }
+
+    /// Whether some are Cedar's to evaluate.
     pub fn needs_cedar(&self) -> bool {
-        !self.bucket.forbids.foreign.is_empty()
-            || (self.permits_apply && !self.bucket.permits.foreign.is_empty())
+        self.buckets()
+            .any(|bucket| !bucket.permits.foreign.is_empty() || !bucket.forbids.foreign.is_empty())
+    }
+
+    fn buckets(&self) -> impl Iterator<Item = &Bucket> {
+        let bounds = self.bounds.iter().flat_map(|bound| &bound.buckets);
+        self.rules.iter().chain(bounds).copied()
+    }
+}
+
+impl Heads {
+    /// All that the two ends could pass.
+    fn buckets<'a>(&'a self, ends: &'a Ends<'_>) -> impl Iterator<Item = &'a Bucket> {
+        self.reached(&ends.caller).flat_map(|by_callee| by_callee.reached(&ends.callee))
     }
 }
 
@@ -128,6 +160,9 @@ impl Bucket {
             Effect::Forbid => &mut self.forbids,
         };
         rules.reads = rules.reads.or(rule.reads);
+        if rule.annotations.active.is_some() {
+            rules.timed.push(rule.number);
+        }
         if let Some(test) = compile(&rule.policy, words) {
             rules.add(test, rule.number);
             return Ok(true);

@@ -3,16 +3,20 @@
 //! `files -> parse -> validate -> index -> decide`. A loaded policy never changes; a reload makes
 //! a new one, or an error and nothing else.
 
+mod active;
+mod annotations;
 mod asked;
 mod compile;
 mod dependencies;
 mod error;
 mod explain;
 mod facts;
+mod governs;
 mod index;
 mod names;
 mod native;
 pub mod network;
+mod owners;
 mod parse;
 mod protocol;
 mod request;
@@ -24,19 +28,19 @@ mod statements;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
 pub use error::{PolicyError, PolicyErrors};
-pub use explain::{Explanation, Failure, NearMiss};
+pub use explain::{BothEnds, Explanation, Failure, NearMiss};
 pub use names::nearest;
 pub use network::{Direction, NetworkRule, NetworkRuleError, NetworkRuleSpec, NetworkTable};
+pub use owners::{Owners, Writer};
 pub use protocol::{Protocol, ProtocolError};
-pub use request::Request;
+pub use request::{Action, Request};
 pub use rule::{Effect, Rule, RuleReference};
-pub use set::{Decision, PolicySet, RuleFailure};
-pub use source::{SourceFile, read_sources};
+pub use set::{Decision, Outside, PolicySet, RuleFailure};
+pub use source::{SourceFile, Sources};
 
 use crate::identity::Identity;
 
@@ -55,18 +59,18 @@ pub struct Policy {
 pub struct Generation([u8; 32]);
 
 impl Policy {
-    /// Reads and checks the files and folders; one finding anywhere refuses the whole.
-    pub fn load(paths: &[PathBuf], rules: Vec<NetworkRule>) -> Result<Self, PolicyErrors> {
-        Self::load_after(None, paths, rules)
+    /// Reads and checks all files; one finding anywhere refuses the whole.
+    pub fn load(sources: &Sources, rules: Vec<NetworkRule>) -> Result<Self, PolicyErrors> {
+        Self::load_after(None, sources, rules)
     }
 
     /// The same, taking over what an earlier policy says in the same words: quicker, with the same outcome.
     pub fn load_after(
         earlier: Option<&Self>,
-        paths: &[PathBuf],
+        sources: &Sources,
         rules: Vec<NetworkRule>,
     ) -> Result<Self, PolicyErrors> {
-        Self::from_sources_after(earlier, &read_sources(paths)?, rules)
+        Self::from_sources_after(earlier, &sources.read()?, rules)
     }
 
     /// As [`Policy::load`], from texts already at hand.
@@ -90,7 +94,7 @@ impl Policy {
         Ok(Self { set, network_rules, generation })
     }
 
-    /// May the caller connect to the callee? Asked at both ends; default deny.
+    /// May the caller connect to the callee, or the callee accept? Default deny.
     #[must_use]
     pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
         self.set.decide(request)
@@ -100,6 +104,13 @@ impl Policy {
     #[must_use]
     pub fn explain(&self, request: &Request<'_>) -> Explanation {
         self.set.explain(request)
+    }
+
+    /// The same at both ends, whichever is asked for.
+    #[must_use]
+    pub fn explain_both(&self, request: &Request<'_>) -> BothEnds {
+        let explain = |action| self.explain(&Request { action, ..*request });
+        BothEnds { connect: explain(Action::Connect), accept: explain(Action::Accept) }
     }
 
     /// The policies.

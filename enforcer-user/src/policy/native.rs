@@ -7,12 +7,14 @@
 use cedar_policy_core::ast::Pattern;
 
 use super::asked::{Asked, Literal, Missing, Side, Slot};
-use super::request::is_below;
+use super::request::{Action, is_below};
 
 /// A condition.
 #[derive(Debug)]
 pub(super) enum Test {
     Constant(bool),
+    /// This is what is asked.
+    Asks(Action),
     /// All hold: [`all_hold`].
     All(Box<[Self]>),
     /// One holds; those behind it are not looked at.
@@ -46,6 +48,7 @@ impl Test {
     pub fn holds(&self, asked: &Asked<'_>) -> Result<bool, Missing> {
         Ok(match self {
             Self::Constant(holds) => *holds,
+            Self::Asks(action) => asked.action == *action,
             Self::All(tests) => all_hold(tests, asked)?,
             Self::Any(tests) => {
                 for test in tests {

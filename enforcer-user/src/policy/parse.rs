@@ -11,9 +11,12 @@ use cedar_policy::{
 };
 use miette::Diagnostic;
 
+use super::annotations::{Annotations, Problem};
 use super::dependencies::{Reads, dependencies};
 use super::error::{MAX_REPORTED, PolicyError, PolicyErrors};
+use super::governs;
 use super::names::nearest;
+use super::request::Action;
 use super::rule::{Effect, Rule, TextHash};
 use super::schema;
 use super::source::SourceFile;
@@ -22,8 +25,6 @@ use crate::identity::{Identity, Namespace};
 
 /// The most rules of one set.
 pub const MAX_RULES: usize = 65_536;
-/// The most bytes of an `@id` or a `@reason`, which appear in log lines.
-pub const MAX_ANNOTATION_BYTES: usize = 256;
 
 /// Rules that were checked together.
 #[derive(Debug)]
@@ -89,7 +90,7 @@ fn after(files: &[SourceFile], earlier: Checked<'_>) -> Option<Parsed> {
         rules.push(content.rule(place, Some(hash), &rules));
     }
     let mut findings = Vec::new();
-    check_unique_names(&rules, &mut findings);
+    check_places(&rules, &mut findings);
     let fresh: Vec<&Rule> = fresh.into_iter().filter_map(|number| rules.get(number)).collect();
     for rule in &fresh {
         check_literals(rule, &mut findings);
@@ -152,20 +153,37 @@ struct Content {
     policy: Policy,
     labels: Box<[String]>,
     reads: Reads,
+    annotations: Annotations,
 }
 
 impl From<&Rule> for Content {
     fn from(rule: &Rule) -> Self {
-        Self { policy: rule.policy.clone(), labels: rule.labels.clone(), reads: rule.reads }
+        Self {
+            policy: rule.policy.clone(),
+            labels: rule.labels.clone(),
+            reads: rule.reads,
+            annotations: rule.annotations.clone(),
+        }
     }
 }
 
 impl Content {
-    /// Of a policy that says which labels it reads.
+    /// Of a policy with nothing wrong about it that can be seen so far.
     fn of(policy: Policy) -> Option<Self> {
+        let (content, problems) = Self::read(policy);
+        problems.is_empty().then_some(content)
+    }
+
+    /// What a policy says, and what is wrong with it.
+    fn read(policy: Policy) -> (Self, Vec<Problem>) {
         let needs = dependencies(&policy);
+        let (annotations, mut problems) = Annotations::of(&policy);
+        if needs.unnamed_labels {
+            let help = "read each by name: principal.labels.tier".to_owned();
+            problems.push(("labels are used without saying which".to_owned(), Some(help)));
+        }
         let labels = needs.labels.into_iter().collect();
-        (!needs.unnamed_labels).then_some(Self { policy, labels, reads: needs.reads })
+        (Self { policy, labels, reads: needs.reads, annotations }, problems)
     }
 
     /// The rule behind `earlier` of this content, at this line and offset of its file.
@@ -175,7 +193,7 @@ impl Content {
         text: Option<TextHash>,
         earlier: &[Rule],
     ) -> Rule {
-        let Self { policy, labels, reads } = self;
+        let Self { policy, labels, reads, annotations } = self;
         let number = earlier.len();
         let name = policy.annotation("id").filter(|id| !id.is_empty());
         Rule {
@@ -191,6 +209,7 @@ impl Content {
             scope: file.scope.clone(),
             reads,
             labels,
+            annotations,
             text,
             policy: policy.new_id(PolicyId::new(number.to_string())),
         }
@@ -208,7 +227,7 @@ pub(super) fn parse_whole(files: &[SourceFile]) -> Result<Parsed, PolicyErrors> 
         let message = format!("{} rules, at most {MAX_RULES} are allowed", rules.len());
         findings.push(PolicyError::general(message));
     }
-    check_unique_names(&rules, &mut findings);
+    check_places(&rules, &mut findings);
     for rule in &rules {
         check_literals(rule, &mut findings);
     }
@@ -248,22 +267,18 @@ fn parse_file(
         .collect();
     let mut lines = Lines::default();
     for (offset, policy) in policies {
-        let needs = dependencies(policy);
+        let (content, problems) = Content::read(policy.clone());
         let line = lines.at(file, offset);
         let number = rules.len();
-        for label in &needs.labels {
+        for label in &content.labels {
             labels.entry(label.clone()).or_insert(number);
         }
-        let content = Content {
-            policy: policy.clone(),
-            labels: needs.labels.into_iter().collect(),
-            reads: needs.reads,
-        };
         let rule = content.rule((file, line, offset), texts.get(&offset).copied(), rules);
-        if needs.unnamed_labels {
-            let finding = rule.finding("labels are used without saying which");
-            findings.push(finding.with_help("read each by name: principal.labels.tier"));
-        }
+        findings.extend(
+            problems
+                .into_iter()
+                .map(|(message, help)| PolicyError { help, ..rule.finding(message) }),
+        );
         rules.push(rule);
     }
 }
@@ -278,7 +293,9 @@ fn place_name(file: &SourceFile, line: usize, offset: usize, earlier: &[Rule]) -
     format!("{}:{line}:{column}", file.name)
 }
 
-fn check_unique_names(rules: &[Rule], findings: &mut Vec<PolicyError>) {
+/// What is wrong with rules beside each other, or as those of their file.
+fn check_places(rules: &[Rule], findings: &mut Vec<PolicyError>) {
+    findings.extend(rules.iter().filter_map(governs::finding));
     let mut first: HashMap<&str, &Rule> = HashMap::new();
     for rule in rules {
         if let Some(earlier) = first.insert(rule.name(), rule) {
@@ -287,27 +304,6 @@ fn check_unique_names(rules: &[Rule], findings: &mut Vec<PolicyError>) {
                 rule.name, earlier.file, earlier.line
             );
             findings.push(rule.finding(message).with_help("give each rule a name of its own"));
-        }
-        for (key, text) in [("id", Some(rule.name())), ("reason", rule.reason())] {
-            let Some(text) = text.filter(|_| rule.policy.annotation(key).is_some()) else {
-                continue;
-            };
-            if text.len() > MAX_ANNOTATION_BYTES || text.chars().any(char::is_control) {
-                let message = format!(
-                    "@{key} has {} bytes or a control character; at most {MAX_ANNOTATION_BYTES} printable bytes are allowed",
-                    text.len()
-                );
-                findings.push(rule.finding(message));
-            }
-        }
-        for (key, _) in rule.policy.annotations() {
-            if !["id", "reason"].contains(&key) {
-                let near = nearest(key, ["id", "reason"]);
-                let help = near.map_or("@id and @reason are known".to_owned(), did_you_mean);
-                findings.push(
-                    rule.finding(format!("annotation @{key} has no meaning here")).with_help(help),
-                );
-            }
         }
     }
 }
@@ -399,7 +395,7 @@ pub(super) fn rule_of<'a>(rules: &'a [Rule], id: &PolicyId) -> Option<&'a Rule> 
     number.parse::<usize>().ok().and_then(|number| rules.get(number))
 }
 
-fn located(file: &SourceFile, found: &dyn Diagnostic) -> PolicyError {
+pub(super) fn located(file: &SourceFile, found: &dyn Diagnostic) -> PolicyError {
     let offset = offset_of(found).unwrap_or_default();
     at(file, offset, found.to_string(), help_for(file, found))
 }
@@ -411,20 +407,29 @@ fn at(file: &SourceFile, offset: usize, message: String, help: Option<String>) -
 
 /// Cedar's own help, else the nearest word of the policy language to the one at fault.
 fn help_for(file: &SourceFile, found: &dyn Diagnostic) -> Option<String> {
+    let label = found.labels().and_then(|mut labels| labels.next());
+    let text = label.and_then(|label| file.text.get(label.offset()..));
+    if let Some(near) = text.and_then(nearest_action) {
+        return Some(did_you_mean(near));
+    }
     if let Some(help) = found.help().map(|help| help.to_string())
         && help.contains("did you mean")
     {
         return Some(help);
     }
-    let label = found.labels().and_then(|mut labels| labels.next());
-    let word = label.and_then(|label| {
-        let text = file.text.get(label.offset()..)?;
+    let word = text.and_then(|text| {
         let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
         text.get(..end)
     });
     let unknown = word.filter(|word| !schema::VOCABULARY.contains(word));
     let near = unknown.and_then(|word| nearest(word, schema::VOCABULARY));
     near.map(did_you_mean).or_else(|| found.help().map(|help| help.to_string()))
+}
+
+/// The action that a text which begins with another one probably means.
+fn nearest_action(text: &str) -> Option<&'static str> {
+    let (name, _) = text.strip_prefix("Action::\"")?.split_once('"')?;
+    nearest(name, Action::ALL.map(Action::as_str))
 }
 
 fn did_you_mean(name: &str) -> String {

@@ -1,8 +1,10 @@
 //! One question to the policy, and its form in Cedar.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use cedar_policy::{Context, Entities, Entity, Request as CedarRequest, RestrictedExpression};
+use serde::{Deserialize, Serialize};
 
 use super::protocol::Protocol;
 use super::rule::Head;
@@ -13,9 +15,52 @@ use crate::identity::{Identity, Namespace};
 const LAST_SECOND: i64 = 253_402_300_799;
 const SECONDS_A_DAY: i64 = 86_400;
 
+/// What is asked, which says at whose end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// The caller's node: may its workload connect?
+    Connect,
+    /// The callee's node: may its workload accept?
+    Accept,
+}
+
+impl<'a> Request<'a> {
+    /// The end whose node asks.
+    #[must_use]
+    pub fn asked(&self) -> &'a Identity {
+        match self.action {
+            Action::Connect => self.caller,
+            Action::Accept => self.callee,
+        }
+    }
+}
+
+impl Action {
+    /// Both, in the order in which a connection is asked about.
+    pub const ALL: [Self; 2] = [Self::Connect, Self::Accept];
+
+    /// Its name in policies.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Accept => "accept",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// May `caller` connect to `callee`? Asked at both ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
+    /// Which end asks: `action`.
+    pub action: Action,
     /// Who calls: `principal`.
     pub caller: &'a Identity,
     /// Who answers: `resource`.
@@ -31,6 +76,7 @@ pub struct Request<'a> {
 /// The two ends of a request that can be asked, and what else is looked up more than once.
 #[derive(Debug)]
 pub(super) struct Ends<'a> {
+    action: Action,
     pub caller: End<'a>,
     pub callee: End<'a>,
     /// The name of the protocol.
@@ -60,10 +106,21 @@ impl<'a> Ends<'a> {
             return Err(format!("time {} lies outside 1970 to 9999", asked.unix_seconds));
         }
         Ok(Self {
+            action: asked.action,
             caller: End::new(asked.caller),
             callee: End::new(asked.callee),
             protocol: asked.protocol.to_string(),
         })
+    }
+}
+
+impl<'a> Ends<'a> {
+    /// The end whose node asks.
+    pub fn asked(&self) -> &End<'a> {
+        match self.action {
+            Action::Connect => &self.caller,
+            Action::Accept => &self.callee,
+        }
     }
 }
 
@@ -106,7 +163,7 @@ impl Question {
     pub fn new(asked: &Request<'_>, with_time: bool) -> Result<Self, String> {
         let request = CedarRequest::new(
             schema::workload_uid(asked.caller),
-            schema::connect_uid(),
+            schema::action_uid(asked.action).clone(),
             schema::workload_uid(asked.callee),
             context(asked, with_time)?,
             None,

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-use cedar_policy::{EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
+use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::annotations::Annotations;
 use super::dependencies::Reads;
 use super::error::PolicyError;
+use super::request::Action;
 use super::schema;
 use crate::identity::Namespace;
 
@@ -36,6 +38,8 @@ pub struct Rule {
     pub(super) reads: Reads,
     /// The labels that it reads.
     pub(super) labels: Box<[String]>,
+    /// What is written in front of it.
+    pub(super) annotations: Annotations,
     /// Of its text, if it was checked by itself.
     pub(super) text: Option<TextHash>,
     pub(super) policy: Policy,
@@ -78,6 +82,12 @@ impl Rule {
         self.effect
     }
 
+    /// The namespace whose files it keeps from permitting more (`@bounds`).
+    #[must_use]
+    pub fn bounds(&self) -> Option<&Namespace> {
+        self.annotations.bounds.as_ref()
+    }
+
     /// The namespace whose file it stands in.
     #[must_use]
     pub fn scope(&self) -> &Namespace {
@@ -102,6 +112,34 @@ impl Rule {
             | ResourceConstraint::IsIn(_, uid) => Head::of(uid),
             ResourceConstraint::Any | ResourceConstraint::Is(_) => Head::Any,
         }
+    }
+
+    /// Whether it is in force at this second (Unix time).
+    #[must_use]
+    pub fn is_active(&self, unix_seconds: i64) -> bool {
+        self.annotations.active.as_ref().is_none_or(|active| active.holds(unix_seconds))
+    }
+
+    /// The next second (Unix time) at which it may begin or cease to be in force.
+    pub(super) fn next_edge(&self, unix_seconds: i64) -> Option<i64> {
+        self.annotations.active.as_ref()?.next_edge(unix_seconds)
+    }
+
+    /// Whether each connection that it decides is to be logged.
+    #[must_use]
+    pub fn logs(&self) -> bool {
+        self.annotations.log
+    }
+
+    /// The actions that its head lets pass.
+    pub(super) fn actions(&self) -> Vec<Action> {
+        let named = match self.policy.action_constraint() {
+            ActionConstraint::Any => return Action::ALL.to_vec(),
+            ActionConstraint::Eq(action) => vec![action],
+            ActionConstraint::In(actions) => actions,
+        };
+        let is_named = |action: &Action| named.contains(schema::action_uid(*action));
+        Action::ALL.into_iter().filter(is_named).collect()
     }
 
     pub(super) fn finding(&self, message: impl Into<String>) -> PolicyError {

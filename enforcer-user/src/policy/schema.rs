@@ -1,7 +1,7 @@
 //! The Cedar schema: what policies may speak of, and what every one of them is checked against.
 //!
-//! `principal` is the caller, `resource` the callee, both of type `Workload`; the one action is
-//! `connect`. Labels stand on an entity of their own, `Labels`, whose attributes are the labels
+//! `principal` is the caller, `resource` the callee, both of type `Workload`; the caller's node asks
+//! for the action `connect`, the callee's for `accept`. Labels stand on an entity of their own, `Labels`, whose attributes are the labels
 //! that the loaded policies name. There they are required, although a workload may lack them: so
 //! the validator lets a policy read `principal.labels.tier` without a guard and checks it as a
 //! string, and at run time a missing label is an evaluation error, upon which a `permit` does not
@@ -16,10 +16,11 @@ use std::sync::LazyLock;
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema};
 
 use super::error::PolicyError;
+use super::request::Action;
 use crate::identity::{Identity, Namespace};
 
 /// The words a policy may use, for the nearest name to a typo.
-pub const VOCABULARY: [&str; 27] = [
+pub const VOCABULARY: [&str; 28] = [
     "permit",
     "forbid",
     "when",
@@ -32,6 +33,7 @@ pub const VOCABULARY: [&str; 27] = [
     "Namespace",
     "Workload",
     "connect",
+    "accept",
     "trust_domain",
     "namespace",
     "name",
@@ -61,7 +63,7 @@ entity Workload in [Namespace] {
     spiffe_id: String,
     labels: Labels,
 };
-action connect appliesTo {
+action connect, accept appliesTo {
     principal: Workload,
     resource: Workload,
     context: { port: Long, protocol: String, time: datetime },
@@ -77,6 +79,7 @@ static NAMESPACE: LazyLock<EntityTypeName> = LazyLock::new(|| entity_type(NAMESP
 static WORKLOAD: LazyLock<EntityTypeName> = LazyLock::new(|| entity_type(WORKLOAD_TYPE));
 static LABELS: LazyLock<EntityTypeName> = LazyLock::new(|| entity_type("Labels"));
 static CONNECT: LazyLock<EntityUid> = LazyLock::new(|| uid(&entity_type("Action"), "connect"));
+static ACCEPT: LazyLock<EntityUid> = LazyLock::new(|| uid(&entity_type("Action"), "accept"));
 
 /// The schema in Cedar's schema syntax, with these label names.
 #[must_use]
@@ -123,10 +126,13 @@ pub fn labels_uid(identity: &Identity) -> EntityUid {
     uid(&LABELS, &identity.spiffe_id())
 }
 
-/// The one action, `Action::"connect"`.
+/// The entity of an action, such as `Action::"connect"`.
 #[must_use]
-pub fn connect_uid() -> EntityUid {
-    CONNECT.clone()
+pub fn action_uid(action: Action) -> &'static EntityUid {
+    match action {
+        Action::Connect => &CONNECT,
+        Action::Accept => &ACCEPT,
+    }
 }
 
 /// The type of a workload's entity, as Cedar takes it.

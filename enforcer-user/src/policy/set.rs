@@ -8,11 +8,11 @@ use cedar_policy::{Authorizer, Policy, PolicySet as CedarSet, Response};
 use super::asked::{Asked, Missing};
 use super::dependencies::Reads;
 use super::error::{PolicyError, PolicyErrors};
-use super::index::{Candidate, Index, Rules};
+use super::index::{Bound, Candidates, Index, Rules};
 use super::names::nearest;
 use super::native::all_hold;
 use super::parse::{self, Checked, Parsed, rule_of};
-use super::request::{Ends, Question, Request};
+use super::request::{Ends, Question, Request, is_below};
 use super::rule::Rule;
 use super::source::SourceFile;
 
@@ -36,6 +36,17 @@ pub struct RuleFailure<'a> {
     pub message: Arc<str>,
 }
 
+/// A `permit` that goes beyond the bounds of its file.
+#[derive(Debug, Clone)]
+pub struct Outside<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// The namespace whose files set the bounds.
+    pub by: String,
+    /// The namespace for which they are set.
+    pub of: String,
+}
+
 /// May the caller connect to the callee, and because of what.
 #[derive(Debug, Clone)]
 pub struct Decision<'a> {
@@ -46,10 +57,13 @@ pub struct Decision<'a> {
     pub rules: Vec<&'a Rule>,
     /// The rules that could not be evaluated. A `permit` among them did not permit, a `forbid` denied.
     pub failures: Vec<RuleFailure<'a>>,
+    /// The permits that hold and did not count, because they go beyond what a file above lets theirs permit.
+    pub outside: Vec<Outside<'a>>,
     /// Why the question could not be put at all; then it is denied.
     pub refused: Option<String>,
     /// The second (Unix time) at which the decision must be asked for again, because a policy that
-    /// took part reads the time: the next full minute. None: it does not depend on the time.
+    /// could take part reads the time (the next full minute) or begins or ceases to be in force
+    /// (`@active`). None: it does not depend on the time.
     pub valid_until: Option<i64>,
     /// Whether a policy that took part reads the port. If none did, the decision holds for all ports.
     pub port_matters: bool,
@@ -122,17 +136,23 @@ impl PolicySet {
     pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
         let judged = Ends::new(request).and_then(|ends| {
             let candidates = self.index.candidates(&ends);
-            let reads = candidates.iter().fold(Reads::default(), |all, c| all.or(c.reads()));
-            let foreign = candidates.iter().any(Candidate::needs_cedar);
+            let reads = candidates.reads();
+            let foreign = candidates.needs_cedar();
             let question = foreign.then(|| Question::new(request, reads.time)).transpose()?;
             let asked = Asked::new(&self.index.words, request, &ends);
             Ok(Decision {
-                valid_until: reads.time.then(|| next_minute(request.unix_seconds)),
+                valid_until: self.valid_until(&candidates, reads, request.unix_seconds),
                 port_matters: reads.port,
                 ..self.judge(&asked, question.as_ref(), &candidates)
             })
         });
         judged.unwrap_or_else(Decision::refuse)
+    }
+
+    fn valid_until(&self, candidates: &Candidates<'_>, reads: Reads, now: i64) -> Option<i64> {
+        let edges = candidates.timed().filter_map(|number| self.rules.get(number)?.next_edge(now));
+        let minute = reads.time.then(|| next_minute(now));
+        edges.chain(minute).min()
     }
 
     /// Evaluates one policy that is not part of the set, for explanations.
@@ -155,15 +175,14 @@ impl PolicySet {
         &self,
         asked: &Asked<'_>,
         question: Option<&Question>,
-        candidates: &[Candidate<'_>],
+        candidates: &Candidates<'_>,
     ) -> Decision<'_> {
         let (mut forbids, mut permits) = (Findings::default(), Findings::default());
-        for candidate in candidates {
-            self.evaluate(&candidate.bucket.forbids, asked, question, &mut forbids);
-            if candidate.permits_apply {
-                self.evaluate(&candidate.bucket.permits, asked, question, &mut permits);
-            }
+        for bucket in &candidates.rules {
+            self.evaluate(&bucket.forbids, asked, question, &mut forbids);
+            self.evaluate(&bucket.permits, asked, question, &mut permits);
         }
+        let outside = self.keep_within(&candidates.bounds, asked, question, &mut permits);
         let allow = !forbids.any && !permits.holding.is_empty();
         let mut rules = if allow { permits.holding } else { forbids.holding };
         if !allow {
@@ -173,7 +192,38 @@ impl PolicySet {
         let mut failures = forbids.failed;
         failures.extend(permits.failed);
         failures.sort_by_key(|failure| failure.rule.number);
-        Decision { allow, rules, failures, refused: None, valid_until: None, port_matters: false }
+        Decision { allow, rules, failures, outside, ..Decision::nothing() }
+    }
+
+    /// Takes permits away that count only within bounds of which none holds, and tells of each.
+    fn keep_within<'a>(
+        &'a self,
+        bounds: &[Bound<'_>],
+        asked: &Asked<'_>,
+        question: Option<&Question>,
+        permits: &mut Findings<'a>,
+    ) -> Vec<Outside<'a>> {
+        let mut outside = Vec::new();
+        for bound in bounds {
+            let is_bound = |rule: &Rule| is_below(rule.scope.as_str(), bound.of);
+            if !permits.holding.iter().any(|rule| is_bound(rule)) {
+                continue;
+            }
+            let mut found = Findings::default();
+            for bucket in &bound.buckets {
+                self.evaluate(&bucket.permits, asked, question, &mut found);
+            }
+            if found.holding.is_empty() {
+                let taken = permits.holding.extract_if(.., |rule| is_bound(rule));
+                outside.extend(taken.map(|rule| Outside {
+                    rule,
+                    by: bound.by.to_owned(),
+                    of: bound.of.to_owned(),
+                }));
+                permits.failed.extend(found.failed);
+            }
+        }
+        outside
     }
 
     /// Evaluates policies that all have one effect.
@@ -187,7 +237,10 @@ impl PolicySet {
         for (number, parts) in rules.native() {
             let outcome = all_hold(parts, asked);
             if outcome != Ok(false) {
-                found.add_native(self.rules.get(number), outcome, asked);
+                let rule = self.rules.get(number);
+                if in_force(rule, asked.unix_seconds) {
+                    found.add_native(rule, outcome, asked);
+                }
             }
         }
         if rules.foreign.is_empty() {
@@ -201,17 +254,22 @@ impl PolicySet {
         let authorizer = &self.authorizer;
         let response =
             authorizer.is_authorized(&question.request, &rules.foreign, &question.entities);
-        found.add(&self.rules, &response);
+        found.add(&self.rules, &response, asked.unix_seconds);
     }
 }
 
 impl Decision<'_> {
     fn refuse(message: String) -> Self {
+        Self { refused: Some(message), ..Self::nothing() }
+    }
+
+    fn nothing() -> Self {
         Self {
             allow: false,
             rules: Vec::new(),
             failures: Vec::new(),
-            refused: Some(message),
+            outside: Vec::new(),
+            refused: None,
             valid_until: None,
             port_matters: false,
         }
@@ -253,18 +311,30 @@ impl<'a> Findings<'a> {
         }
     }
 
-    fn add(&mut self, rules: &'a [Rule], response: &Response) {
+    fn add(&mut self, rules: &'a [Rule], response: &Response, now: i64) {
         let diagnostics = response.diagnostics();
-        self.any |= diagnostics.reason().next().is_some() || diagnostics.errors().next().is_some();
-        self.holding.extend(diagnostics.reason().filter_map(|id| rule_of(rules, id)));
+        for id in diagnostics.reason() {
+            let rule = rule_of(rules, id);
+            if in_force(rule, now) {
+                self.any = true;
+                self.holding.extend(rule);
+            }
+        }
         for error in diagnostics.errors() {
             let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
-            if let Some(rule) = rule_of(rules, error.policy_id()) {
+            let rule = rule_of(rules, error.policy_id());
+            if in_force(rule, now) {
+                self.any = true;
                 let message = error.inner().to_string().into();
-                self.failed.push(RuleFailure { rule, message });
+                self.failed.extend(rule.map(|rule| RuleFailure { rule, message }));
             }
         }
     }
+}
+
+/// A rule that is not found again counts: it may be a forbid.
+fn in_force(rule: Option<&Rule>, now: i64) -> bool {
+    rule.is_none_or(|rule| rule.is_active(now))
 }
 
 fn next_minute(now: i64) -> i64 {

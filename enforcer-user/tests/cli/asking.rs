@@ -210,3 +210,24 @@ fn reload_fails_when_keys_were_refused() {
         "trust: node.key: cannot open; keys and certificates loaded before hold"
     );
 }
+
+#[test]
+fn files_of_the_policy_are_listed_written_and_removed() {
+    let daemon = Daemon::start(0);
+    let listed = daemon.ask(&["policy", "list"]).good();
+    assert!(listed.contains("/acme") && listed.contains("tree/acme/shop.cedar"), "{listed}");
+    let file = daemon.dir.path().join("new.cedar");
+    std::fs::write(&file, "12345").unwrap();
+    let file = file.to_str().unwrap();
+    let told = daemon.ask(&["policy", "put", "/acme/new.cedar", file]).good();
+    assert!(told.starts_with("policy changed") && told.contains("5 verdicts"), "{told}");
+    assert!(daemon.ask(&["policy", "remove", "/acme/new.cedar"]).good().contains("0 verdicts"));
+    let refused = daemon.ask(&["policy", "put", "/not/yours/new.cedar", file]).refused();
+    assert_eq!(refused, "uid 1 may not write in /not/yours");
+    for path in ["acme/new.cedar", "/acme/new", "/a b/new.cedar"] {
+        assert_eq!(daemon.ask(&["policy", "put", path, file]).code, 2, "{path}");
+    }
+    assert!(
+        daemon.ask(&["policy", "put", "/acme/new.cedar", "missing"]).refused().contains("missing")
+    );
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use enforcer_user::control::protocol::*;
-use enforcer_user::control::{Answer, Backend, ControlSocket, serve};
+use enforcer_user::control::{Answer, Backend, BackendError, ControlSocket, serve};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -125,6 +125,22 @@ impl Backend for Fake {
             rejudged: 5,
             flows_cut: 1,
         })
+    }
+
+    async fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {
+        Ok(vec![PolicyFileReport {
+            file: "tree/acme/shop.cedar".into(),
+            namespace: "/acme".into(),
+            rules: 2,
+        }])
+    }
+
+    async fn change_policy(&self, change: PolicyChange) -> Answer<ReloadReport> {
+        if change.namespace.as_str() == "/not/yours" {
+            return Err(BackendError::Forbidden("uid 1 may not write in /not/yours".into()));
+        }
+        let rejudged = change.text.map_or(0, |text| text.len() as u64);
+        Ok(ReloadReport { changed: true, rejudged, ..Default::default() })
     }
 }
 

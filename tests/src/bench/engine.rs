@@ -19,7 +19,7 @@ use enforcer_user::heap;
 use enforcer_user::identity::{
     Authority, Identity, Issuer, Limits, NodeRequest, SigningKey, Trust, Verifier,
 };
-use enforcer_user::policy::{Policy, Protocol, Request, SourceFile};
+use enforcer_user::policy::{Action, Policy, Protocol, Request, SourceFile};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
@@ -133,6 +133,7 @@ fn decisions(policy: &Policy, count: usize) -> Result<Vec<f64>> {
         let caller = caller(rule)?;
         let callee = workload(rule, "db", "back")?;
         let request = Request {
+            action: Action::Connect,
             caller: &caller,
             callee: &callee,
             port: port(rule),

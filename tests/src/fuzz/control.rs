@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use enforcer_user::control::protocol::{
     CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    MAX_FLOW_LIMIT, ReloadReport, StatusReport, WorkloadReport,
+    MAX_FLOW_LIMIT, PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
 };
 use enforcer_user::control::{Answer, Backend, BackendError, serve_stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -95,6 +95,16 @@ impl Backend for Fake {
     }
 
     async fn reload(&self) -> Answer<ReloadReport> {
+        Ok(ReloadReport::default())
+    }
+
+    async fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {
+        Ok(Vec::new())
+    }
+
+    async fn change_policy(&self, change: PolicyChange) -> Answer<ReloadReport> {
+        assert!(!change.name.contains('/') && change.name.contains(".cedar"), "{change:?}");
+        assert!(!change.name.starts_with('.'), "{change:?}");
         Ok(ReloadReport::default())
     }
 }

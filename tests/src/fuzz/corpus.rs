@@ -357,6 +357,14 @@ fn policies() -> Seeds {
             "time",
             "permit (principal, action, resource) when { context.time > datetime(\"2023-01-01\") };",
         ),
+        (
+            "active",
+            "@active(\"Mon-Fri 08:00-12:00,13:00-17:30 Europe/Berlin; Sat UTC\") permit (principal, action, resource);",
+        ),
+        (
+            "bounds",
+            "@bounds(\"/acme/shop\") permit (principal, action == Action::\"accept\", resource);",
+        ),
         ("template", "permit (principal == ?principal, action, resource);"),
         ("cut", "permit (principal, action"),
     ])
@@ -383,6 +391,8 @@ fn requests() -> Seeds {
             "chunked",
             "POST /v1/explain HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         ),
+        ("put", "PUT /v1/policy/acme/a.cedar HTTP/1.0\r\nContent-Length: 9\r\n\r\npermit();"),
+        ("remove", "DELETE /v1/policy/acme/../a.cedar HTTP/1.0\r\n\r\n"),
         ("not_http", "\u{16}\u{3}\u{1}"),
     ])
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use enforcer_user::identity::Identity;
-use enforcer_user::policy::{PolicySet, Protocol, Request, SourceFile};
+use enforcer_user::policy::{Action, PolicySet, Protocol, Request, SourceFile};
 
 use super::pki::TRUST_DOMAIN;
 
@@ -46,11 +46,13 @@ fn asked(text: &str, set: &PolicySet) {
     for caller in WORKLOADS.iter() {
         for callee in WORKLOADS.iter() {
             let (port, protocol, unix_seconds) = (443, Protocol::TCP, 1_700_000_000);
-            let request = Request { caller, callee, port, protocol, unix_seconds };
-            let decision = set.decide(&request);
-            assert_eq!(set.explain(&request).allow, decision.allow, "{request:?}");
-            assert!(!decision.allow || !decision.rules.is_empty(), "allowed by nothing");
-            assert!(decision.valid_until.is_none_or(|until| until > unix_seconds));
+            for action in Action::ALL {
+                let request = Request { action, caller, callee, port, protocol, unix_seconds };
+                let decision = set.decide(&request);
+                assert_eq!(set.explain(&request).allow, decision.allow, "{request:?}");
+                assert!(!decision.allow || !decision.rules.is_empty(), "allowed by nothing");
+                assert!(decision.valid_until.is_none_or(|until| until > unix_seconds));
+            }
         }
     }
 }

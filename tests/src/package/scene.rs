@@ -128,7 +128,10 @@ impl Scene {
             bpf_root: "/sys/fs/bpf/enforcer".into(),
             run_dir: "/run/enforcer".into(),
             policy: "/etc/enforcer/policy".into(),
+            tree: "/etc/enforcer/tree".into(),
+            owners: "/etc/enforcer/owners.cedar".into(),
         };
+        fs::create_dir(root.join("etc/enforcer/tree"))?;
         fs::write(root.join(POLICY), &config.policy)?;
         fs::write(root.join(CONFIG), config.to_toml(&place)?)?;
         self.machine.run(&["systemctl", "enable", "--now", "enforcer.service"])?;

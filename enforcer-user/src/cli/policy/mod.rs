@@ -5,6 +5,7 @@ mod expectations;
 mod grid;
 mod matrix;
 mod svg;
+mod tree;
 mod world;
 
 use std::process::ExitCode;
@@ -13,12 +14,15 @@ use clap::Subcommand;
 
 use super::output::Output;
 
-/// Ask what policies mean, before they are enforced
+/// Ask what policies mean before they are enforced; change those that are
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     Matrix(matrix::Arguments),
     Diff(diff::Arguments),
     Test(expectations::Arguments),
+    List(tree::List),
+    Put(tree::Put),
+    Remove(tree::Remove),
 }
 
 pub(super) fn execute(command: &Command, out: &Output) -> anyhow::Result<ExitCode> {
@@ -26,5 +30,8 @@ pub(super) fn execute(command: &Command, out: &Output) -> anyhow::Result<ExitCod
         Command::Matrix(arguments) => matrix::execute(arguments, out),
         Command::Diff(arguments) => diff::execute(arguments, out),
         Command::Test(arguments) => expectations::execute(arguments, out),
+        Command::List(arguments) => tree::list(arguments, out),
+        Command::Put(arguments) => tree::put(arguments, out),
+        Command::Remove(arguments) => tree::remove(arguments, out),
     }
 }

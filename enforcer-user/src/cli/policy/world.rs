@@ -11,7 +11,7 @@ use crate::config::{Config, Mode};
 use crate::identity::Identity;
 use crate::kubernetes::{Cluster, Host, Judge, MAX_PEERS, Port, Protocol};
 use crate::materials;
-use crate::policy::{self, Policy, Request};
+use crate::policy::{self, Action, Policy, Request};
 
 /// Connections between workloads of configurations that are explained; an explanation looks at every rule.
 const EXPLAINED: usize = 200;
@@ -206,17 +206,19 @@ impl Nodes {
         ask: impl Fn(&Policy, &Request<'_>, bool) -> T,
     ) -> Option<(T, T)> {
         let (caller, callee) = (self.workloads.get(from)?, self.workloads.get(to)?);
-        let request = Request {
+        let request = |action| Request {
+            action,
             caller: &caller.identity,
             callee: &callee.identity,
             port: port.number,
             protocol: protocol(port.protocol),
             unix_seconds: self.unix_seconds,
         };
-        let said = |end: &Inhabitant| {
-            self.policies.get(end.policy).map(|policy| ask(policy, &request, end.is_observed))
+        let said = |end: &Inhabitant, action| {
+            let policy = self.policies.get(end.policy)?;
+            Some(ask(policy, &request(action), end.is_observed))
         };
-        Some((said(caller)?, said(callee)?))
+        Some((said(caller, Action::Connect)?, said(callee, Action::Accept)?))
     }
 }
 

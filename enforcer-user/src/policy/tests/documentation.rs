@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::try_set;
+use super::both_allow;
 use crate::identity::Identity;
 use crate::policy::{
-    Direction, NetworkRule, NetworkRuleSpec, Policy, PolicySet, Protocol, Request, SourceFile,
+    Action, Direction, NetworkRule, NetworkRuleSpec, Policy, PolicySet, Protocol, Request,
+    SourceFile, Sources,
 };
 
 const DOCUMENT: &str = include_str!("../../../../docs/POLICY.md");
@@ -15,6 +16,37 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/po
 fn blocks() -> Vec<(&'static str, &'static str)> {
     let fenced = DOCUMENT.split("```").skip(1).step_by(2);
     fenced.map(|block| block.split_once('\n').unwrap()).collect()
+}
+
+/// A file of policies: one of the tree where its block says so (`cedar tree/acme/shop.cedar`).
+fn source(path: &str, text: &str) -> SourceFile {
+    let Some(path) = path.strip_prefix("tree") else {
+        return SourceFile::new("example.cedar", text);
+    };
+    let (folder, _) = path.rsplit_once('/').unwrap();
+    let scope = if folder.is_empty() { "/" } else { folder }.parse().unwrap();
+    SourceFile { scope, ..SourceFile::new(path.trim_start_matches('/'), text) }
+}
+
+/// Every block of this language with the policies before it: one, or all that stand in one tree.
+fn policies_before(language: &str) -> Vec<(Vec<SourceFile>, &'static str)> {
+    let (mut files, mut used, mut found) = (Vec::new(), true, Vec::new());
+    for (written, text) in blocks() {
+        let (word, path) = written.split_once(' ').unwrap_or((written, ""));
+        if word == "cedar" {
+            if used || path.is_empty() {
+                files.clear();
+            }
+            files.push(source(path, text));
+            used = false;
+        } else {
+            used |= ["decisions", "explain", "refused"].contains(&word);
+            if word == language {
+                found.push((files.clone(), text));
+            }
+        }
+    }
+    found
 }
 
 /// Every block of this language, with the nearest block of another language before it.
@@ -61,7 +93,8 @@ impl Asked {
     fn request(&self) -> Request<'_> {
         let Self { caller, callee, port, unix_seconds } = self;
         let (port, unix_seconds) = (*port, *unix_seconds);
-        Request { caller, callee, port, protocol: Protocol::TCP, unix_seconds }
+        let (action, protocol) = (Action::Connect, Protocol::TCP);
+        Request { action, caller, callee, port, protocol, unix_seconds }
     }
 }
 
@@ -84,31 +117,35 @@ fn unix_seconds(text: &str) -> i64 {
 #[track_caller]
 fn check(set: &PolicySet, line: &str, context: &str) {
     let (verdict, rest) = line.trim().split_once(' ').unwrap();
-    let asked = asked(rest);
-    let decision = set.decide(&asked.request());
+    let asked = asked(rest.trim_start());
+    let request = asked.request();
     assert!(["allow", "deny"].contains(&verdict), "{line}");
-    assert!(decision.refused.is_none(), "{line}: {decision:?}");
-    assert_eq!(decision.allow, verdict == "allow", "{line}\n{context}\n{decision:?}");
+    for action in Action::ALL {
+        let refused = set.decide(&Request { action, ..request }).refused;
+        assert!(refused.is_none(), "{line}: {refused:?}");
+    }
+    assert_eq!(both_allow(set, &request), verdict == "allow", "{line}\n{context}");
 }
 
 #[test]
 fn every_decision_of_the_document_is_made() {
-    let examples = blocks_after("decisions", "cedar");
-    assert!(examples.len() >= 10, "only {} examples were found", examples.len());
-    for (policy, decisions) in examples {
-        let set = super::set(policy);
-        decisions.lines().for_each(|line| check(&set, line, policy));
+    let examples = policies_before("decisions");
+    assert!(examples.len() >= 20, "only {} examples were found", examples.len());
+    for (files, decisions) in examples {
+        let context = format!("{files:#?}");
+        let set = PolicySet::from_sources(&files).unwrap_or_else(|e| panic!("{e}\n{context}"));
+        decisions.lines().for_each(|line| check(&set, line, &context));
         let verdicts = |word| decisions.lines().any(|line| line.starts_with(word));
-        assert!(verdicts("allow") && verdicts("deny"), "shows both sides: {policy}");
+        assert!(verdicts("allow") && verdicts("deny"), "shows both sides: {context}");
     }
 }
 
 #[test]
 fn every_refusal_of_the_document_happens_in_its_words() {
-    let examples = blocks_after("refused", "cedar");
+    let examples = policies_before("refused");
     assert!(examples.len() >= 2);
-    for (policy, expected) in examples {
-        let message = try_set(policy).expect_err(policy).to_string();
+    for (files, expected) in examples {
+        let message = PolicySet::from_sources(&files).expect_err(expected).to_string();
         for part in expected.lines() {
             assert!(message.contains(part), "{part:?} is not in: {message}");
         }
@@ -117,12 +154,13 @@ fn every_refusal_of_the_document_happens_in_its_words() {
 
 #[test]
 fn every_explanation_of_the_document_is_given() {
-    let examples = blocks_after("explain", "cedar");
+    let examples = policies_before("explain");
     assert!(!examples.is_empty());
-    for (policy, text) in examples {
+    for (files, text) in examples {
         let (question, answer) = text.split_once('\n').unwrap();
-        let set = PolicySet::from_sources(&[SourceFile::new("example.cedar", policy)]).unwrap();
-        assert_eq!(set.explain(&asked(question).request()).to_string(), answer.trim_end());
+        let policy = Policy::from_sources(&files, Vec::new()).unwrap();
+        let both = policy.explain_both(&asked(question).request());
+        assert_eq!(both.to_string(), answer.trim_end());
     }
 }
 
@@ -164,7 +202,8 @@ fn every_network_rule_of_the_document_does_what_it_says() {
 
 #[test]
 fn the_example_folder_loads_and_decides_as_its_comments_say() {
-    let policy = Policy::load(&[EXAMPLES.into()], Vec::new()).unwrap();
+    let sources = Sources { files: vec![EXAMPLES.into()], ..Sources::default() };
+    let policy = Policy::load(&sources, Vec::new()).unwrap();
     let mut checked = 0;
     for entry in Path::new(EXAMPLES).read_dir().unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();

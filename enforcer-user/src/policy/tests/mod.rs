@@ -1,6 +1,7 @@
 //! Policies as their authors meet them: decisions, refusals, and properties over random sets.
 
 mod decisions;
+mod delegation;
 mod documentation;
 mod explanations;
 mod loading;
@@ -8,7 +9,7 @@ mod properties;
 mod reloading;
 mod whole;
 
-use super::{PolicyErrors, PolicySet, Protocol, Request, SourceFile};
+use super::{Action, PolicyErrors, PolicySet, Protocol, Request, SourceFile};
 use crate::identity::Identity;
 
 /// 2026-03-02, a Monday, 10:30:20 UTC.
@@ -30,5 +31,11 @@ fn workload(path: &str, labels: &[(&str, &str)]) -> Identity {
 }
 
 fn tcp<'a>(caller: &'a Identity, callee: &'a Identity, port: u16) -> Request<'a> {
-    Request { caller, callee, port, protocol: Protocol::TCP, unix_seconds: MONDAY }
+    let (action, protocol) = (Action::Connect, Protocol::TCP);
+    Request { action, caller, callee, port, protocol, unix_seconds: MONDAY }
+}
+
+/// Whether both ends allow it.
+fn both_allow(set: &PolicySet, asked: &Request<'_>) -> bool {
+    Action::ALL.into_iter().all(|action| set.decide(&Request { action, ..*asked }).allow)
 }

@@ -5,10 +5,12 @@ use cedar_policy::{Authorizer, PolicySet as CedarSet};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::{MONDAY, workload};
+use super::{MONDAY, tcp, workload};
 use crate::identity::{Identity, Namespace};
 use crate::policy::request::{Ends, Question};
-use crate::policy::{Effect, PolicyError, PolicySet, Protocol, Request, Rule, SourceFile};
+use crate::policy::{
+    Action, Effect, PolicyError, PolicySet, Request, Rule, RuleFailure, SourceFile,
+};
 
 const NAMESPACES: [&str; 6] = ["/", "/a", "/a/b", "/a/b/c", "/ab", "/x"];
 const CONDITIONS: [&str; 12] = [
@@ -110,18 +112,44 @@ fn head(variable: &'static str) -> impl Strategy<Value = String> {
     ]
 }
 
+fn action() -> impl Strategy<Value = &'static str> {
+    prop_oneof![
+        6 => Just("action"),
+        1 => select(vec![
+            "action == Action::\"connect\"",
+            "action == Action::\"accept\"",
+            "action in Action::\"accept\"",
+            "action in [Action::\"accept\", Action::\"connect\"]",
+        ]),
+    ]
+}
+
+fn annotation() -> impl Strategy<Value = &'static str> {
+    prop_oneof![
+        6 => Just(""),
+        1 => select(vec!["@bounds(\"/a\") ", "@bounds(\"/a/b\") ", "@bounds(\"/x\") "]),
+        1 => select(vec![
+            "@active(\"Mon-Fri 10:00-11:00 UTC\") ",
+            "@active(\"Mon 10:30-10:31 UTC; Sun Europe/Berlin\") ",
+            "@active(\"Tue-Sun UTC\") ",
+        ]),
+    ]
+}
+
 fn policy() -> impl Strategy<Value = String> {
     let effect = prop_oneof![3 => Just("permit"), 1 => Just("forbid")];
-    (effect, head("principal"), head("resource"), clauses()).prop_map(
-        |(effect, caller, callee, condition)| {
-            format!("{effect}({caller}, action, {callee}) {condition};\n")
+    (annotation(), effect, head("principal"), action(), head("resource"), clauses()).prop_map(
+        |(annotation, effect, caller, action, callee, condition)| {
+            let annotation =
+                if effect == "forbid" && annotation.contains("bounds") { "" } else { annotation };
+            format!("{annotation}{effect}({caller}, {action}, {callee}) {condition};\n")
         },
     )
 }
 
 /// One file per policy, most of them belonging to the root.
 fn files() -> impl Strategy<Value = Vec<SourceFile>> {
-    let scope = prop_oneof![3 => Just("/"), 1 => select(NAMESPACES.to_vec())];
+    let scope = prop_oneof![4 => Just("/"), 1 => select(NAMESPACES.to_vec())];
     prop::collection::vec((policy(), scope), 0..24).prop_map(|policies| {
         let file = |(n, (text, scope)): (usize, (String, &str))| SourceFile {
             scope: scope.parse().unwrap(),
@@ -138,22 +166,36 @@ fn identity() -> impl Strategy<Value = Identity> {
     )
 }
 
-fn in_scope(scope: &Namespace, rule: &Rule, asked: &Request<'_>) -> bool {
-    let (caller, callee) = (asked.caller.namespace(), asked.callee.namespace());
-    match rule.effect() {
-        Effect::Permit => scope.contains(caller) && scope.contains(callee),
-        Effect::Forbid => scope.contains(caller) || scope.contains(callee),
-    }
+/// Whether the rule governs the end that is asked.
+fn governs(rule: &Rule, asked: &Request<'_>) -> bool {
+    rule.scope().contains(asked.asked().namespace())
+}
+
+/// Whether every bound that keeps the rule holds, by the words of the documentation.
+fn is_within_bounds(rule: &Rule, bounds: &[(Namespace, Namespace, bool)]) -> bool {
+    bounds.iter().filter(|(_, of, _)| of.contains(rule.scope())).all(|(by, of, _)| {
+        bounds.iter().any(|(other_by, other_of, holds)| (other_by, other_of) == (by, of) && *holds)
+    })
 }
 
 /// A rule that failed, and what is said of it.
 type Failed = (String, String);
 
-/// Rules of one effect that hold and that fail, by Cedar's own evaluation of all of them.
-fn whole(set: &PolicySet, asked: &Request<'_>, effect: Effect) -> (Vec<String>, Vec<Failed>) {
+/// Rules of one effect that hold and that fail, by Cedar's own evaluation of all of them; of bounds or of others.
+fn whole(
+    set: &PolicySet,
+    asked: &Request<'_>,
+    effect: Effect,
+    bounds: bool,
+) -> (Vec<String>, Vec<Failed>) {
     let question = Question::new(asked, true).unwrap();
-    let rules =
-        set.rules().iter().filter(|r| r.effect() == effect && in_scope(r.scope(), r, asked));
+    let counts = |rule: &&Rule| {
+        rule.effect() == effect
+            && rule.bounds().is_some() == bounds
+            && governs(rule, asked)
+            && rule.is_active(asked.unix_seconds)
+    };
+    let rules = set.rules().iter().filter(counts);
     let all = CedarSet::from_policies(rules.map(|rule| rule.policy.clone())).unwrap();
     let response = Authorizer::new().is_authorized(&question.request, &all, &question.entities);
     let name = |id: &cedar_policy::PolicyId| {
@@ -177,8 +219,12 @@ fn whole(set: &PolicySet, asked: &Request<'_>, effect: Effect) -> (Vec<String>, 
 /// no case for these tests.
 fn load(files: &[SourceFile]) -> Result<PolicySet, TestCaseError> {
     PolicySet::from_sources(files).map_err(|refused| {
-        let impossible =
-            |finding: &PolicyError| finding.to_string().contains("policy is impossible");
+        let impossible = |finding: &PolicyError| {
+            let told = finding.to_string();
+            ["policy is impossible", "it never applies", "@bounds"]
+                .iter()
+                .any(|part| told.contains(part))
+        };
         if refused.findings().iter().all(impossible) {
             TestCaseError::reject("a policy holds for nobody")
         } else {
@@ -198,14 +244,29 @@ proptest! {
 
     #[test]
     fn the_index_decides_as_the_whole_set(
-        files in files(), caller in identity(), callee in identity(), port in select(vec![80_u16, 8080]),
+        files in files(), action in select(Action::ALL.to_vec()), caller in identity(), callee in identity(),
+        port in select(vec![80_u16, 8080]),
     ) {
         let set = load(&files)?;
-        let asked = Request { caller: &caller, callee: &callee, port, protocol: Protocol::TCP, unix_seconds: MONDAY };
+        let asked = Request { action, ..tcp(&caller, &callee, port) };
         prop_assume!(Ends::new(&asked).is_ok());
         let decision = set.decide(&asked);
-        let (permits, failed_permits) = whole(&set, &asked, Effect::Permit);
-        let (forbids, failed_forbids) = whole(&set, &asked, Effect::Forbid);
+        let (mut permits, failed_permits) = whole(&set, &asked, Effect::Permit, false);
+        let (forbids, failed_forbids) = whole(&set, &asked, Effect::Forbid, false);
+        let (holding_bounds, _) = whole(&set, &asked, Effect::Permit, true);
+        let bounds: Vec<(Namespace, Namespace, bool)> = set
+            .rules()
+            .iter()
+            .filter_map(|rule| {
+                let holds = holding_bounds.contains(&rule.name().to_owned());
+                Some((rule.scope().clone(), rule.bounds()?.clone(), holds))
+            })
+            .filter(|(_, of, _)| of.contains(asked.asked().namespace()))
+            .collect();
+        permits.retain(|name| {
+            let rule = set.rules().iter().find(|rule| rule.name() == name).unwrap();
+            is_within_bounds(rule, &bounds)
+        });
         let denied = !forbids.is_empty() || !failed_forbids.is_empty();
         prop_assert_eq!(decision.allow, !denied && !permits.is_empty());
         let failing = failed_forbids.iter().map(|(name, _)| name.clone());
@@ -214,9 +275,12 @@ proptest! {
         prop_assert_eq!(sorted(decision.rules.iter().copied()), deciding);
         let mut failures = [failed_permits, failed_forbids].concat();
         failures.sort();
+        // Of bounds that fail only those are told that would have let a permit count.
+        let is_rule = |failure: &&RuleFailure<'_>| failure.rule.bounds().is_none();
         let mut told: Vec<Failed> = decision
             .failures
             .iter()
+            .filter(is_rule)
             .map(|failure| (failure.rule.name().to_owned(), failure.message.to_string()))
             .collect();
         told.sort();
@@ -228,14 +292,21 @@ proptest! {
         files in files(), caller in identity(), callee in identity(), port in any::<u16>(), later in 0..10_000_000_i64,
     ) {
         let set = load(&files)?;
-        let asked = Request { caller: &caller, callee: &callee, port: 80, protocol: Protocol::TCP, unix_seconds: MONDAY - 5_000_000 };
+        let asked = Request { unix_seconds: MONDAY - 5_000_000, ..tcp(&caller, &callee, 80) };
         let decision = set.decide(&asked);
         if !decision.port_matters {
             prop_assert_eq!(decision.allow, set.decide(&Request { port, ..asked }).allow);
         }
-        if decision.valid_until.is_none() {
-            let then = Request { unix_seconds: asked.unix_seconds + later, ..asked };
-            prop_assert_eq!(decision.allow, set.decide(&then).allow);
+        let then = match decision.valid_until {
+            None => asked.unix_seconds + later,
+            Some(until) => {
+                prop_assert!(until > asked.unix_seconds);
+                asked.unix_seconds + later % (until - asked.unix_seconds)
+            }
+        };
+        // A condition may read the second of a time; that it holds up to the full minute is documented.
+        if !files.iter().any(|file| file.text.contains("context.time")) {
+            prop_assert_eq!(decision.allow, set.decide(&Request { unix_seconds: then, ..asked }).allow);
         }
     }
 
@@ -243,11 +314,13 @@ proptest! {
     fn order_never_matters_and_a_rule_moves_a_decision_only_its_own_way(
         files in files(), caller in identity(), callee in identity(), extra in policy(),
     ) {
-        let asked = Request { caller: &caller, callee: &callee, port: 80, protocol: Protocol::TCP, unix_seconds: MONDAY };
+        let asked = tcp(&caller, &callee, 80);
         let before = load(&files)?.decide(&asked).allow;
         let reversed: Vec<SourceFile> = files.iter().rev().cloned().collect();
         prop_assert_eq!(before, load(&reversed)?.decide(&asked).allow);
-        let permits = extra.starts_with("permit");
+        // The first bound of a namespace takes away, though it is written as a permit.
+        prop_assume!(!extra.contains("@bounds"));
+        let permits = extra.contains("permit(");
         let more = [files, vec![SourceFile::new("extra.cedar", extra)]].concat();
         let after = load(&more)?.decide(&asked).allow;
         let wrong_way = if permits { before && !after } else { after && !before };

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{MONDAY, workload};
+use super::{tcp, workload};
 use crate::policy::parse::parse_whole;
-use crate::policy::{PolicyErrors, PolicySet, Protocol, Request, Rule, SourceFile};
+use crate::policy::{PolicyErrors, PolicySet, Rule, SourceFile};
 
 /// Policies, good and bad, and what may stand between them.
 const PIECES: [&str; 24] = [
@@ -72,8 +72,7 @@ fn told(set: &PolicySet) -> String {
     let web = workload("/a/web", &[("tier", "front")]);
     let db = workload("/b/db", &[("env", "prod"), ("team", "red")]);
     for (caller, callee) in [(&web, &db), (&db, &web), (&web, &web)] {
-        let asked =
-            Request { caller, callee, port: 80, protocol: Protocol::TCP, unix_seconds: MONDAY };
+        let asked = tcp(caller, callee, 80);
         told.push(format!("{:?}", set.decide(&asked)));
     }
     told.join("\n")

@@ -3,7 +3,9 @@
 use std::fs;
 
 use super::{tcp, workload};
-use crate::policy::{Direction, NetworkRule, NetworkRuleSpec, Policy, Protocol, SourceFile};
+use crate::policy::{
+    Direction, NetworkRule, NetworkRuleSpec, Policy, Protocol, SourceFile, Sources,
+};
 
 fn dns() -> NetworkRule {
     let text = "name = \"dns\"\ndirection = \"egress\"\ncidr = [\"198.51.100.53/32\"]\nprotocol = \"udp\"\nports = [\"53\"]";
@@ -42,8 +44,8 @@ fn two_network_rules_of_one_name_are_refused() {
 fn a_folder_is_loaded_and_a_broken_file_in_it_refuses_the_whole() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.cedar"), "permit(principal, action, resource);").unwrap();
-    let paths = [folder.path().to_path_buf()];
-    let policy = Policy::load(&paths, vec![dns()]).unwrap();
+    let sources = Sources { files: vec![folder.path().to_path_buf()], ..Sources::default() };
+    let policy = Policy::load(&sources, vec![dns()]).unwrap();
     let (web, db) = (workload("/a/web", &[]), workload("/a/db", &[]));
     assert!(policy.decide(&tcp(&web, &db, 1)).allow);
     let address = "198.51.100.53".parse().unwrap();
@@ -51,6 +53,6 @@ fn a_folder_is_loaded_and_a_broken_file_in_it_refuses_the_whole() {
     assert_eq!(matched, Some("dns"));
 
     fs::write(folder.path().join("b.cedar"), "\n  permit(principal, action);").unwrap();
-    let errors = Policy::load(&paths, Vec::new()).unwrap_err().to_string();
+    let errors = Policy::load(&sources, Vec::new()).unwrap_err().to_string();
     assert!(errors.contains("b.cedar:2:"), "{errors}");
 }

@@ -1,0 +1,188 @@
+//! Changes of the policy tree that come by the control socket: checked as a whole before anything is written.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::control::BackendError;
+use crate::control::protocol::PolicyChange;
+use crate::identity::replace_public;
+use crate::materials;
+use crate::policy::{Policy, SourceFile, Sources};
+
+/// What folders of namespaces are made with: everybody may read who calls whom, the daemon's user writes.
+const FOLDER_MODE: u32 = 0o755;
+
+/// A change that was written.
+#[derive(Debug)]
+pub(super) struct Written {
+    file: PathBuf,
+    before: Option<String>,
+}
+
+impl Written {
+    /// Takes it back: the policy was refused after all.
+    pub(super) fn undo(self) {
+        let undone = match &self.before {
+            Some(text) => replace_public(&self.file, text).map_err(io::Error::other),
+            None => fs::remove_file(&self.file),
+        };
+        if let Err(error) = undone {
+            tracing::error!(file = %self.file.display(), %error, "cannot be set back to what is in force");
+        }
+    }
+}
+
+/// Writes a change, if whoever asks may and the whole policy loads with it. Returns that policy too.
+pub(super) fn write(
+    config: &Config,
+    earlier: Option<&Policy>,
+    change: &PolicyChange,
+) -> Result<(Policy, Written), BackendError> {
+    let sources = &config.policy.sources;
+    let tree = sources.tree.as_deref().ok_or_else(|| {
+        let file = config.file.display();
+        BackendError::BadRequest(format!(
+            "there is no policy tree: `tree` in [policy] of {file} names its folder"
+        ))
+    })?;
+    authorize(sources, change)?;
+    let folder = tree.join(change.namespace.as_str().trim_start_matches('/'));
+    let file = folder.join(&change.name);
+    let refused = |text: String| BackendError::BadRequest(text);
+    let mut files = sources.read().map_err(|errors| {
+        refused(format!("nothing can be changed while the policy on disk is refused: {errors}"))
+    })?;
+    let name = file.display().to_string();
+    let before = files.iter().position(|one| one.name == name).map(|at| files.remove(at).text);
+    match &change.text {
+        Some(text) => files.push(SourceFile {
+            scope: change.namespace.clone(),
+            ..SourceFile::new(name, text.clone())
+        }),
+        None if before.is_none() => return Err(refused(format!("{name}: there is no such file"))),
+        None => {}
+    }
+    let rules = materials::network_rules(config).map_err(|error| refused(error.to_string()))?;
+    let policy = Policy::from_sources_after(earlier, &files, rules)
+        .map_err(|errors| refused(errors.to_string()))?;
+    store(&folder, &file, change.text.as_deref()).map_err(|error| {
+        BackendError::Internal(format!("{} cannot be written: {error:#}", file.display()))
+    })?;
+    Ok((policy, Written { file, before }))
+}
+
+/// Root and the daemon's own user may write everywhere, others where the owners' policy says so.
+fn authorize(sources: &Sources, change: &PolicyChange) -> Result<(), BackendError> {
+    if change.uid == 0 || change.uid == nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    let owners = sources.read_owners().map_err(|errors| {
+        BackendError::Forbidden(format!(
+            "nobody but root may write while policy.owners is refused: {errors}"
+        ))
+    })?;
+    let Some(owners) = owners else {
+        let uid = change.uid;
+        let text = format!(
+            "only root may write in the policy tree, not uid {uid}; `owners` in [policy] lets others in"
+        );
+        return Err(BackendError::Forbidden(text));
+    };
+    owners.check(change.uid, &change.namespace).map_err(BackendError::Forbidden)
+}
+
+fn store(folder: &Path, file: &Path, text: Option<&str>) -> anyhow::Result<()> {
+    let Some(text) = text else { return Ok(fs::remove_file(file)?) };
+    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+    Ok(replace_public(file, text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPEN: &str = "permit(principal, action, resource);";
+
+    fn config(folder: &Path, more: &str) -> Config {
+        let text = format!(
+            "trust_domain = \"example.org\"\n[identity]\nmode = \"psk\"\npsk_file = \"psk.key\"\n\
+             [policy]\ntree = \"tree\"\n{more}\n"
+        );
+        fs::create_dir_all(folder.join("tree")).unwrap();
+        Config::parse(&text, &folder.join("e.toml"), folder).unwrap()
+    }
+
+    fn change(uid: u32, path: &str, text: Option<&str>) -> PolicyChange {
+        PolicyChange::new(uid, path, text.map(str::to_owned)).unwrap()
+    }
+
+    fn own() -> u32 {
+        nix::unistd::geteuid().as_raw()
+    }
+
+    #[test]
+    fn what_loads_is_written_and_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), "");
+        let file = folder.path().join("tree/acme/shop/open.cedar");
+        let wanted = change(own(), "/acme/shop/open.cedar", Some(OPEN));
+        let (policy, written) = write(&config, None, &wanted).unwrap();
+        assert_eq!(policy.set().rules()[0].scope().as_str(), "/acme/shop");
+        assert_eq!(fs::read_to_string(&file).unwrap(), OPEN);
+        assert_eq!(materials::load_policy(&config).unwrap().generation(), policy.generation());
+
+        let other = OPEN.replace("permit", "forbid");
+        let again = change(own(), "/acme/shop/open.cedar", Some(&other));
+        write(&config, Some(&policy), &again).unwrap().1.undo();
+        assert_eq!(fs::read_to_string(&file).unwrap(), OPEN);
+        written.undo();
+        assert!(!file.exists());
+        let gone = change(own(), "/acme/shop/open.cedar", None);
+        assert!(matches!(write(&config, None, &gone), Err(BackendError::BadRequest(_))));
+    }
+
+    #[test]
+    fn what_does_not_load_leaves_everything_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), "");
+        let (_, _) = write(&config, None, &change(own(), "/a/x.cedar", Some(OPEN))).unwrap();
+        for (path, text) in [
+            ("/a/x.cedar", "permit(principal, action);"),
+            (
+                "/b/x.cedar",
+                "permit(principal, action == Action::\"accept\", resource in Namespace::\"/a\");",
+            ),
+        ] {
+            let refused = write(&config, None, &change(own(), path, Some(text))).unwrap_err();
+            assert!(refused.to_string().contains(path), "{refused}");
+        }
+        assert_eq!(fs::read_to_string(folder.path().join("tree/a/x.cedar")).unwrap(), OPEN);
+        assert!(!folder.path().join("tree/b").exists());
+    }
+
+    #[test]
+    fn others_write_only_where_the_owners_policy_lets_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = own() + 4711;
+        let wanted = change(other, "/acme/shop/x.cedar", Some(OPEN));
+        let nobody = write(&config(folder.path(), ""), None, &wanted).unwrap_err();
+        assert!(matches!(nobody, BackendError::Forbidden(_)), "{nobody}");
+
+        let owners = folder.path().join("owners.cedar");
+        let rule = "permit(principal, action, resource in Namespace::\"/acme/shop\") when { principal.uid == UID };";
+        fs::write(&owners, rule.replace("UID", &other.to_string())).unwrap();
+        if own() != 0 {
+            return; // Files of this user would be refused, who is not in the policy.
+        }
+        let config = config(folder.path(), "owners = [\"owners.cedar\"]");
+        write(&config, None, &wanted).unwrap();
+        let above = change(other, "/acme/x.cedar", Some(OPEN));
+        let refused = write(&config, None, &above).unwrap_err();
+        assert!(matches!(refused, BackendError::Forbidden(_)), "{refused}");
+        fs::write(&owners, "permit(").unwrap();
+        assert!(matches!(write(&config, None, &wanted), Err(BackendError::Forbidden(_))));
+    }
+}

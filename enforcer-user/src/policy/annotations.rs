@@ -1,0 +1,88 @@
+//! What stands in front of a rule: `@id`, `@reason`, `@active` and what it obliges to.
+
+use cedar_policy::{Effect, Policy};
+
+use super::active::Active;
+use super::names::nearest;
+use crate::identity::{NameError, Namespace};
+
+/// The most bytes of an `@id` or a `@reason`, which appear in log lines.
+pub const MAX_ANNOTATION_BYTES: usize = 256;
+
+const KNOWN: [&str; 5] = ["active", "bounds", "id", "log", "reason"];
+
+/// What the annotations of a rule say, besides its name and reason.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Annotations {
+    /// When the rule is in force; none for always.
+    pub active: Option<Active>,
+    /// The namespace whose files may permit no more than this rule and those like it; none for an ordinary rule.
+    pub bounds: Option<Namespace>,
+    /// Whether each connection that it decides is logged.
+    pub log: bool,
+}
+
+/// What is wrong with an annotation, and the next step.
+pub(super) type Problem = (String, Option<String>);
+
+impl Annotations {
+    /// Reads them; what is wrong with any of them is told, and that one left out.
+    pub fn of(policy: &Policy) -> (Self, Vec<Problem>) {
+        let (mut found, mut problems) = (Self::default(), Vec::new());
+        for (key, value) in policy.annotations() {
+            let read = match key {
+                "id" | "reason" => printable(key, value),
+                "active" => Active::parse(value).map(|active| found.active = Some(active)).map_err(|error| {
+                    (format!("@active: {error}"), error.near.as_deref().map(did_you_mean))
+                }),
+                "bounds" => bounds(policy, value).map(|of| found.bounds = Some(of)),
+                "log" => empty(key, value).map(|()| found.log = true),
+                "encrypt" => Err((
+                    "@encrypt is not enforced yet".to_owned(),
+                    Some("what it asks for is refused rather than sent in the clear; leave the rule out".to_owned()),
+                )),
+                _ => Err(unknown(key)),
+            };
+            problems.extend(read.err());
+        }
+        (found, problems)
+    }
+}
+
+fn bounds(policy: &Policy, value: &str) -> Result<Namespace, Problem> {
+    if policy.effect() == Effect::Forbid {
+        let help = "a forbid holds for every namespace below anyway; leave @bounds out".to_owned();
+        return Err(("@bounds belongs to a permit".to_owned(), Some(help)));
+    }
+    let form = |error: NameError| (format!("@bounds({value:?}): {error}"), None);
+    value.parse().map_err(form)
+}
+
+fn printable(key: &str, value: &str) -> Result<(), Problem> {
+    if value.len() <= MAX_ANNOTATION_BYTES && !value.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let message = format!(
+        "@{key} has {} bytes or a control character; at most {MAX_ANNOTATION_BYTES} printable bytes are allowed",
+        value.len()
+    );
+    Err((message, None))
+}
+
+fn empty(key: &str, value: &str) -> Result<(), Problem> {
+    if value.is_empty() {
+        return Ok(());
+    }
+    Err((format!("@{key} takes no value, found {value:?}"), Some(format!("write `@{key}`"))))
+}
+
+fn unknown(key: &str) -> Problem {
+    let near = nearest(key, KNOWN).map(did_you_mean);
+    let help =
+        near.unwrap_or_else(|| "@id, @reason, @active, @bounds and @log are known".to_owned());
+    (format!("annotation @{key} has no meaning here"), Some(help))
+}
+
+fn did_you_mean(name: &str) -> String {
+    format!("did you mean `{name}`?")
+}
