@@ -221,6 +221,57 @@ fn a_window_that_closes_cuts_its_flows_on_time_and_opens_again() {
     drop(kept);
 }
 
+#[test]
+fn an_override_opens_what_is_forbidden_ends_alone_and_survives_a_restart() {
+    let mut pair = started(DENY_ALL);
+    let listener = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
+    let to = pair.net.server.at(Family::V4, PORT);
+    let server = pair.daemons.server().unwrap();
+    server.put_policy("/shut.cedar", "forbid(principal, action, resource);").unwrap();
+    assert!(!contact(&pair.net.client, to, &listener).unwrap().is_made());
+
+    let (caller, port) = (client().spiffe_id(), PORT.to_string());
+    let server = pair.daemons.server().unwrap();
+    let words = ["policy", "override", "allow", "--from", &caller, "--to", NAMESPACE];
+    let rest = ["--port", &port, "--for", "15s", "--reason", "the pager rang"];
+    let told = server.cli(&[&words[..], &rest].concat()).unwrap();
+    assert!(told.contains("by uid 0: the pager rang"), "{told}");
+    assert!(server.cli(&["status"]).unwrap().contains("the pager rang"));
+    let mut stream = Interactive::open(&pair.net.client, to).unwrap();
+    let server = pair.daemons.server().unwrap();
+    server.kill().unwrap();
+    server.launch().unwrap();
+    stream.exchange().unwrap();
+    let (_, why) = server.explain(&caller, "server", PORT).unwrap();
+    let text = why["text"].as_str().unwrap();
+    assert!(why["allow"] == true && text.contains("override 1 allows"), "{why}");
+
+    assert_eq!(stream.wait_end(Duration::from_secs(20)).unwrap(), End::Reset);
+    assert!(!contact(&pair.net.client, to, &listener).unwrap().is_made());
+    let server = pair.daemons.server().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!server.cli(&["status"]).unwrap().contains("the pager rang"));
+    assert!(server.log().contains("override 1 has ended"), "its end stands in the log");
+}
+
+#[test]
+fn an_override_that_denies_cuts_at_once_and_can_be_taken_back() {
+    let mut pair = started(ALLOW_ALL);
+    let listener = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
+    let to = pair.net.server.at(Family::V4, PORT);
+    let mut stream = Interactive::open(&pair.net.client, to).unwrap();
+    let server = pair.daemons.server().unwrap();
+    let words = ["policy", "override", "deny", "--from", "*", "--to", "/acme"];
+    server.cli(&[&words[..], &["--for", "1h", "--reason", "breach"]].concat()).unwrap();
+    assert_eq!(stream.wait_end(PATIENCE).unwrap(), End::Reset);
+    assert!(!contact(&pair.net.client, to, &listener).unwrap().is_made());
+    // A policy that is loaded anew meanwhile does not lift it.
+    pair.daemons.server().unwrap().put_policy("/open.cedar", ALLOW_ALL).unwrap();
+    assert!(!contact(&pair.net.client, to, &listener).unwrap().is_made());
+    pair.daemons.server().unwrap().cli(&["policy", "overrides", "--end", "1"]).unwrap();
+    assert_eq!(contact(&pair.net.client, to, &listener).unwrap(), Contact::MADE);
+}
+
 /// Runs a command of `enforcer policy` as somebody without rights, with `text` on its standard input.
 fn as_nobody(server: &Enforcer, words: &[&str], text: &str) -> Output {
     use std::io::Write as _;

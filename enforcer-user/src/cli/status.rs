@@ -94,6 +94,9 @@ fn table(status: &StatusReport, now: u64) -> String {
             status.epoch, status.policy_generation, rules.0, rules.1
         ),
     );
+    for text in &status.overrides {
+        pair("override", text.clone());
+    }
     for attach in &status.attach {
         let method = attach.method.map_or("not attached", |method| method.as_str());
         let observed = if attach.mode == "observe" { ", observe: denials pass" } else { "" };

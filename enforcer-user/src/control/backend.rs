@@ -6,8 +6,9 @@ use thiserror::Error;
 
 use super::protocol::{
     CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
+    OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
 };
+use crate::policy::Override;
 
 /// Why a question was not answered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -51,6 +52,16 @@ pub trait Backend: Send + Sync + 'static {
     fn reload(&self) -> impl Future<Output = Answer<ReloadReport>> + Send;
     /// `GET /v1/policy`.
     fn policy_files(&self) -> impl Future<Output = Answer<Vec<PolicyFileReport>>> + Send;
+    /// `GET /v1/overrides`.
+    fn overrides(&self) -> impl Future<Output = Answer<Vec<Override>>> + Send;
+    /// `POST /v1/overrides`, by this user.
+    fn override_policy(
+        &self,
+        uid: u32,
+        request: OverrideRequest,
+    ) -> impl Future<Output = Answer<Override>> + Send;
+    /// `DELETE /v1/overrides/NUMBER`, by this user.
+    fn end_override(&self, uid: u32, number: u64) -> impl Future<Output = Answer<Override>> + Send;
     /// `PUT` and `DELETE /v1/policy/…`.
     fn change_policy(
         &self,

@@ -14,8 +14,9 @@ use tokio::net::UnixStream;
 
 use super::protocol::{
     CountersReport, ErrorReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport,
-    IdentityReport, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
+    IdentityReport, OverrideRequest, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
 };
+use crate::policy::Override;
 
 /// How long a question may take in all; longer than the server's own limit, whose words are better.
 const QUESTION_TIME_LIMIT: Duration = Duration::from_secs(20);
@@ -125,6 +126,26 @@ impl Client {
     /// `POST /v1/reload`.
     pub async fn reload(&self) -> Result<ReloadReport, ClientError> {
         self.json(Method::POST, "/v1/reload", Vec::new()).await
+    }
+
+    /// `GET /v1/overrides`.
+    pub async fn overrides(&self) -> Result<Vec<Override>, ClientError> {
+        self.ask("/v1/overrides").await
+    }
+
+    /// `POST /v1/overrides`.
+    pub async fn override_policy(
+        &self,
+        request: &OverrideRequest,
+    ) -> Result<Override, ClientError> {
+        let body = serde_json::to_vec(request)
+            .map_err(|error| self.malformed(format!("request: {error}")))?;
+        self.json(Method::POST, "/v1/overrides", body).await
+    }
+
+    /// `DELETE /v1/overrides/NUMBER`.
+    pub async fn end_override(&self, number: u64) -> Result<Override, ClientError> {
+        self.json(Method::DELETE, &format!("/v1/overrides/{number}"), Vec::new()).await
     }
 
     /// `GET /v1/policy`.

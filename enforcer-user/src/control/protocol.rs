@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{NameError, Namespace};
+use crate::policy::Whom;
 
 /// `GET /v1/status`: whether this enforcer does its work, and how much of it there is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,9 @@ pub struct StatusReport {
     pub epoch: u64,
     /// How often the policy was loaded.
     pub policy_generation: u64,
+    /// What is allowed or denied for a while, whatever the rules say.
+    #[serde(default)]
+    pub overrides: Vec<String>,
     /// Identity rules loaded.
     pub policies: u64,
     /// Network rules loaded.
@@ -331,6 +335,24 @@ impl PolicyChange {
         }
         Ok(Self { uid, namespace, name: name.to_owned(), text })
     }
+}
+
+/// `POST /v1/overrides`: something is to be allowed or denied for a while, whatever the rules say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideRequest {
+    /// Whether it is to be allowed, or denied.
+    pub allow: bool,
+    /// Who calls.
+    pub from: Whom,
+    /// Who is called.
+    pub to: Whom,
+    /// The callee's port; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// For how long.
+    pub seconds: u64,
+    /// Why.
+    pub reason: String,
 }
 
 /// The body of every refusal.

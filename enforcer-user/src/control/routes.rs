@@ -10,16 +10,19 @@ use serde::Serialize;
 use super::backend::{Answer, Backend};
 use super::http::{Reply, backend_refusal, body, json, refusal, reply, wrong_method};
 use super::peer::Peer;
-use super::protocol::{ExplainRequest, FlowQuery, MAX_FLOW_LIMIT, PolicyChange};
+use super::protocol::{ExplainRequest, FlowQuery, MAX_FLOW_LIMIT, OverrideRequest, PolicyChange};
 use super::server::ANSWER_TIME_LIMIT;
 use crate::metrics;
 
 /// Every route of the control socket, for the refusal of an unknown one.
-const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /v1/policy /metrics, \
-                      POST /v1/explain /v1/reload, PUT and DELETE /v1/policy/NAMESPACE/NAME.cedar";
+const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /v1/policy /v1/overrides /metrics, \
+                      POST /v1/explain /v1/reload /v1/overrides, PUT and DELETE /v1/policy/NAMESPACE/NAME.cedar, \
+                      DELETE /v1/overrides/NUMBER";
 
 /// Files of the policy tree lie below.
 const POLICY: &str = "/v1/policy";
+/// What is said over the policy for a while.
+const OVERRIDES: &str = "/v1/overrides";
 
 /// Routes that change something: for root only, and noted in the log.
 const CHANGES: [&str; 1] = ["/v1/reload"];
@@ -31,10 +34,15 @@ pub(super) async fn control<B: Backend>(
     request: Request<Incoming>,
 ) -> Reply {
     if let Some(file) =
-        request.uri().path().strip_prefix(POLICY).filter(|file| file.starts_with('/'))
+        request.uri().path().strip_prefix(POLICY).filter(|rest| rest.starts_with('/'))
     {
         let file = file.to_owned();
         return change_policy(&*backend, peer, &file, request).await;
+    }
+    if let Some(which) = request.uri().path().strip_prefix(OVERRIDES).filter(|rest| is_below(rest))
+    {
+        let which = which.to_owned();
+        return overrides(&*backend, peer, &which, request).await;
     }
     let expected = match request.uri().path() {
         "/v1/explain" | "/v1/reload" => Method::POST,
@@ -78,6 +86,49 @@ fn refuse_change(peer: Peer, path: &str) -> Option<Reply> {
     tracing::warn!(%peer, "control: {path} refused: not root");
     let text = format!("{path} changes what is enforced; only root may ask for it, not {peer}");
     Some(refusal(StatusCode::FORBIDDEN, text))
+}
+
+/// Whether what stands behind a route is that route's: nothing, or something below.
+fn is_below(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('/')
+}
+
+/// Whoever may read may see what is overridden; only root changes it.
+async fn overrides<B: Backend>(
+    backend: &B,
+    peer: Peer,
+    which: &str,
+    request: Request<Incoming>,
+) -> Reply {
+    let method = request.method().clone();
+    if method == Method::GET && which.is_empty() {
+        return answer(backend.overrides()).await;
+    }
+    if method != if which.is_empty() { Method::POST } else { Method::DELETE } {
+        return wrong_method(if which.is_empty() { "GET, POST" } else { "DELETE" });
+    }
+    if let Some(refused) = refuse_change(peer, OVERRIDES) {
+        return refused;
+    }
+    if let Some(number) = which.strip_prefix('/') {
+        let Ok(known) = number.parse() else {
+            let text = format!("override {number:?}: expected its number");
+            return refusal(StatusCode::BAD_REQUEST, text);
+        };
+        return answer(backend.end_override(peer.uid(), known)).await;
+    }
+    let bytes = match body(request).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return refused,
+    };
+    match serde_json::from_slice::<OverrideRequest>(&bytes) {
+        Ok(wanted) => answer(backend.override_policy(peer.uid(), wanted)).await,
+        Err(error) => {
+            let text =
+                format!("override request: {error}; expected {{allow, from, to, seconds, reason}}");
+            refusal(StatusCode::BAD_REQUEST, text)
+        }
+    }
 }
 
 /// Who may write where is the backend's to say: it has the policy of the owners.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::protocol::*;
 use super::*;
+use crate::policy::Override;
 
 #[derive(Default)]
 struct Fake {
@@ -54,6 +55,20 @@ impl Backend for Fake {
     async fn reload(&self) -> Answer<ReloadReport> {
         let policy_generation = self.reloads.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(ReloadReport { changed: true, policy_generation, ..Default::default() })
+    }
+
+    async fn overrides(&self) -> Answer<Vec<Override>> {
+        Ok(Vec::new())
+    }
+
+    async fn override_policy(&self, uid: u32, request: OverrideRequest) -> Answer<Override> {
+        let OverrideRequest { allow, from, to, port, seconds, reason } = request;
+        let until_unix = i64::try_from(seconds).unwrap();
+        Ok(Override { number: 1, allow, from, to, port, until_unix, reason, uid })
+    }
+
+    async fn end_override(&self, _: u32, number: u64) -> Answer<Override> {
+        Err(BackendError::BadRequest(format!("override {number}: there is none in force")))
     }
 
     async fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {
@@ -136,6 +151,17 @@ async fn every_route_answers_through_the_client() {
     assert!(!client.explain(&ExplainRequest { port: 81, ..request }).await.unwrap().allow);
     assert_eq!(client.reload().await.unwrap().policy_generation, 1);
     assert_eq!(client.reload().await.unwrap().policy_generation, 2);
+    let request = OverrideRequest {
+        allow: true,
+        from: "*".parse().unwrap(),
+        to: "/acme".parse().unwrap(),
+        port: None,
+        seconds: 60,
+        reason: "why".into(),
+    };
+    let made = client.override_policy(&request).await.unwrap();
+    assert_eq!((made.until_unix, made.to.to_string()), (60, "/acme".to_owned()));
+    assert!(client.overrides().await.unwrap().is_empty());
     assert_eq!(client.policy_files().await.unwrap()[0].rules, 2);
     let put = client.put_policy("/acme/a.cedar", "text".into()).await.unwrap();
     assert_eq!((put.changed, put.rejudged), (true, 4));
@@ -157,6 +183,8 @@ async fn refusals_reach_the_client_in_the_daemons_words() {
     let refused = client.put_policy("/not/yours/a.cedar", String::new()).await.unwrap_err();
     assert!(matches!(refused, ClientError::Refused { status: 403, .. }), "{refused:?}");
     assert_eq!(refused.to_string(), "uid 1 may not write in /not/yours");
+    let refused = client.end_override(9).await.unwrap_err();
+    assert_eq!(refused.to_string(), "override 9: there is none in force");
     let query = FlowQuery { limit: 0, workload: None };
     let refused = client.flows(&query).await.unwrap_err();
     assert_eq!(refused.to_string(), "limit \"0\": expected a number from 1 to 131072");
@@ -174,6 +202,10 @@ async fn malformed_requests_are_refused_by_status() {
     let cases = [
         ("GET /v2/status HTTP/1.1\r\nconnection: close\r\n\r\n", "404", "/v2/status"),
         ("DELETE /v1/status HTTP/1.1\r\nconnection: close\r\n\r\n", "405", "expected GET"),
+        ("PUT /v1/overrides HTTP/1.1\r\nconnection: close\r\n\r\n", "405", "expected GET, POST"),
+        ("GET /v1/overrides/1 HTTP/1.1\r\nconnection: close\r\n\r\n", "405", "expected DELETE"),
+        ("DELETE /v1/overrides/x HTTP/1.1\r\nconnection: close\r\n\r\n", "400", "its number"),
+        ("GET /v1/overridesx HTTP/1.1\r\nconnection: close\r\n\r\n", "404", "overridesx"),
         ("GET /v1/reload HTTP/1.1\r\nconnection: close\r\n\r\n", "405", "expected POST"),
         (
             "GET /v1/policy/a/b.cedar HTTP/1.1\r\nconnection: close\r\n\r\n",

@@ -4,9 +4,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::control::protocol::{
     CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
+    OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
 };
 use crate::control::{Answer, Backend, BackendError};
+use crate::policy::Override;
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Answer<T>>;
@@ -22,6 +23,9 @@ pub(super) enum Request {
     Explain(ExplainRequest, Reply<ExplainReport>),
     Reload(Reply<ReloadReport>),
     PolicyFiles(Reply<Vec<PolicyFileReport>>),
+    Overrides(Reply<Vec<Override>>),
+    Override(u32, OverrideRequest, Reply<Override>),
+    EndOverride(u32, u64, Reply<Override>),
     ChangePolicy(PolicyChange, Reply<ReloadReport>),
 }
 
@@ -83,6 +87,18 @@ impl Backend for Remote {
 
     async fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {
         self.ask(Request::PolicyFiles).await
+    }
+
+    async fn overrides(&self) -> Answer<Vec<Override>> {
+        self.ask(Request::Overrides).await
+    }
+
+    async fn override_policy(&self, uid: u32, request: OverrideRequest) -> Answer<Override> {
+        self.ask(|reply| Request::Override(uid, request, reply)).await
+    }
+
+    async fn end_override(&self, uid: u32, number: u64) -> Answer<Override> {
+        self.ask(|reply| Request::EndOverride(uid, number, reply)).await
     }
 
     async fn change_policy(&self, change: PolicyChange) -> Answer<ReloadReport> {

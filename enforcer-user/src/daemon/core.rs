@@ -14,6 +14,7 @@ use super::backend::Request;
 use super::clock::now;
 use super::log::Log;
 use super::memory::Memory;
+use super::overrides::Overrides;
 use super::pool::Pool;
 use super::reload::{Loaded, Reloading};
 use crate::config::Config;
@@ -42,6 +43,7 @@ pub(super) struct Core {
     pub(super) events: Events,
     pub(super) pool: Pool,
     pub(super) memory: Memory,
+    pub(super) overrides: Overrides,
     pub(super) log: Log,
     pub(super) units: Vec<Unit>,
     pub(super) requests: mpsc::Receiver<Request>,
@@ -151,6 +153,7 @@ impl Core {
     fn on_tick(&mut self) {
         self.ticks += 1;
         self.tell(Input::Tick);
+        self.end_overrides();
         if self.ticks.is_multiple_of(SCAN_TICKS) {
             self.scan_flows();
         }

@@ -21,6 +21,7 @@ mod core;
 mod files;
 mod log;
 pub mod memory;
+mod overrides;
 mod pool;
 mod reload;
 mod report;

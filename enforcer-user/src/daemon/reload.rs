@@ -181,7 +181,7 @@ impl Core {
         if loaded.policy.is_ok() || loaded.config == self.config {
             self.set_trust(loaded.trust);
         }
-        let answer = loaded.policy.and_then(|policy| self.set_config(&loaded.config, policy));
+        let answer = loaded.policy.and_then(|policy| self.set_config(&loaded.config, &policy));
         self.tell_restart(loaded.restart);
         match &answer {
             Ok(report) if report.changed => {
@@ -204,7 +204,12 @@ impl Core {
 
     /// Puts a configuration in force with its policy: the mesh and the rules in one step, then the
     /// workloads. If the policy is refused, all of it is.
-    fn set_config(&mut self, config: &Arc<Config>, policy: Policy) -> Result<ReloadReport, String> {
+    fn set_config(
+        &mut self,
+        config: &Arc<Config>,
+        policy: &Policy,
+    ) -> Result<ReloadReport, String> {
+        let policy = self.overrides.over(policy)?;
         let before = Arc::clone(&self.config);
         let forced = before.mesh != config.mesh;
         if forced {
@@ -242,7 +247,11 @@ impl Core {
         self.problems.insert("configuration", problem);
     }
 
-    fn set_policy(&mut self, policy: Arc<Policy>, forced: bool) -> Result<ReloadReport, String> {
+    pub(super) fn set_policy(
+        &mut self,
+        policy: Arc<Policy>,
+        forced: bool,
+    ) -> Result<ReloadReport, String> {
         let current = self.engine.policy().map(|policy| policy.generation());
         let changed = forced || current != Some(policy.generation());
         let cut = self.engine.counters().done(Done::FlowsCut);

@@ -35,6 +35,13 @@ impl Core {
             Request::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Request::Reload(reply) => self.reload(Some(reply)),
             Request::PolicyFiles(reply) => drop(reply.send(self.policy_files())),
+            Request::Overrides(reply) => drop(reply.send(Ok(self.overrides.list().to_vec()))),
+            Request::Override(uid, request, reply) => {
+                drop(reply.send(self.override_policy(uid, request)));
+            }
+            Request::EndOverride(uid, number, reply) => {
+                drop(reply.send(self.end_override(uid, number)));
+            }
             Request::ChangePolicy(change, reply) => self.change_policy(change, reply),
         }
     }
@@ -122,6 +129,7 @@ impl Core {
             attach: self.units.iter().map(|unit| self.attachment(unit)).collect(),
             epoch: status.epoch.into(),
             policy_generation: status.policy_generation,
+            overrides: self.overrides.list().iter().map(ToString::to_string).collect(),
             policies: policy.map_or(0, |policy| policy.set().rules().len() as u64),
             network_rules: policy.map_or(0, |policy| policy.network_rules().len() as u64),
             workloads: status.workloads as u64,

@@ -1,6 +1,5 @@
 //! From a configuration to a running event loop.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -15,6 +14,7 @@ use super::clock::now;
 use super::core::{Core, TICK, glances};
 use super::log::Log;
 use super::memory::Memory;
+use super::overrides::Overrides;
 use super::pool::Pool;
 use super::reload::Reloading;
 use crate::config::{Config, Existing, Mode, WorkloadConfig};
@@ -35,12 +35,15 @@ impl Core {
         requests: mpsc::Receiver<Request>,
     ) -> anyhow::Result<Self> {
         let (trust, issuer) = materials::load_trust(&config, now().unix_seconds())?;
-        let policy = Arc::new(materials::load_policy(&config).context("policy")?);
+        let policy = materials::load_policy(&config).context("policy")?;
         let reloading = Reloading::start(&config);
         let verifier = Arc::new(Verifier::new(trust));
         let engine = Engine::new(settings(&config), Arc::new(issuer), verifier);
         let (memory, remembered) = Memory::open(&config.instance_run_dir());
         fault::reached(KillPoint::MemoryOpened);
+        let mut overrides = Overrides::open(&config.instance_run_dir());
+        let problems = overrides.problem.take().map(|problem| ("overrides", problem));
+        let policy = overrides.over(&policy).map(Arc::new).map_err(anyhow::Error::msg)?;
         let (datapath, events) = Datapath::open(&config)?;
         // Before the first look at an interface, so that no change is missed behind it.
         let watcher = Watcher::open()?;
@@ -54,11 +57,12 @@ impl Core {
             events,
             pool: Pool::start()?,
             memory,
+            overrides,
             units: Vec::new(),
             requests,
             reloading,
             hangup: signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?,
-            problems: BTreeMap::new(),
+            problems: problems.into_iter().collect(),
             started: Instant::now(),
             kernel: kernel_release(),
             settled: false,

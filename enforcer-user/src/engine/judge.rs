@@ -90,7 +90,11 @@ impl Engine {
                 (false, true) => verdict_action::WOULD_DENY,
                 (false, false) => verdict_action::DENY,
             },
-            rule: decision.rules.first().map_or(0, |rule| rule_number(rule)),
+            // What overrides the rules is none of them.
+            rule: match (decision.overridden, decision.rules.first()) {
+                (None, Some(rule)) => rule_number(rule),
+                _ => 0,
+            },
             port_matters: decision.port_matters,
             valid_until: decision.valid_until.map(|at| u64::try_from(at).unwrap_or_default()),
             denial,
@@ -166,6 +170,9 @@ fn rule_number(rule: &Rule) -> u32 {
 fn because(decision: &Decision<'_>) -> String {
     if let Some(refused) = &decision.refused {
         return refused.clone();
+    }
+    if let Some(by) = decision.overridden {
+        return by.to_string();
     }
     if decision.rules.is_empty() {
         return "no rule permits it".to_owned();

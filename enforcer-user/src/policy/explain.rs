@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::facts::facts;
+use super::overrides::Override;
 use super::request::{Action, Ends, Question, Request};
 use super::rule::{Effect, Head, Rule, RuleReference};
 use super::set::{Outcome, Outside, PolicySet};
@@ -35,6 +36,9 @@ pub struct Explanation {
     pub unix_seconds: i64,
     /// Whether it is allowed.
     pub allow: bool,
+    /// What decided over all rules, and whether they would allow it.
+    #[serde(default)]
+    pub overridden: Option<(String, bool)>,
     /// The rules that decided: permits when allowed, forbids when denied; none when nothing permits.
     pub rules: Vec<RuleReference>,
     /// Rules that could not be evaluated.
@@ -119,6 +123,7 @@ impl PolicySet {
             protocol: asked.protocol.to_string(),
             unix_seconds: asked.unix_seconds,
             allow: decision.allow,
+            overridden: None,
             rules: decision.rules.iter().map(|rule| (*rule).into()).collect(),
             failures: failures.collect(),
             refused: decision.refused,
@@ -268,15 +273,28 @@ impl Explanation {
         format!("{}: {caller} -> {callee} port {port}/{protocol}", verdict(allow))
     }
 
+    /// The same with what overrules it.
+    pub(super) fn overridden_by(self, by: &Override) -> Self {
+        Self { allow: by.allow, overridden: Some((by.to_string(), self.allow)), ..self }
+    }
+
     /// Why, a line each; what belongs to the line before begins with two spaces.
     fn because(&self) -> Vec<String> {
+        let Some((by, otherwise)) = &self.overridden else { return self.by_rules() };
+        let mut lines = vec![by.clone(), format!("without it: {}", verdict(*otherwise))];
+        lines.extend(self.by_rules().into_iter().map(|line| format!("  {line}")));
+        lines
+    }
+
+    fn by_rules(&self) -> Vec<String> {
+        let allow = self.overridden.as_ref().map_or(self.allow, |(_, otherwise)| *otherwise);
         let mut lines = Vec::new();
         lines.extend(self.refused.iter().map(|refused| format!("it cannot be asked: {refused}")));
         lines.extend(self.rules.iter().map(|rule| {
             let verb = if rule.effect == Effect::Permit { "permitted" } else { "forbidden" };
             format!("{verb} by {rule}")
         }));
-        if !self.allow && self.rules.is_empty() && self.refused.is_none() {
+        if !allow && self.rules.is_empty() && self.refused.is_none() {
             lines.push("nothing permits it".to_owned());
         }
         lines.extend(

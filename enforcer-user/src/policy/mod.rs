@@ -16,6 +16,7 @@ mod index;
 mod names;
 mod native;
 pub mod network;
+mod overrides;
 mod owners;
 mod parse;
 mod protocol;
@@ -28,6 +29,7 @@ mod statements;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -35,6 +37,7 @@ pub use error::{PolicyError, PolicyErrors};
 pub use explain::{BothEnds, Explanation, Failure, NearMiss};
 pub use names::nearest;
 pub use network::{Direction, NetworkRule, NetworkRuleError, NetworkRuleSpec, NetworkTable};
+pub use overrides::{MAX_OVERRIDE_SECONDS, MAX_OVERRIDES, Override, Whom, WhomError};
 pub use owners::{Owners, Writer};
 pub use protocol::{Protocol, ProtocolError};
 pub use request::{Action, Request};
@@ -42,15 +45,19 @@ pub use rule::{Effect, Rule, RuleReference};
 pub use set::{Decision, Outside, PolicySet, RuleFailure};
 pub use source::{SourceFile, Sources};
 
+use self::overrides::overriding;
 use crate::identity::Identity;
 
-/// Everything that decides: the policies, the network rules, and a name for this state of both.
+/// Everything that decides: the policies, the network rules, what overrides them, and a name for this state of all.
 ///
 /// Immutable; shared between threads in an `Arc`.
 #[derive(Debug)]
 pub struct Policy {
-    set: PolicySet,
+    set: Arc<PolicySet>,
     network_rules: Vec<NetworkRule>,
+    overrides: Vec<Override>,
+    /// Of policies and network rules.
+    rules: Generation,
     generation: Generation,
 }
 
@@ -89,21 +96,57 @@ impl Policy {
     ) -> Result<Self, PolicyErrors> {
         network::check_rules(&network_rules)
             .map_err(|error| PolicyError::general(error.to_string()))?;
-        let set = PolicySet::from_sources_after(earlier.map(|policy| &policy.set), files)?;
+        let set = PolicySet::from_sources_after(earlier.map(|policy| &*policy.set), files)?;
         let generation = Generation::of(files, &network_rules);
-        Ok(Self { set, network_rules, generation })
+        let (set, overrides, rules) = (Arc::new(set), Vec::new(), generation);
+        Ok(Self { set, network_rules, overrides, rules, generation })
+    }
+
+    /// The same policy with these overrides and no others.
+    pub fn with_overrides(&self, overrides: Vec<Override>) -> Result<Self, PolicyErrors> {
+        overrides::check(&overrides)?;
+        Ok(Self {
+            set: Arc::clone(&self.set),
+            network_rules: self.network_rules.clone(),
+            generation: self.rules.with(&overrides),
+            overrides,
+            rules: self.rules,
+        })
     }
 
     /// May the caller connect to the callee, or the callee accept? Default deny.
     #[must_use]
     pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
-        self.set.decide(request)
+        let by_rules = self.set.decide(request);
+        // What cannot be asked cannot be allowed.
+        if self.overrides.is_empty() || by_rules.refused.is_some() {
+            return by_rules;
+        }
+        let found = overriding(&self.overrides, request);
+        Decision {
+            allow: found.by.map_or(by_rules.allow, |by| by.allow),
+            valid_until: found.until.into_iter().chain(by_rules.valid_until).min(),
+            port_matters: by_rules.port_matters || found.port_matters,
+            overridden: found.by,
+            ..by_rules
+        }
     }
 
     /// Why the request is allowed or denied, in words.
     #[must_use]
     pub fn explain(&self, request: &Request<'_>) -> Explanation {
-        self.set.explain(request)
+        let by_rules = self.set.explain(request);
+        let found = overriding(&self.overrides, request);
+        match found.by.filter(|_| by_rules.refused.is_none()) {
+            Some(by) => by_rules.overridden_by(by),
+            None => by_rules,
+        }
+    }
+
+    /// What root said for a while over the rules.
+    #[must_use]
+    pub fn overrides(&self) -> &[Override] {
+        &self.overrides
     }
 
     /// The same at both ends, whichever is asked for.
@@ -158,6 +201,17 @@ impl Generation {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    fn with(self, overrides: &[Override]) -> Self {
+        if overrides.is_empty() {
+            return self;
+        }
+        let mut hasher =
+            blake3::Hasher::new_derive_key("enforcer 2026 policy generation, overridden");
+        hasher.update(&self.0);
+        hasher.update(format!("{overrides:?}").as_bytes());
+        Self(*hasher.finalize().as_bytes())
     }
 
     fn of(files: &[SourceFile], rules: &[NetworkRule]) -> Self {

@@ -11,6 +11,7 @@ use super::error::{PolicyError, PolicyErrors};
 use super::index::{Bound, Candidates, Index, Rules};
 use super::names::nearest;
 use super::native::all_hold;
+use super::overrides::Override;
 use super::parse::{self, Checked, Parsed, rule_of};
 use super::request::{Ends, Question, Request, is_below};
 use super::rule::Rule;
@@ -59,6 +60,8 @@ pub struct Decision<'a> {
     pub failures: Vec<RuleFailure<'a>>,
     /// The permits that hold and did not count, because they go beyond what a file above lets theirs permit.
     pub outside: Vec<Outside<'a>>,
+    /// What decided over all rules; `rules` then tells what they say.
+    pub overridden: Option<&'a Override>,
     /// Why the question could not be put at all; then it is denied.
     pub refused: Option<String>,
     /// The second (Unix time) at which the decision must be asked for again, because a policy that
@@ -269,6 +272,7 @@ impl Decision<'_> {
             rules: Vec::new(),
             failures: Vec::new(),
             outside: Vec::new(),
+            overridden: None,
             refused: None,
             valid_until: None,
             port_matters: false,

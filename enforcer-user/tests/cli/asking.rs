@@ -231,3 +231,22 @@ fn files_of_the_policy_are_listed_written_and_removed() {
         daemon.ask(&["policy", "put", "/acme/new.cedar", "missing"]).refused().contains("missing")
     );
 }
+
+#[test]
+fn overrides_are_made_with_a_reason_and_an_end() {
+    let daemon = Daemon::start(0);
+    let words = ["policy", "override", "allow", "--from", "/acme/ops", "--to", "*", "--for", "30m"];
+    let because = [&words[..], &["--reason", "incident 4711"]].concat();
+    let told = daemon.ask(&because).good();
+    assert!(told.starts_with("override 1 allows /acme/ops -> * until "), "{told}");
+    assert!(told.ends_with(": incident 4711\n"), "{told}");
+    assert_eq!(daemon.ask(&words).code, 2, "a reason is needed");
+    for (wrong, right) in [("30m", "25h"), ("30m", "soon"), ("*", "acme"), ("allow", "maybe")] {
+        let changed: Vec<&str> =
+            because.iter().map(|word| if *word == wrong { right } else { word }).collect();
+        assert_eq!(daemon.ask(&changed).code, 2, "{right}");
+    }
+    assert!(daemon.ask(&["policy", "overrides"]).good().starts_with("NUMBER"));
+    let refused = daemon.ask(&["policy", "overrides", "--end", "9"]).refused();
+    assert_eq!(refused, "override 9: there is none in force");
+}

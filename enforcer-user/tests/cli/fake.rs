@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use enforcer_user::control::protocol::*;
 use enforcer_user::control::{Answer, Backend, BackendError, ControlSocket, serve};
+use enforcer_user::policy::Override;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -125,6 +126,20 @@ impl Backend for Fake {
             rejudged: 5,
             flows_cut: 1,
         })
+    }
+
+    async fn overrides(&self) -> Answer<Vec<Override>> {
+        Ok(Vec::new())
+    }
+
+    async fn override_policy(&self, uid: u32, request: OverrideRequest) -> Answer<Override> {
+        let OverrideRequest { allow, from, to, port, seconds, reason } = request;
+        let until_unix = i64::try_from(seconds).unwrap();
+        Ok(Override { number: 1, allow, from, to, port, until_unix, reason, uid })
+    }
+
+    async fn end_override(&self, _: u32, number: u64) -> Answer<Override> {
+        Err(BackendError::BadRequest(format!("override {number}: there is none in force")))
     }
 
     async fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {

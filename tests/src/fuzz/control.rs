@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use enforcer_user::control::protocol::{
     CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    MAX_FLOW_LIMIT, PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
+    MAX_FLOW_LIMIT, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport,
+    WorkloadReport,
 };
 use enforcer_user::control::{Answer, Backend, BackendError, serve_stream};
+use enforcer_user::policy::Override;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
@@ -96,6 +98,20 @@ impl Backend for Fake {
 
     async fn reload(&self) -> Answer<ReloadReport> {
         Ok(ReloadReport::default())
+    }
+
+    async fn overrides(&self) -> Answer<Vec<Override>> {
+        Ok(Vec::new())
+    }
+
+    async fn override_policy(&self, uid: u32, request: OverrideRequest) -> Answer<Override> {
+        let OverrideRequest { allow, from, to, port, seconds, reason } = request;
+        let until_unix = i64::try_from(seconds).unwrap();
+        Ok(Override { number: 1, allow, from, to, port, until_unix, reason, uid })
+    }
+
+    async fn end_override(&self, _: u32, number: u64) -> Answer<Override> {
+        Err(BackendError::BadRequest(format!("override {number}: there is none in force")))
     }
 
     async fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {

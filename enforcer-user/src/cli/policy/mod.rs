@@ -4,6 +4,7 @@ mod diff;
 mod expectations;
 mod grid;
 mod matrix;
+mod overrides;
 mod svg;
 mod tree;
 mod world;
@@ -23,6 +24,8 @@ pub(super) enum Command {
     List(tree::List),
     Put(tree::Put),
     Remove(tree::Remove),
+    Override(overrides::Arguments),
+    Overrides(overrides::List),
 }
 
 pub(super) fn execute(command: &Command, out: &Output) -> anyhow::Result<ExitCode> {
@@ -33,5 +36,7 @@ pub(super) fn execute(command: &Command, out: &Output) -> anyhow::Result<ExitCod
         Command::List(arguments) => tree::list(arguments, out),
         Command::Put(arguments) => tree::put(arguments, out),
         Command::Remove(arguments) => tree::remove(arguments, out),
+        Command::Override(arguments) => overrides::make(arguments, out),
+        Command::Overrides(arguments) => overrides::list(arguments, out),
     }
 }

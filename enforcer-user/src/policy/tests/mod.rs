@@ -9,28 +9,33 @@ mod properties;
 mod reloading;
 mod whole;
 
-use super::{Action, PolicyErrors, PolicySet, Protocol, Request, SourceFile};
+use super::{Action, Policy, PolicyErrors, PolicySet, Protocol, Request, SourceFile};
 use crate::identity::Identity;
 
 /// 2026-03-02, a Monday, 10:30:20 UTC.
-const MONDAY: i64 = 1_772_447_420;
+pub(super) const MONDAY: i64 = 1_772_447_420;
 
 fn set(text: &str) -> PolicySet {
     try_set(text).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+}
+
+/// A policy of one file.
+pub(super) fn set_of(text: &str) -> Policy {
+    Policy::from_sources(&[SourceFile::new("test.cedar", text)], Vec::new()).unwrap()
 }
 
 fn try_set(text: &str) -> Result<PolicySet, PolicyErrors> {
     PolicySet::from_sources(&[SourceFile::new("test.cedar", text)])
 }
 
-fn workload(path: &str, labels: &[(&str, &str)]) -> Identity {
+pub(super) fn workload(path: &str, labels: &[(&str, &str)]) -> Identity {
     let (namespace, name) = path.rsplit_once('/').unwrap();
     let namespace = if namespace.is_empty() { "/" } else { namespace };
     let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     Identity::new("example.org", namespace.parse().unwrap(), name, labels).unwrap()
 }
 
-fn tcp<'a>(caller: &'a Identity, callee: &'a Identity, port: u16) -> Request<'a> {
+pub(super) fn tcp<'a>(caller: &'a Identity, callee: &'a Identity, port: u16) -> Request<'a> {
     let (action, protocol) = (Action::Connect, Protocol::TCP);
     Request { action, caller, callee, port, protocol, unix_seconds: MONDAY }
 }
