@@ -1,7 +1,7 @@
 //! Policies by namespace and by the hour: each end by its own files, changed over the control socket, closed on time.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -178,6 +178,14 @@ fn others_write_only_where_they_own() {
         "{refused}"
     );
     fs::rename(&file, server.tree().join("acme/prod/mine.cedar")).unwrap();
+    server.cli(&["reload"]).unwrap();
+
+    // What is linked into their folder is not theirs to use.
+    let link = server.tree().join("acme/prod/link.cedar");
+    symlink("../../../policy/main.cedar", &link).unwrap();
+    let refused = server.cli(&["reload"]).unwrap_err().to_string();
+    assert!(refused.contains("link.cedar: is a symbolic link"), "{refused}");
+    fs::remove_file(&link).unwrap();
     server.cli(&["reload"]).unwrap();
 }
 

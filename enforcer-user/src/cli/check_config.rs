@@ -33,6 +33,7 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
     let policy = materials::load_policy(&config).context("policy")?;
     check_network_tables(&config, &policy)?;
     check_interfaces(&config)?;
+    warn(&config, &policy);
     let rules = policy.set().rules().len();
     let file = config.file.display();
     out.line(format_args!("{file}: good ({}, {rules} identity rules)", summary(&config)))?;
@@ -59,6 +60,16 @@ fn check_identity(config: &Config) -> anyhow::Result<()> {
         issuer.issue(&workload.identity, now, limits)?;
     }
     Ok(())
+}
+
+/// What is no error, and probably not meant.
+fn warn(config: &Config, policy: &Policy) {
+    let labels = config.workloads.iter().flat_map(|workload| workload.identity.labels().keys());
+    let carried = labels.map(String::as_str).collect();
+    let labels = policy.set().label_warnings(&carried);
+    for warning in labels.into_iter().chain(policy.set().bounds_warnings()) {
+        eprintln!("warning: {warning}");
+    }
 }
 
 fn check_network_tables(config: &Config, policy: &Policy) -> anyhow::Result<()> {

@@ -1,7 +1,9 @@
 //! Which request asks what of the backend.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
@@ -152,15 +154,32 @@ async fn change_policy<B: Backend>(
     let verb = if text.is_some() { "written" } else { "removed" };
     match PolicyChange::new(peer.uid(), file, text) {
         Ok(change) => {
-            tracing::info!(%peer, "control: policy file {file} is to be {verb}");
             let reply = answer(backend.change_policy(change)).await;
-            if !reply.status().is_success() {
-                tracing::warn!(%peer, status = reply.status().as_u16(), "control: policy file {file} was not {verb}");
+            let status = reply.status();
+            if status.is_success() {
+                tracing::info!(%peer, "control: policy file {file} was {verb}");
+            } else if may_log_refusal() {
+                tracing::warn!(%peer, status = status.as_u16(), "control: policy file {file} was not {verb}");
             }
             reply
         }
         Err(text) => refusal(StatusCode::BAD_REQUEST, text),
     }
+}
+
+/// Whether one more line fits: whoever reaches the socket may ask as often as they like.
+fn may_log_refusal() -> bool {
+    /// Lines a second.
+    const MOST: u64 = 4;
+    /// The second, and behind it the lines of it, in the low byte.
+    static LOGGED: AtomicU64 = AtomicU64::new(0);
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let second = START.elapsed().as_secs() << 8;
+    let next = |logged: u64| {
+        let lines = if logged & !0xff == second { logged & 0xff } else { 0 };
+        (lines < MOST).then_some(second | (lines + 1))
+    };
+    LOGGED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
 }
 
 /// Answers one request of the metrics listener: nothing but `GET /metrics`.

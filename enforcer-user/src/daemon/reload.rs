@@ -24,6 +24,8 @@ use crate::policy::Policy;
 
 /// Reloads asked for by the control socket that wait for one under way.
 const MAX_WAITING: usize = 64;
+/// Changes of the policy tree that wait.
+const MAX_WANTED: usize = 8;
 
 /// Who asked for a reload.
 type Asked = Vec<Reply<ReloadReport>>;
@@ -133,7 +135,7 @@ impl Core {
     pub(super) fn change_policy(&mut self, change: PolicyChange, reply: Reply<ReloadReport>) {
         let state = &mut self.reloading;
         if state.running {
-            if state.wanted.len() < MAX_WAITING {
+            if state.wanted.len() < MAX_WANTED {
                 state.wanted.push_back((change, reply));
             } else {
                 let full = "too many changes wait; try again".to_owned();
@@ -150,6 +152,15 @@ impl Core {
             let change = || {
                 let (policy, written) = tree::write(&config, policy.as_deref(), &change)?;
                 let loaded = load(&config, files, Some(&policy));
+                if loaded
+                    .policy
+                    .as_ref()
+                    .is_ok_and(|found| found.generation() != policy.generation())
+                {
+                    written.undo();
+                    let text = "the policy was changed by somebody else at the same time; look and try again";
+                    return Err(BackendError::Unavailable(text.to_owned()));
+                }
                 Ok(Loaded { written: Some(written), ..loaded })
             };
             let loaded = catch_unwind(AssertUnwindSafe(change));
@@ -167,11 +178,17 @@ impl Core {
             Err(refused) => answer_all(asked, &Err(refused)),
         }
         crate::heap::trim();
-        if let Some((change, reply)) = self.reloading.wanted.pop_front() {
-            self.change_policy(change, reply);
-        } else if std::mem::take(&mut self.reloading.again) {
+        // First what may take away rights and trust, then what was asked for; who gave up waiting gets nothing changed.
+        if std::mem::take(&mut self.reloading.again) {
             self.reloading.asked = std::mem::take(&mut self.reloading.next_asked);
             self.reload(None);
+            return;
+        }
+        while let Some((change, reply)) = self.reloading.wanted.pop_front() {
+            if !reply.is_closed() {
+                self.change_policy(change, reply);
+                return;
+            }
         }
     }
 

@@ -1,24 +1,17 @@
 //! Changes of the policy tree that come by the control socket: checked as a whole before anything is written.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::control::BackendError;
 use crate::control::protocol::PolicyChange;
-use crate::identity::replace_public;
 use crate::materials;
-use crate::policy::{Policy, SourceFile, Sources};
-
-/// What folders of namespaces are made with: everybody may read who calls whom, the daemon's user writes.
-const FOLDER_MODE: u32 = 0o755;
+use crate::policy::{Place, Policy, SourceFile, Sources, check_size};
 
 /// A change that was written.
 #[derive(Debug)]
 pub(super) struct Written {
-    file: PathBuf,
+    place: Place,
     before: Option<String>,
 }
 
@@ -26,16 +19,18 @@ impl Written {
     /// Takes it back: the policy was refused after all.
     pub(super) fn undo(self) {
         let undone = match &self.before {
-            Some(text) => replace_public(&self.file, text).map_err(io::Error::other),
-            None => fs::remove_file(&self.file),
+            Some(text) => self.place.write(text),
+            None => self.place.remove(),
         };
         if let Err(error) = undone {
-            tracing::error!(file = %self.file.display(), %error, "cannot be set back to what is in force");
+            let file = self.place.path();
+            tracing::error!(file = %file.display(), %error, "cannot be set back to what is in force");
         }
     }
 }
 
-/// Writes a change, if whoever asks may and the whole policy loads with it. Returns that policy too.
+/// Writes a change, if whoever asks may and the whole policy loads with it. Returns that policy too: if what is loaded
+/// then has another generation, somebody else changed something meanwhile.
 pub(super) fn write(
     config: &Config,
     earlier: Option<&Policy>,
@@ -49,13 +44,15 @@ pub(super) fn write(
         ))
     })?;
     authorize(sources, change)?;
-    let folder = tree.join(change.namespace.as_str().trim_start_matches('/'));
-    let file = folder.join(&change.name);
+    let place = Place::new(tree, &change.namespace, &change.name);
     let refused = |text: String| BackendError::BadRequest(text);
+    if place.is_too_deep() {
+        return Err(refused(format!("{}: lies too many folders deep", place.path().display())));
+    }
     let mut files = sources.read().map_err(|errors| {
         refused(format!("nothing can be changed while the policy on disk is refused: {errors}"))
     })?;
-    let name = file.display().to_string();
+    let name = place.path().display().to_string();
     let before = files.iter().position(|one| one.name == name).map(|at| files.remove(at).text);
     match &change.text {
         Some(text) => files.push(SourceFile {
@@ -65,17 +62,32 @@ pub(super) fn write(
         None if before.is_none() => return Err(refused(format!("{name}: there is no such file"))),
         None => {}
     }
+    check_size(&files).map_err(|error| refused(error.to_string()))?;
     let rules = materials::network_rules(config).map_err(|error| refused(error.to_string()))?;
     let policy = Policy::from_sources_after(earlier, &files, rules)
         .map_err(|errors| refused(errors.to_string()))?;
-    store(&folder, &file, change.text.as_deref()).map_err(|error| {
-        BackendError::Internal(format!("{} cannot be written: {error:#}", file.display()))
-    })?;
-    Ok((policy, Written { file, before }))
+    let stored = match &change.text {
+        Some(text) => place.write(text),
+        None => place.remove(),
+    };
+    stored.map_err(|error| unwritten(&place, &error))?;
+    Ok((policy, Written { place, before }))
+}
+
+fn unwritten(place: &Place, error: &io::Error) -> BackendError {
+    let file = place.path();
+    match place.owner().filter(|_| error.kind() == io::ErrorKind::PermissionDenied) {
+        Some((folder, uid)) => BackendError::BadRequest(format!(
+            "{}: {} belongs to uid {uid}, who can change it there; the enforcer has no right to",
+            file.display(),
+            folder.display()
+        )),
+        None => BackendError::Internal(format!("{} cannot be written: {error}", file.display())),
+    }
 }
 
 /// Root and the daemon's own user may write everywhere, others where the owners' policy says so.
-fn authorize(sources: &Sources, change: &PolicyChange) -> Result<(), BackendError> {
+pub(super) fn authorize(sources: &Sources, change: &PolicyChange) -> Result<(), BackendError> {
     if change.uid == 0 || change.uid == nix::unistd::geteuid().as_raw() {
         return Ok(());
     }
@@ -94,14 +106,11 @@ fn authorize(sources: &Sources, change: &PolicyChange) -> Result<(), BackendErro
     owners.check(change.uid, &change.namespace).map_err(BackendError::Forbidden)
 }
 
-fn store(folder: &Path, file: &Path, text: Option<&str>) -> anyhow::Result<()> {
-    let Some(text) = text else { return Ok(fs::remove_file(file)?) };
-    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-    Ok(replace_public(file, text)?)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     const OPEN: &str = "permit(principal, action, resource);";
@@ -161,6 +170,10 @@ mod tests {
         }
         assert_eq!(fs::read_to_string(folder.path().join("tree/a/x.cedar")).unwrap(), OPEN);
         assert!(!folder.path().join("tree/b").exists());
+        let deep = change(own(), "/a/b/c/d/e/f/g/h/i/x.cedar", Some(OPEN));
+        let refused = write(&config, None, &deep).unwrap_err().to_string();
+        assert!(refused.contains("too many folders deep"), "{refused}");
+        assert!(!folder.path().join("tree/a/b").exists());
     }
 
     #[test]

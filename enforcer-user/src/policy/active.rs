@@ -12,6 +12,11 @@ use super::names::nearest;
 /// The most windows of one rule, and the most times of day of one window.
 const MAX_PARTS: usize = 16;
 
+/// The longest text.
+const MAX_BYTES: usize = 1024;
+/// What the database also knows, and what is no place: each host's own, or nobody's.
+const NO_PLACES: [&str; 3] = ["localtime", "posixrules", "Factory"];
+
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const MINUTES_A_DAY: u32 = 24 * 60;
 const MINUTES_A_WEEK: i64 = 7 * 24 * 60;
@@ -49,6 +54,9 @@ impl Active {
     /// Windows such as `Mon-Fri 08:00-12:00,13:00-17:00 Europe/Berlin`, joined by `;`. Days may be a list too, or
     /// `daily`; without times of day the whole days count; a time that ends before it begins ends on the next day.
     pub fn parse(text: &str) -> Result<Self, ActiveError> {
+        if text.len() > MAX_BYTES {
+            return Err(unexpected("…", "at most 1024 bytes"));
+        }
         let windows: Vec<&str> = text.split(';').map(str::trim).collect();
         if windows.len() > MAX_PARTS {
             return Err(unexpected(text, "at most 16 windows"));
@@ -172,7 +180,9 @@ fn minute(text: &str) -> Option<u32> {
 fn zone_named(name: &str) -> Result<TimeZone, ActiveError> {
     // The database also knows files that are no zones, and a zone of what is unknown.
     let known = || jiff::tz::db().available().map(|name| name.as_str().to_owned());
-    TimeZone::get(name).ok().filter(|zone| !zone.is_unknown()).ok_or_else(|| {
+    let is_place = !NO_PLACES.iter().any(|other| other.eq_ignore_ascii_case(name));
+    let found = TimeZone::get(name).ok().filter(|zone| is_place && !zone.is_unknown());
+    found.ok_or_else(|| {
         let names: Vec<String> = known().collect();
         let near = nearest(name, names.iter().map(String::as_str)).map(str::to_owned);
         ActiveError { near, ..unexpected(name, "a time zone such as \"Europe/Berlin\" or \"UTC\"") }
@@ -284,6 +294,7 @@ mod tests {
             ("Mon 08:00 UTC", "expected a span"),
             ("Mon 08:00-08:00 UTC", "an end that is not its begin"),
             ("Mon 08:00-09:00 Europe/Berln", "\"Europe/Berln\": expected a time zone"),
+            ("Mon localtime", "\"localtime\": expected a time zone"),
             ("Mon 08:00-09:00 UTC extra", "expected DAYS"),
             ("Mon UTC;", "\"\": expected DAYS"),
         ] {

@@ -9,7 +9,7 @@ use crate::identity::{NameError, Namespace};
 /// The most bytes of an `@id` or a `@reason`, which appear in log lines.
 pub const MAX_ANNOTATION_BYTES: usize = 256;
 
-const KNOWN: [&str; 5] = ["active", "bounds", "id", "log", "reason"];
+const KNOWN: [&str; 4] = ["active", "bounds", "id", "reason"];
 
 /// What the annotations of a rule say, besides its name and reason.
 #[derive(Debug, Clone, Default)]
@@ -18,8 +18,6 @@ pub(super) struct Annotations {
     pub active: Option<Active>,
     /// The namespace whose files may permit no more than this rule and those like it; none for an ordinary rule.
     pub bounds: Option<Namespace>,
-    /// Whether each connection that it decides is logged.
-    pub log: bool,
 }
 
 /// What is wrong with an annotation, and the next step.
@@ -36,7 +34,6 @@ impl Annotations {
                     (format!("@active: {error}"), error.near.as_deref().map(did_you_mean))
                 }),
                 "bounds" => bounds(policy, value).map(|of| found.bounds = Some(of)),
-                "log" => empty(key, value).map(|()| found.log = true),
                 "encrypt" => Err((
                     "@encrypt is not enforced yet".to_owned(),
                     Some("what it asks for is refused rather than sent in the clear; leave the rule out".to_owned()),
@@ -69,17 +66,9 @@ fn printable(key: &str, value: &str) -> Result<(), Problem> {
     Err((message, None))
 }
 
-fn empty(key: &str, value: &str) -> Result<(), Problem> {
-    if value.is_empty() {
-        return Ok(());
-    }
-    Err((format!("@{key} takes no value, found {value:?}"), Some(format!("write `@{key}`"))))
-}
-
 fn unknown(key: &str) -> Problem {
     let near = nearest(key, KNOWN).map(did_you_mean);
-    let help =
-        near.unwrap_or_else(|| "@id, @reason, @active, @bounds and @log are known".to_owned());
+    let help = near.unwrap_or_else(|| "@id, @reason, @active and @bounds are known".to_owned());
     (format!("annotation @{key} has no meaning here"), Some(help))
 }
 

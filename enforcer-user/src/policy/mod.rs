@@ -26,6 +26,7 @@ mod schema;
 mod set;
 mod source;
 mod statements;
+mod tree;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -43,7 +44,8 @@ pub use protocol::{Protocol, ProtocolError};
 pub use request::{Action, Request};
 pub use rule::{Effect, Rule, RuleReference};
 pub use set::{Decision, Outside, PolicySet, RuleFailure};
-pub use source::{SourceFile, Sources};
+pub use source::{SourceFile, Sources, check_size};
+pub use tree::Place;
 
 use self::overrides::overriding;
 use crate::identity::Identity;
@@ -221,6 +223,9 @@ impl Generation {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         };
+        // In one order: it says nothing.
+        let mut files: Vec<&SourceFile> = files.iter().collect();
+        files.sort_by_key(|file| (&file.name, &file.scope));
         for file in files {
             for part in [file.name.as_str(), file.scope.as_str(), file.text.as_str()] {
                 feed(part);

@@ -2,11 +2,16 @@
 
 /// The most single-character edits between a typo and what was meant.
 const MAX_EDITS: usize = 2;
+/// Nothing longer is compared.
+const MAX_BYTES: usize = 128;
 
 /// The known name nearest to `found`, when it is near enough to have been meant.
 ///
 /// Names of up to three characters must be within one edit: two would make any of them near any other.
 pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if found.len() > MAX_BYTES {
+        return None;
+    }
     let most = if found.chars().count() <= 3 { 1 } else { MAX_EDITS };
     known
         .into_iter()

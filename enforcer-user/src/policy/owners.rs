@@ -15,7 +15,7 @@ use cedar_policy::{
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::error::{PolicyError, PolicyErrors};
-use super::parse::located;
+use super::parse::{at, located};
 use super::schema;
 use super::source::SourceFile;
 use crate::identity::Namespace;
@@ -81,6 +81,9 @@ impl Owners {
 
     /// The same as [`Owners::may_write`] for whoever has this user id; the error says who may not write where.
     pub fn check(&self, uid: u32, namespace: &Namespace) -> Result<(), String> {
+        if uid == 0 || uid == nix::unistd::geteuid().as_raw() {
+            return Ok(());
+        }
         let writer = Writer::of(uid)?;
         if self.may_write(&writer, namespace)? {
             return Ok(());
@@ -88,9 +91,9 @@ impl Owners {
         Err(format!("{writer} may not write in {namespace}, by policy.owners"))
     }
 
-    /// Whether the user may write in the namespace. Root may everywhere.
+    /// Whether the user may write in the namespace. Root and this process's own user may everywhere.
     pub fn may_write(&self, writer: &Writer, namespace: &Namespace) -> Result<bool, String> {
-        if writer.uid == 0 {
+        if writer.uid == 0 || writer.uid == nix::unistd::geteuid().as_raw() {
             return Ok(true);
         }
         let user = writer.entity()?;
@@ -168,10 +171,26 @@ fn add(set: &mut CedarSet, number: usize, file: &SourceFile) -> Result<(), Vec<P
         return Err(vec![PolicyError { file: file.name.clone(), ..PolicyError::general(message) }]);
     }
     for (place, policy) in parsed.policies().enumerate() {
+        if let Some(problem) = problem(policy) {
+            let line = policy.as_ref().loc().map_or(0, |loc| loc.span.offset());
+            return Err(vec![at(file, line, problem, None)]);
+        }
         let named: Policy = policy.new_id(PolicyId::new(format!("{number} {place}")));
         set.add(named).map_err(|error| told(&error))?;
     }
     Ok(())
+}
+
+/// A name that no namespace can have would never match, and a `forbid` never bite.
+fn problem(policy: &Policy) -> Option<String> {
+    let known = ["id", "reason"];
+    if let Some((key, _)) = policy.annotations().find(|(key, _)| !known.contains(key)) {
+        return Some(format!("annotation @{key} has no meaning here"));
+    }
+    policy.entity_literals().into_iter().filter(schema::is_namespace).find_map(|literal| {
+        let error = literal.id().unescaped().parse::<Namespace>().err()?;
+        Some(format!("{literal} never matches: {error}"))
+    })
 }
 
 fn entity_uid(of: &EntityTypeName, id: &str) -> EntityUid {
@@ -240,6 +259,8 @@ mod tests {
             ("\npermit(principal in Workload::\"x\", action, resource);", "owners.cedar:2"),
             ("permit(principal, action == Action::\"connect\", resource);", "connect"),
             ("permit(principal, action, resource) when { principal.gid == 1 };", "gid"),
+            ("forbid(principal, action, resource in Namespace::\"acme/\");", "never matches"),
+            ("@active(\"daily UTC\") permit(principal, action, resource);", "@active"),
             ("permit(principal == ?principal, action, resource);", "template"),
         ] {
             let told = Owners::parse(&[SourceFile::new("owners.cedar", text)]).unwrap_err();

@@ -400,7 +400,12 @@ pub(super) fn located(file: &SourceFile, found: &dyn Diagnostic) -> PolicyError 
     at(file, offset, found.to_string(), help_for(file, found))
 }
 
-fn at(file: &SourceFile, offset: usize, message: String, help: Option<String>) -> PolicyError {
+pub(super) fn at(
+    file: &SourceFile,
+    offset: usize,
+    message: String,
+    help: Option<String>,
+) -> PolicyError {
     let (line, column) = position(&file.text, offset);
     PolicyError { file: file.name.clone(), line, column, message, help }
 }

@@ -125,12 +125,6 @@ impl Rule {
         self.annotations.active.as_ref()?.next_edge(unix_seconds)
     }
 
-    /// Whether each connection that it decides is to be logged.
-    #[must_use]
-    pub fn logs(&self) -> bool {
-        self.annotations.log
-    }
-
     /// The actions that its head lets pass.
     pub(super) fn actions(&self) -> Vec<Action> {
         let named = match self.policy.action_constraint() {

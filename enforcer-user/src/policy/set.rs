@@ -134,6 +134,27 @@ impl PolicySet {
         unknown.filter_map(warning).collect()
     }
 
+    /// Warnings about bounds of namespaces for which there is no file: perhaps another one is meant.
+    #[must_use]
+    pub fn bounds_warnings(&self) -> Vec<PolicyError> {
+        let warning = |rule: &Rule| {
+            let of = rule.bounds()?;
+            let is_bound = |other: &Rule| of.contains(other.scope());
+            if self.rules.iter().any(is_bound) {
+                return None;
+            }
+            let message = format!(
+                "@bounds({:?}) bounds nothing: no file belongs to {of} or below",
+                of.as_str()
+            );
+            let scopes = self.rules.iter().map(|other| other.scope().as_str());
+            let near = nearest(of.as_str(), scopes).map(|near| format!("did you mean {near:?}?"));
+            let help = near.unwrap_or_else(|| "check its name if there should be one".to_owned());
+            Some(rule.finding(message).with_help(help))
+        };
+        self.rules.iter().filter_map(warning).collect()
+    }
+
     /// Decides. What no rule permits is denied; an empty set denies everything.
     #[must_use]
     pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::error::{PolicyError, PolicyErrors};
 use super::owners::Owners;
-use crate::identity::{NameError, Namespace};
+use super::tree;
+use crate::identity::Namespace;
 
 /// The most bytes of one policy file.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -19,7 +19,8 @@ pub const MAX_FILES: usize = 4096;
 /// The most folders below one that is named.
 pub const MAX_DEPTH: usize = 8;
 
-const EXTENSION: &str = "cedar";
+/// How the names of policy files end.
+pub(super) const EXTENSION: &str = "cedar";
 
 /// The text of one policy file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,16 +59,17 @@ impl Sources {
     /// Folders are walked in the order of their names; entries whose name starts with a dot are left
     /// out; a file that is reached twice is read once. One refused file refuses all.
     pub fn read(&self) -> Result<Vec<SourceFile>, PolicyErrors> {
+        self.check_apart()?;
         let owners = self.read_owners()?;
-        let mut reader = Reader::new(Kind::Everywhere);
-        for path in &self.files {
-            reader.visit(path, 0, &Namespace::root());
-        }
+        let mut files = read_all(&self.files)?;
         if let Some(tree) = &self.tree {
-            reader.kind = Kind::Tree(owners.as_ref());
-            reader.visit(tree, 0, &Namespace::root());
+            match tree::read(tree, owners.as_ref()) {
+                Ok(found) => files.extend(found),
+                Err(findings) => PolicyErrors::refuse_unless_empty(findings)?,
+            }
         }
-        reader.finish()
+        check_size(&files)?;
+        Ok(files)
     }
 
     /// Who may write where in the tree; none if that is not asked.
@@ -75,35 +77,53 @@ impl Sources {
         if self.owners.is_empty() {
             return Ok(None);
         }
-        let mut reader = Reader::new(Kind::Everywhere);
-        for path in &self.owners {
-            reader.visit(path, 0, &Namespace::root());
-        }
-        Owners::parse(&reader.finish()?).map(Some)
+        Owners::parse(&read_all(&self.owners)?).map(Some)
+    }
+
+    /// A file of the tree that were one for every namespace too would speak for all of them, and one that says who may
+    /// write there could be written by them.
+    fn check_apart(&self) -> Result<(), PolicyErrors> {
+        let Some(tree) = &self.tree else {
+            if self.owners.is_empty() {
+                return Ok(());
+            }
+            let finding = PolicyError::general(
+                "policy.owners says who may write in policy.tree, and there is none",
+            );
+            return Err(finding.with_help("name the tree's folder, or leave `owners` out").into());
+        };
+        // What is not there is told of by whoever reads it.
+        let Ok(whole) = fs::canonicalize(tree) else { return Ok(()) };
+        let others = self.files.iter().chain(&self.owners);
+        let inside = others.filter(|path| {
+            fs::canonicalize(path)
+                .is_ok_and(|other| other.starts_with(&whole) || whole.starts_with(&other))
+        });
+        let findings = inside.map(|path| {
+            let message = format!("and the policy tree {} lie within each other", tree.display());
+            PolicyError::about_file(path, message).with_help("keep them apart")
+        });
+        PolicyErrors::refuse_unless_empty(findings.collect())
     }
 }
 
-/// What folders mean.
-#[derive(Clone, Copy)]
-enum Kind<'a> {
-    /// Nothing.
-    Everywhere,
-    /// Namespaces, in which these may write.
-    Tree(Option<&'a Owners>),
+fn read_all(paths: &[PathBuf]) -> Result<Vec<SourceFile>, PolicyErrors> {
+    let mut reader = Reader::new();
+    for path in paths {
+        reader.visit(path, 0);
+    }
+    reader.finish()
 }
 
-struct Reader<'a> {
-    kind: Kind<'a>,
+struct Reader {
     files: Vec<SourceFile>,
     seen: BTreeSet<PathBuf>,
-    total_bytes: u64,
     findings: Vec<PolicyError>,
 }
 
-impl<'a> Reader<'a> {
-    fn new(kind: Kind<'a>) -> Self {
-        let (files, seen, findings) = (Vec::new(), BTreeSet::new(), Vec::new());
-        Self { kind, files, seen, total_bytes: 0, findings }
+impl Reader {
+    fn new() -> Self {
+        Self { files: Vec::new(), seen: BTreeSet::new(), findings: Vec::new() }
     }
 
     fn finish(self) -> Result<Vec<SourceFile>, PolicyErrors> {
@@ -111,56 +131,19 @@ impl<'a> Reader<'a> {
         Ok(self.files)
     }
 
-    fn visit(&mut self, path: &Path, depth: usize, scope: &Namespace) {
+    fn visit(&mut self, path: &Path, depth: usize) {
         let visited = match fs::metadata(path) {
-            Ok(found) if found.is_dir() => self
-                .check_owner(path, &found, scope)
-                .and_then(|()| self.visit_folder(path, depth, scope)),
-            Ok(found) if found.is_file() => {
-                self.check_owner(path, &found, scope).and_then(|()| self.visit_file(path, scope))
-            }
-            Ok(_) => Err(PolicyError::about_file(path, "neither a file nor a folder")),
+            Ok(found) if found.is_dir() => self.visit_folder(path, depth),
+            Ok(_) => self.visit_file(path),
             Err(error) => Err(PolicyError::about_file(path, format!("cannot be read: {error}"))
-                .with_help("`files` in [policy] is relative to the configuration file")),
+                .with_help("paths in [policy] are relative to the configuration file")),
         };
         if let Err(finding) = visited {
             self.findings.push(finding);
         }
     }
 
-    /// Whoever owns a file or a folder of the tree must be one who may write there, and the only one.
-    fn check_owner(
-        &self,
-        path: &Path,
-        found: &fs::Metadata,
-        scope: &Namespace,
-    ) -> Result<(), PolicyError> {
-        let Kind::Tree(Some(owners)) = self.kind else { return Ok(()) };
-        if found.mode() & 0o022 != 0 {
-            let message = "may be written by more than its owner, so nobody knows who wrote it";
-            return Err(PolicyError::about_file(path, message).with_help("chmod go-w"));
-        }
-        owners.check(found.uid(), scope).map_err(|problem| PolicyError::about_file(path, problem))
-    }
-
-    /// The namespace of a folder of this one's folder.
-    fn below(&self, folder: &Path, scope: &Namespace) -> Result<Namespace, PolicyError> {
-        if matches!(self.kind, Kind::Everywhere) {
-            return Ok(scope.clone());
-        }
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let path = format!("{}/{name}", scope.as_str().trim_end_matches('/'));
-        path.parse().map_err(|error: NameError| {
-            PolicyError::about_file(folder, format!("is no namespace: {error}"))
-        })
-    }
-
-    fn visit_folder(
-        &mut self,
-        folder: &Path,
-        depth: usize,
-        scope: &Namespace,
-    ) -> Result<(), PolicyError> {
+    fn visit_folder(&mut self, folder: &Path, depth: usize) -> Result<(), PolicyError> {
         if depth > MAX_DEPTH {
             let message = format!("lies more than {MAX_DEPTH} folders deep");
             return Err(PolicyError::about_file(folder, message));
@@ -178,43 +161,41 @@ impl<'a> Reader<'a> {
         }
         entries.sort();
         for entry in entries.iter().filter(|entry| is_policy_or_folder(entry)) {
-            if entry.is_dir() {
-                self.visit(entry, depth + 1, &self.below(entry, scope)?);
-            } else {
-                self.visit(entry, depth + 1, scope);
-            }
+            self.visit(entry, depth + 1);
         }
         Ok(())
     }
 
-    fn visit_file(&mut self, path: &Path, scope: &Namespace) -> Result<(), PolicyError> {
+    fn visit_file(&mut self, path: &Path) -> Result<(), PolicyError> {
         let unreadable = |error: std::io::Error| {
             PolicyError::about_file(path, format!("cannot be read: {error}"))
         };
         if !self.seen.insert(fs::canonicalize(path).map_err(unreadable)?) {
             return Ok(());
         }
-        if self.files.len() >= MAX_FILES {
-            let message = format!("is one file too many, at most {MAX_FILES} are read");
-            return Err(PolicyError::about_file(path, message));
+        // A pipe must not keep the reader waiting for its other end.
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = file.map_err(unreadable)?;
+        if !file.metadata().map_err(unreadable)?.is_file() {
+            return Err(PolicyError::about_file(path, "neither a file nor a folder"));
         }
-        let mut bytes = Vec::new();
-        let file = fs::File::open(path).map_err(unreadable)?;
-        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        let len = bytes.len() as u64;
-        self.total_bytes += len;
-        if len > MAX_FILE_BYTES || self.total_bytes > MAX_TOTAL_BYTES {
-            let message = format!(
-                "is too long: a file may have {MAX_FILE_BYTES} bytes, all together {MAX_TOTAL_BYTES}"
-            );
-            return Err(PolicyError::about_file(path, message));
-        }
-        let text = String::from_utf8(bytes)
-            .map_err(|error| PolicyError::about_file(path, format!("is not UTF-8: {error}")))?;
-        let scope = scope.clone();
-        self.files.push(SourceFile { scope, ..SourceFile::new(path.display().to_string(), text) });
+        let text = tree::text_of(file, path)?;
+        self.files.push(SourceFile::new(path.display().to_string(), text));
         Ok(())
     }
+}
+
+/// The bounds of a whole set.
+pub fn check_size(files: &[SourceFile]) -> Result<(), PolicyError> {
+    let bytes: u64 = files.iter().map(|file| file.text.len() as u64).sum();
+    if files.len() > MAX_FILES || bytes > MAX_TOTAL_BYTES {
+        return Err(PolicyError::general(format!(
+            "{} policy files of {bytes} bytes; at most {MAX_FILES} of {MAX_TOTAL_BYTES} bytes are read",
+            files.len()
+        )));
+    }
+    Ok(())
 }
 
 fn is_policy_or_folder(path: &Path) -> bool {

@@ -120,6 +120,16 @@ fn bounds_that_cannot_be_evaluated_hold_nobody() {
 }
 
 #[test]
+fn bounds_that_bound_nothing_are_warned_of() {
+    let bound = "@bounds(\"/a/shpo\") permit(principal, action, resource);";
+    let told = set(&[("/a", bound), ("/a/shop", OPEN)]).bounds_warnings();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].to_string().contains("did you mean \"/a/shop\"?"), "{}", told[0]);
+    let right = bound.replace("shpo", "shop");
+    assert!(set(&[("/a", &right), ("/a/shop/eu", OPEN)]).bounds_warnings().is_empty());
+}
+
+#[test]
 fn what_could_never_apply_is_refused() {
     for (scope, text, found) in [
         (
