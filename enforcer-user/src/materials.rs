@@ -120,7 +120,11 @@ pub fn load_policy_after(
     earlier: Option<&Policy>,
     config: &Config,
 ) -> Result<Policy, PolicyLoadError> {
-    Ok(Policy::load_after(earlier, &config.policy.sources, network_rules(config)?)?)
+    let policy = Policy::load_after(earlier, &config.policy.sources, network_rules(config)?)?;
+    match &config.policy.staged {
+        None => Ok(policy),
+        Some(staged) => Ok(policy.with_staged(earlier, &staged.read()?)?),
+    }
 }
 
 /// The network rules of a configuration.

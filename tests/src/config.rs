@@ -36,6 +36,8 @@ pub struct Config {
     pub log_level: &'static str,
     /// Who may write where in the policy tree, in Cedar; not asked unless told.
     pub owners: Option<String>,
+    /// A policy that is tried beside the one in force.
+    pub staged: Option<String>,
     /// The group that may read from the control socket.
     pub control_group: Option<&'static str>,
     /// The list of what is revoked.
@@ -60,6 +62,7 @@ impl Config {
             deny_reset: true,
             log_level: LOG_LEVEL,
             owners: None,
+            staged: None,
             control_group: None,
             revocations: None,
             seccomp: None,
@@ -126,6 +129,8 @@ pub struct Place {
     pub tree: PathBuf,
     /// The file of who may write where.
     pub owners: PathBuf,
+    /// The file of the policy that is tried.
+    pub staged: PathBuf,
 }
 
 /// A workload and the interface it is enforced at.
@@ -331,6 +336,7 @@ struct PolicySection<'a> {
     files: [&'a PathBuf; 1],
     tree: &'a PathBuf,
     owners: Vec<&'a PathBuf>,
+    staged: Vec<&'a PathBuf>,
     deny_reset: bool,
 }
 
@@ -367,6 +373,7 @@ impl<'a> ConfigFile<'a> {
                 files: [&place.policy],
                 tree: &place.tree,
                 owners: config.owners.iter().map(|_| &place.owners).collect(),
+                staged: config.staged.iter().map(|_| &place.staged).collect(),
                 deny_reset: config.deny_reset,
             },
             limits: &config.limits,

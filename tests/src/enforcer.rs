@@ -96,6 +96,7 @@ impl Enforcer {
         fs::create_dir(&place.policy)?;
         fs::create_dir(&place.tree)?;
         fs::write(&place.owners, config.owners.as_deref().unwrap_or_default())?;
+        fs::write(&place.staged, config.staged.as_deref().unwrap_or_default())?;
         let enforcer = Self {
             host: host.clone(),
             folder,

@@ -29,6 +29,7 @@ pub fn place(folder: &Path) -> Place {
         policy: folder.join("policy"),
         tree: folder.join("tree"),
         owners: folder.join("owners.cedar"),
+        staged: folder.join("staged.cedar"),
     }
 }
 

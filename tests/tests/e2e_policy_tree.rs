@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use enforcer_tests::enforcer::{Enforcer, binary};
+use enforcer_tests::enforcer::{Enforcer, Reload, binary};
 use enforcer_tests::host::Family;
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::policy::{ALLOW_ALL, DENY_ALL};
@@ -278,6 +278,43 @@ fn an_override_that_denies_cuts_at_once_and_can_be_taken_back() {
     assert!(!contact(&pair.net.client, to, &listener).unwrap().is_made());
     pair.daemons.server().unwrap().cli(&["policy", "overrides", "--end", "1"]).unwrap();
     assert_eq!(contact(&pair.net.client, to, &listener).unwrap(), Contact::MADE);
+}
+
+#[test]
+fn what_only_observes_or_is_staged_is_told_and_passes() {
+    let observing = format!(
+        "{ALLOW_ALL}\n@id(\"soon\") @mode(\"observe\")\nforbid(principal, action, resource) when {{ context.port == {CUT} }};"
+    );
+    let mut setup = Setup::psk().unwrap().client_policy(ALLOW_ALL).server_policy(&observing);
+    setup.client.staged = Some(DENY_ALL.to_owned());
+    let mut pair = setup.start_pair(Enforcement::Enforced).unwrap();
+    let kept = Server::start(&pair.net.server, KEPT, &Service::Echo).unwrap();
+    let cut = Server::start(&pair.net.server, CUT, &Service::Echo).unwrap();
+    let at = |port| pair.net.server.at(Family::V4, port);
+    let (at_kept, at_cut) = (at(KEPT), at(CUT));
+    for (to, server) in [(at_kept, &kept), (at_cut, &cut)] {
+        assert_eq!(contact(&pair.net.client, to, server).unwrap(), Contact::MADE);
+    }
+    let list =
+        |enforcer: &Enforcer| enforcer.ask::<serde_json::Value>(&["policy", "observed"]).unwrap();
+    let observed = list(pair.daemons.server().unwrap());
+    assert_eq!(observed.as_array().unwrap().len(), 1, "{observed}");
+    assert_eq!((&observed[0]["port"], &observed[0]["action"]), (&CUT.into(), &"accept".into()));
+    assert!(observed[0]["because"].as_str().unwrap().starts_with("soon"), "{observed}");
+    assert_eq!(observed[0]["from"], client().spiffe_id());
+    let staged = list(pair.daemons.client().unwrap());
+    assert_eq!(staged[0]["because"], "staged policy: no rule permits it", "{staged}");
+    for enforcer in
+        [pair.daemons.client().unwrap().counters(), pair.daemons.server().unwrap().counters()]
+    {
+        assert!(enforcer.unwrap().event("would_deny") > 0);
+    }
+
+    // Once it is enforced, it bites.
+    let enforced = observing.replace("@mode(\"observe\")", "");
+    pair.daemons.server().unwrap().change_policy(&enforced, Reload::Signal).unwrap();
+    assert!(!contact(&pair.net.client, at_cut, &cut).unwrap().is_made());
+    assert_eq!(contact(&pair.net.client, at_kept, &kept).unwrap(), Contact::MADE);
 }
 
 /// Runs a command of `enforcer policy` as somebody without rights, with `text` on its standard input.

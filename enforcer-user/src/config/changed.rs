@@ -17,7 +17,11 @@ impl Config {
                 ..self.identity.clone()
             },
             mesh: new.mesh.clone(),
-            policy: PolicyConfig { sources: new.policy.sources.clone(), ..self.policy.clone() },
+            policy: PolicyConfig {
+                sources: new.policy.sources.clone(),
+                staged: new.policy.staged.clone(),
+                ..self.policy.clone()
+            },
             network_rules: new.network_rules.clone(),
             workloads: workloads.collect(),
             ..self.clone()

@@ -15,6 +15,8 @@ const MAX_POLICY_FILES: usize = 1024;
 pub struct PolicyConfig {
     /// Where policies are read from. Nothing: nothing is permitted by identity.
     pub sources: Sources,
+    /// What is tried beside them: what it would deny is told and passes.
+    pub staged: Option<Sources>,
     /// Whether both ends of a flow that lost its rule or its peer are reset, or left to time out.
     pub deny_reset: bool,
 }
@@ -39,10 +41,19 @@ pub(super) fn policy(mut section: Section<'_>) -> PolicyConfig {
     let mut paths =
         |key| section.or(key, Vec::new(), |value| value.list(MAX_POLICY_FILES, Value::path));
     let (files, owners) = (paths("files"), paths("owners"));
+    let staged_files = paths("staged");
     let tree = section.optional("tree", Value::path);
+    let staged_tree = section.optional("staged_tree", Value::path);
+    let is_staged = !staged_files.is_empty() || staged_tree.is_some();
+    let staged = is_staged.then(|| Sources {
+        files: staged_files,
+        // They say who may write in a tree.
+        owners: if staged_tree.is_some() { owners.clone() } else { Vec::new() },
+        tree: staged_tree,
+    });
     let deny_reset = section.or("deny_reset", true, Value::boolean);
     section.finish();
-    PolicyConfig { sources: Sources { files, tree, owners }, deny_reset }
+    PolicyConfig { sources: Sources { files, tree, owners }, staged, deny_reset }
 }
 
 pub(super) fn metrics(mut section: Section<'_>) -> MetricsConfig {

@@ -96,6 +96,9 @@ networks = ["10.1.0.0/16", "fd00::/8"]
 virtual_addresses = ["10.96.0.0/12"]
 [policy]
 files = ["policy", "more.cedar"]
+tree = "tree"
+owners = ["owners.cedar"]
+staged = ["/next.cedar"]
 deny_reset = false
 [[network_rule]]
 name = "dns"
@@ -134,6 +137,11 @@ denials_per_second = 0
     let TrustConfig::Pki { authorities, .. } = &config.identity.trust else { panic!("not pki") };
     assert_eq!(authorities[..], [Path::new("/etc/enforcer/old.cert"), Path::new("/etc/new.cert")]);
     assert_eq!(config.policy.sources.files[0], Path::new("/etc/enforcer/policy"));
+    let (sources, staged) = (&config.policy.sources, config.policy.staged.as_ref().unwrap());
+    assert_eq!(sources.tree.as_deref(), Some(Path::new("/etc/enforcer/tree")));
+    assert_eq!(sources.owners, [Path::new("/etc/enforcer/owners.cedar")]);
+    assert_eq!((&staged.files[0], &staged.tree), (&"/next.cedar".into(), &None));
+    assert!(staged.owners.is_empty(), "they speak of a tree");
     let dns = &config.network_rules[0];
     assert_eq!(dns.ports, [53..=53, 5353..=5353, 8000..=8010]);
     assert_eq!((dns.protocol, dns.workload.as_deref()), (Some(17), Some("web")));

@@ -6,7 +6,8 @@ use thiserror::Error;
 
 use super::protocol::{
     CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
+    ObservedReport, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport,
+    WorkloadReport,
 };
 use crate::policy::Override;
 
@@ -52,6 +53,8 @@ pub trait Backend: Send + Sync + 'static {
     fn reload(&self) -> impl Future<Output = Answer<ReloadReport>> + Send;
     /// `GET /v1/policy`.
     fn policy_files(&self) -> impl Future<Output = Answer<Vec<PolicyFileReport>>> + Send;
+    /// `GET /v1/observed`.
+    fn observed(&self) -> impl Future<Output = Answer<Vec<ObservedReport>>> + Send;
     /// `GET /v1/overrides`.
     fn overrides(&self) -> impl Future<Output = Answer<Vec<Override>>> + Send;
     /// `POST /v1/overrides`, by this user.

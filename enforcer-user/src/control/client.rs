@@ -14,7 +14,8 @@ use tokio::net::UnixStream;
 
 use super::protocol::{
     CountersReport, ErrorReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport,
-    IdentityReport, OverrideRequest, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
+    IdentityReport, ObservedReport, OverrideRequest, PolicyFileReport, ReloadReport, StatusReport,
+    WorkloadReport,
 };
 use crate::policy::Override;
 
@@ -126,6 +127,11 @@ impl Client {
     /// `POST /v1/reload`.
     pub async fn reload(&self) -> Result<ReloadReport, ClientError> {
         self.json(Method::POST, "/v1/reload", Vec::new()).await
+    }
+
+    /// `GET /v1/observed`.
+    pub async fn observed(&self) -> Result<Vec<ObservedReport>, ClientError> {
+        self.ask("/v1/observed").await
     }
 
     /// `GET /v1/overrides`.

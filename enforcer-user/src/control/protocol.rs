@@ -337,6 +337,27 @@ impl PolicyChange {
     }
 }
 
+/// `GET /v1/observed`: something that would have been denied and passed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedReport {
+    /// The caller's SPIFFE ID.
+    pub from: String,
+    /// The callee's SPIFFE ID.
+    pub to: String,
+    /// The callee's port.
+    pub port: u16,
+    /// Which end is this node's: `connect` for the caller's, `accept` for the callee's.
+    pub action: String,
+    /// The rules that would have denied it, or what is missing.
+    pub because: String,
+    /// When the policy was first asked.
+    pub first_unix: u64,
+    /// When it was last asked.
+    pub last_unix: u64,
+    /// How often it was asked; connections on a cached answer do not ask.
+    pub times: u64,
+}
+
 /// `POST /v1/overrides`: something is to be allowed or denied for a while, whatever the rules say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OverrideRequest {

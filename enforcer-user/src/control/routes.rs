@@ -17,7 +17,8 @@ use super::server::ANSWER_TIME_LIMIT;
 use crate::metrics;
 
 /// Every route of the control socket, for the refusal of an unknown one.
-const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /v1/policy /v1/overrides /metrics, \
+const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /v1/policy \
+                      /v1/observed /v1/overrides /metrics, \
                       POST /v1/explain /v1/reload /v1/overrides, PUT and DELETE /v1/policy/NAMESPACE/NAME.cedar, \
                       DELETE /v1/overrides/NUMBER";
 
@@ -49,7 +50,7 @@ pub(super) async fn control<B: Backend>(
     let expected = match request.uri().path() {
         "/v1/explain" | "/v1/reload" => Method::POST,
         "/v1/status" | "/v1/workloads" | "/v1/flows" | "/v1/identities" | "/v1/counters"
-        | POLICY | "/metrics" => Method::GET,
+        | POLICY | "/v1/observed" | "/metrics" => Method::GET,
         path => {
             let text = format!("no route {path:?}; expected one of {ROUTES}");
             return refusal(StatusCode::NOT_FOUND, text);
@@ -75,6 +76,7 @@ pub(super) async fn control<B: Backend>(
         "/v1/explain" => explain(&*backend, request).await,
         "/v1/reload" => answer(backend.reload()).await,
         POLICY => answer(backend.policy_files()).await,
+        "/v1/observed" => answer(backend.observed()).await,
         _ => metrics_text(&*backend).await,
     }
 }

@@ -57,6 +57,10 @@ impl Backend for Fake {
         Ok(ReloadReport { changed: true, policy_generation, ..Default::default() })
     }
 
+    async fn observed(&self) -> Answer<Vec<ObservedReport>> {
+        Ok(Vec::new())
+    }
+
     async fn overrides(&self) -> Answer<Vec<Override>> {
         Ok(Vec::new())
     }

@@ -4,7 +4,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::control::protocol::{
     CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
+    ObservedReport, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport,
+    WorkloadReport,
 };
 use crate::control::{Answer, Backend, BackendError};
 use crate::policy::Override;
@@ -23,6 +24,7 @@ pub(super) enum Request {
     Explain(ExplainRequest, Reply<ExplainReport>),
     Reload(Reply<ReloadReport>),
     PolicyFiles(Reply<Vec<PolicyFileReport>>),
+    Observed(Reply<Vec<ObservedReport>>),
     Overrides(Reply<Vec<Override>>),
     Override(u32, OverrideRequest, Reply<Override>),
     EndOverride(u32, u64, Reply<Override>),
@@ -87,6 +89,10 @@ impl Backend for Remote {
 
     async fn policy_files(&self) -> Answer<Vec<PolicyFileReport>> {
         self.ask(Request::PolicyFiles).await
+    }
+
+    async fn observed(&self) -> Answer<Vec<ObservedReport>> {
+        self.ask(Request::Observed).await
     }
 
     async fn overrides(&self) -> Answer<Vec<Override>> {

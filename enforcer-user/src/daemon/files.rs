@@ -81,8 +81,9 @@ fn folders(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
 /// Folders of policy files are watched with all below; of other files only their folder is.
 fn folders_of_files(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
     let mut folders = BTreeMap::new();
-    let sources = &config.policy.sources;
-    for path in sources.files.iter().chain(&sources.owners).chain(&sources.tree) {
+    let sources = std::iter::once(&config.policy.sources).chain(&config.policy.staged);
+    let paths = sources.flat_map(|one| one.files.iter().chain(&one.owners).chain(&one.tree));
+    for path in paths {
         if path.is_dir() {
             folders.insert(path.clone(), RecursiveMode::Recursive);
         } else {

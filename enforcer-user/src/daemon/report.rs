@@ -14,14 +14,15 @@ use super::core::Core;
 use crate::config::TrustConfig;
 use crate::control::protocol::{
     AttachMethod, AttachReport, CountersReport, ExplainReport, ExplainRequest, FlowQuery,
-    FlowReport, FlowsReport, IdentityReport, PolicyFileReport, StatusReport, WorkloadReport,
+    FlowReport, FlowsReport, IdentityReport, ObservedReport, PolicyFileReport, StatusReport,
+    WorkloadReport,
 };
 use crate::control::{Answer, BackendError};
 use crate::datapath::{DatapathError, GuardMode, Mechanism, live_flow};
 use crate::engine::{Question, SECOND_NS, ip_address};
 use crate::explain::{Known, explain};
 use crate::identity::Identity;
-use crate::policy::{Policy, Protocol};
+use crate::policy::{Action, Policy, Protocol};
 
 impl Core {
     /// Answers a question of the control socket. Who asked may be gone by then.
@@ -35,6 +36,7 @@ impl Core {
             Request::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Request::Reload(reply) => self.reload(Some(reply)),
             Request::PolicyFiles(reply) => drop(reply.send(self.policy_files())),
+            Request::Observed(reply) => drop(reply.send(Ok(self.observed()))),
             Request::Overrides(reply) => drop(reply.send(Ok(self.overrides.list().to_vec()))),
             Request::Override(uid, request, reply) => {
                 drop(reply.send(self.override_policy(uid, request)));
@@ -319,6 +321,22 @@ impl Core {
     fn policy(&self) -> Answer<&Policy> {
         let unavailable = || BackendError::Unavailable("no policy is loaded".to_owned());
         self.engine.policy().map(|policy| &**policy).ok_or_else(unavailable)
+    }
+
+    fn observed(&self) -> Vec<ObservedReport> {
+        let all = self.engine.observed().list().into_iter();
+        all.map(|(denial, seen)| {
+            let (own, peer) = (denial.workload.clone(), denial.peer.clone());
+            let (from, to, action) = match denial.direction {
+                "egress" => (own, peer, Action::Connect),
+                _ => (peer, own, Action::Accept),
+            };
+            let (port, because) = (denial.port, denial.because.clone());
+            let (first_unix, last_unix, times) = (seen.first, seen.last, seen.times);
+            let action = action.to_string();
+            ObservedReport { from, to, port, action, because, first_unix, last_unix, times }
+        })
+        .collect()
     }
 
     /// The files with rules, in the order in which they were read.

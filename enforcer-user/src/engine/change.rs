@@ -11,7 +11,7 @@ use enforcer_common::abi::{
 use super::Engine;
 use super::clock::Now;
 use super::counters::Done;
-use super::io::{LiveFlow, Network, Output, Question, Sweep};
+use super::io::{Denial, LiveFlow, Network, Output, Question, Sweep};
 use super::judge::{Judged, Term};
 use super::networks::{NO_RULES, Networks, mesh};
 use super::verdicts::{Verdict, Verdicts};
@@ -35,6 +35,8 @@ struct Staged {
     prefixes: Vec<Network>,
     rule_sets: HashMap<u16, u32>,
     cut: Vec<FlowKey>,
+    /// What would be denied of what is cached or alive.
+    observed: Vec<Denial>,
 }
 
 impl Engine {
@@ -46,7 +48,12 @@ impl Engine {
         out: &mut Vec<Output>,
     ) {
         match self.stage(policy, live, now) {
-            Ok(staged) => self.change(policy, staged, out),
+            Ok(staged) => {
+                for denial in &staged.observed {
+                    self.observed.note(denial, now);
+                }
+                self.change(policy, staged, out);
+            }
             Err(problem) => {
                 self.counters.add(Done::PolicyFailures, 1);
                 out.push(Output::Problem(problem));
@@ -97,7 +104,9 @@ impl Engine {
         for (asked, judged) in order {
             self.stage_verdict(*asked, judged, alive.contains(asked), &mut verdicts, now);
         }
-        Ok(Staged { epoch, verdicts, networks, prefixes, rule_sets, cut })
+        let observed = answers.into_values().filter_map(|judged| judged?.denial);
+        let observed = observed.filter(|denial| denial.observed).collect();
+        Ok(Staged { epoch, verdicts, networks, prefixes, rule_sets, cut, observed })
     }
 
     /// Every cached verdict that still holds, judged under the new policy.
@@ -172,7 +181,7 @@ impl Engine {
     }
 
     fn change(&mut self, policy: &Arc<Policy>, staged: Staged, out: &mut Vec<Output>) {
-        let Staged { epoch, verdicts, networks, prefixes, rule_sets, cut } = staged;
+        let Staged { epoch, verdicts, networks, prefixes, rule_sets, cut, observed: _ } = staged;
         let before = self.epoch;
         let (now_parity, old_parity) = (parity(epoch), parity(before));
         out.extend(verdicts.iter().map(|(q, v)| Output::InstallVerdict(q.key(epoch), v.value)));

@@ -191,7 +191,10 @@ impl Engine {
             return Err(Refused::Expired);
         }
         self.install_verdict(judged.answered(asked), value, now, out);
-        out.extend(judged.denial.map(Output::Log));
+        if let Some(denial) = judged.denial {
+            self.observed.note(&denial, now);
+            out.push(Output::Log(denial));
+        }
         Ok(())
     }
 

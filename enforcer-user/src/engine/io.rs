@@ -248,7 +248,7 @@ impl fmt::Debug for OwnCredential {
 }
 
 /// A connection that the policy denies, for the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Denial {
     /// The local workload's SPIFFE ID.
     pub workload: String,
@@ -258,7 +258,7 @@ pub struct Denial {
     pub port: u16,
     /// `egress` or `ingress`, from the workload's side.
     pub direction: &'static str,
-    /// Whether it passes all the same, because the workload is in observe mode.
+    /// Whether it passes all the same: its workload or what denies it is only observed.
     pub observed: bool,
     /// The rules that deny, or what is missing.
     pub because: String,

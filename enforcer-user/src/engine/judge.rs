@@ -76,19 +76,21 @@ impl Engine {
             unix_seconds: i64::try_from(unix_seconds).unwrap_or(i64::MAX),
         });
         let observed = workload.value.flags & workload_flags::OBSERVE != 0;
-        let denial = (!decision.allow).then(|| Denial {
+        let against = if decision.allow { would_deny(&decision) } else { Some(because(&decision)) };
+        let observed = observed || decision.allow;
+        let denial = against.map(|because| Denial {
             workload: own.spiffe_id(),
             peer: peer.spiffe_id(),
             port: asked.port,
             direction: if inbound { "ingress" } else { "egress" },
             observed,
-            because: because(&decision),
+            because,
         });
         Some(Judged {
-            action: match (decision.allow, observed) {
-                (true, _) => verdict_action::ALLOW,
-                (false, true) => verdict_action::WOULD_DENY,
-                (false, false) => verdict_action::DENY,
+            action: match (&denial, observed) {
+                (None, _) => verdict_action::ALLOW,
+                (Some(_), true) => verdict_action::WOULD_DENY,
+                (Some(_), false) => verdict_action::DENY,
             },
             // What overrides the rules is none of them.
             rule: match (decision.overridden, decision.rules.first()) {
@@ -165,6 +167,19 @@ fn no_policy() -> Judged {
 /// The place of a rule among all, from 1.
 fn rule_number(rule: &Rule) -> u32 {
     u32::try_from(rule.number() + 1).unwrap_or_default()
+}
+
+/// What would deny, if what is only observed or staged were enforced.
+fn would_deny(decision: &Decision<'_>) -> Option<String> {
+    if decision.overridden.is_some() {
+        return None;
+    }
+    if !decision.observed.is_empty() {
+        let rules: Vec<String> = decision.observed.iter().map(ToString::to_string).collect();
+        return Some(rules.join("; "));
+    }
+    let staged = decision.staged.as_ref()?;
+    Some(format!("staged policy: {}", because(staged)))
 }
 
 fn because(decision: &Decision<'_>) -> String {

@@ -41,6 +41,7 @@ mod jobs;
 mod judge;
 mod negative;
 mod networks;
+mod observed;
 mod peers;
 mod rehearsal;
 mod report;
@@ -68,6 +69,7 @@ pub use io::{
 };
 pub use jobs::{Job, JobId, JobResult, MAX_JOBS, MAX_JOBS_A_SOURCE, MAX_WAITERS};
 pub use networks::{Mesh, ip_address};
+pub use observed::{Observed, Seen};
 pub use peers::Vetted;
 pub use report::{IdentityView, Status, WorkloadView};
 
@@ -108,6 +110,7 @@ pub struct Engine {
     negative: negative::Negative,
     ended: ended::Ended,
     guard: guard::Guard,
+    observed: Observed,
     counters: Counters,
     peers_swept_ns: u64,
     /// Difference of the clocks when the wall clock was last seen to be set.
@@ -136,6 +139,7 @@ impl Engine {
             negative: negative::Negative::default(),
             ended: ended::Ended::default(),
             guard: guard::Guard::default(),
+            observed: Observed::default(),
             counters: Counters::default(),
             peers_swept_ns: 0,
             offset_ns: None,

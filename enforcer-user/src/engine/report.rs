@@ -8,6 +8,7 @@ use enforcer_common::abi::Handle;
 use super::Engine;
 use super::clock::Now;
 use super::counters::Counters;
+use super::observed::Observed;
 use super::peers::Vetted;
 use crate::identity::Identity;
 use crate::policy::Policy;
@@ -72,6 +73,12 @@ impl Engine {
             jobs: self.jobs.len(),
             refused: self.negative.len(),
         }
+    }
+
+    /// What would have been denied and passed.
+    #[must_use]
+    pub fn observed(&self) -> &Observed {
+        &self.observed
     }
 
     /// Every counter of the engine.

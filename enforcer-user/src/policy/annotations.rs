@@ -9,7 +9,7 @@ use crate::identity::{NameError, Namespace};
 /// The most bytes of an `@id` or a `@reason`, which appear in log lines.
 pub const MAX_ANNOTATION_BYTES: usize = 256;
 
-const KNOWN: [&str; 4] = ["active", "bounds", "id", "reason"];
+const KNOWN: [&str; 5] = ["active", "bounds", "id", "mode", "reason"];
 
 /// What the annotations of a rule say, besides its name and reason.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +18,8 @@ pub(super) struct Annotations {
     pub active: Option<Active>,
     /// The namespace whose files may permit no more than this rule and those like it; none for an ordinary rule.
     pub bounds: Option<Namespace>,
+    /// Whether it only tells what it would deny.
+    pub observes: bool,
 }
 
 /// What is wrong with an annotation, and the next step.
@@ -34,6 +36,7 @@ impl Annotations {
                     (format!("@active: {error}"), error.near.as_deref().map(did_you_mean))
                 }),
                 "bounds" => bounds(policy, value).map(|of| found.bounds = Some(of)),
+                "mode" => mode(policy, value).map(|observes| found.observes = observes),
                 "encrypt" => Err((
                     "@encrypt is not enforced yet".to_owned(),
                     Some("what it asks for is refused rather than sent in the clear; leave the rule out".to_owned()),
@@ -55,6 +58,18 @@ fn bounds(policy: &Policy, value: &str) -> Result<Namespace, Problem> {
     value.parse().map_err(form)
 }
 
+fn mode(policy: &Policy, value: &str) -> Result<bool, Problem> {
+    match (value, policy.effect()) {
+        ("enforce", _) => Ok(false),
+        ("observe", Effect::Forbid) => Ok(true),
+        ("observe", Effect::Permit) => {
+            let help = "a permit that is not enforced permits nothing; `staged` in [policy] tries a policy without one";
+            Err(("@mode(\"observe\") belongs to a forbid".to_owned(), Some(help.to_owned())))
+        }
+        _ => Err((format!("@mode({value:?}): expected \"enforce\" or \"observe\""), None)),
+    }
+}
+
 fn printable(key: &str, value: &str) -> Result<(), Problem> {
     if value.len() <= MAX_ANNOTATION_BYTES && !value.chars().any(char::is_control) {
         return Ok(());
@@ -68,7 +83,8 @@ fn printable(key: &str, value: &str) -> Result<(), Problem> {
 
 fn unknown(key: &str) -> Problem {
     let near = nearest(key, KNOWN).map(did_you_mean);
-    let help = near.unwrap_or_else(|| "@id, @reason, @active and @bounds are known".to_owned());
+    let help =
+        near.unwrap_or_else(|| "@id, @reason, @active, @bounds and @mode are known".to_owned());
     (format!("annotation @{key} has no meaning here"), Some(help))
 }
 

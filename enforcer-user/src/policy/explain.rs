@@ -36,6 +36,12 @@ pub struct Explanation {
     pub unix_seconds: i64,
     /// Whether it is allowed.
     pub allow: bool,
+    /// Forbids that only observe: enforced, they would deny.
+    #[serde(default)]
+    pub observed: Vec<RuleReference>,
+    /// What the staged policy says of it, where it denies what is allowed.
+    #[serde(default)]
+    pub staged: Option<Box<Self>>,
     /// What decided over all rules, and whether they would allow it.
     #[serde(default)]
     pub overridden: Option<(String, bool)>,
@@ -123,6 +129,8 @@ impl PolicySet {
             protocol: asked.protocol.to_string(),
             unix_seconds: asked.unix_seconds,
             allow: decision.allow,
+            observed: decision.observed.iter().map(|rule| (*rule).into()).collect(),
+            staged: None,
             overridden: None,
             rules: decision.rules.iter().map(|rule| (*rule).into()).collect(),
             failures: failures.collect(),
@@ -280,6 +288,15 @@ impl Explanation {
 
     /// Why, a line each; what belongs to the line before begins with two spaces.
     fn because(&self) -> Vec<String> {
+        let mut lines = self.by_override_or_rules();
+        if let Some(staged) = &self.staged {
+            lines.push("the staged policy: deny".to_owned());
+            lines.extend(staged.by_rules().into_iter().map(|line| format!("  {line}")));
+        }
+        lines
+    }
+
+    fn by_override_or_rules(&self) -> Vec<String> {
         let Some((by, otherwise)) = &self.overridden else { return self.by_rules() };
         let mut lines = vec![by.clone(), format!("without it: {}", verdict(*otherwise))];
         lines.extend(self.by_rules().into_iter().map(|line| format!("  {line}")));
@@ -297,6 +314,11 @@ impl Explanation {
         if !allow && self.rules.is_empty() && self.refused.is_none() {
             lines.push("nothing permits it".to_owned());
         }
+        lines.extend(
+            self.observed
+                .iter()
+                .map(|rule| format!("would be forbidden by {rule}, which only observes")),
+        );
         lines.extend(
             self.outside.iter().map(|outside| {
                 format!("does not count: {}: {}", outside.rule.name, outside.message)

@@ -58,6 +58,8 @@ pub struct Policy {
     set: Arc<PolicySet>,
     network_rules: Vec<NetworkRule>,
     overrides: Vec<Override>,
+    /// What is tried beside the policies in force.
+    staged: Option<Arc<PolicySet>>,
     /// Of policies and network rules.
     rules: Generation,
     generation: Generation,
@@ -101,7 +103,20 @@ impl Policy {
         let set = PolicySet::from_sources_after(earlier.map(|policy| &*policy.set), files)?;
         let generation = Generation::of(files, &network_rules);
         let (set, overrides, rules) = (Arc::new(set), Vec::new(), generation);
-        Ok(Self { set, network_rules, overrides, rules, generation })
+        Ok(Self { set, network_rules, overrides, staged: None, rules, generation })
+    }
+
+    /// The same policy with these tried beside it.
+    pub fn with_staged(
+        self,
+        earlier: Option<&Self>,
+        files: &[SourceFile],
+    ) -> Result<Self, PolicyErrors> {
+        let earlier = earlier.and_then(|policy| policy.staged.as_deref());
+        let staged = PolicySet::from_sources_after(earlier, files)?;
+        let rules = Generation::of_both(self.rules, Generation::of(files, &[]));
+        let generation = rules.with(&self.overrides);
+        Ok(Self { staged: Some(Arc::new(staged)), rules, generation, ..self })
     }
 
     /// The same policy with these overrides and no others.
@@ -110,6 +125,7 @@ impl Policy {
         Ok(Self {
             set: Arc::clone(&self.set),
             network_rules: self.network_rules.clone(),
+            staged: self.staged.clone(),
             generation: self.rules.with(&overrides),
             overrides,
             rules: self.rules,
@@ -119,7 +135,7 @@ impl Policy {
     /// May the caller connect to the callee, or the callee accept? Default deny.
     #[must_use]
     pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
-        let by_rules = self.set.decide(request);
+        let by_rules = self.beside_staged(self.set.decide(request), request);
         // What cannot be asked cannot be allowed.
         if self.overrides.is_empty() || by_rules.refused.is_some() {
             return by_rules;
@@ -134,15 +150,35 @@ impl Policy {
         }
     }
 
+    /// The decision with what the staged policy says against it.
+    fn beside_staged<'a>(&'a self, decision: Decision<'a>, request: &Request<'_>) -> Decision<'a> {
+        let Some(staged) = &self.staged else { return decision };
+        let other = staged.decide(request);
+        Decision {
+            valid_until: decision.valid_until.into_iter().chain(other.valid_until).min(),
+            port_matters: decision.port_matters || other.port_matters,
+            staged: (decision.allow && !other.allow).then(|| Box::new(other)),
+            ..decision
+        }
+    }
+
     /// Why the request is allowed or denied, in words.
     #[must_use]
     pub fn explain(&self, request: &Request<'_>) -> Explanation {
-        let by_rules = self.set.explain(request);
+        let mut by_rules = self.set.explain(request);
+        let staged = self.staged.as_ref().map(|staged| staged.explain(request));
+        by_rules.staged = staged.filter(|staged| by_rules.allow && !staged.allow).map(Box::new);
         let found = overriding(&self.overrides, request);
         match found.by.filter(|_| by_rules.refused.is_none()) {
             Some(by) => by_rules.overridden_by(by),
             None => by_rules,
         }
+    }
+
+    /// The policies that are tried beside those in force.
+    #[must_use]
+    pub fn staged(&self) -> Option<&PolicySet> {
+        self.staged.as_deref()
     }
 
     /// What root said for a while over the rules.
@@ -203,6 +239,13 @@ impl Generation {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    fn of_both(enforced: Self, staged: Self) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("enforcer 2026 policy generation, staged");
+        hasher.update(&enforced.0);
+        hasher.update(&staged.0);
+        Self(*hasher.finalize().as_bytes())
     }
 
     fn with(self, overrides: &[Override]) -> Self {

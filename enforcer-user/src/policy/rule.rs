@@ -125,6 +125,12 @@ impl Rule {
         self.annotations.active.as_ref()?.next_edge(unix_seconds)
     }
 
+    /// Whether it only tells what it would deny (`@mode("observe")`).
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.annotations.observes
+    }
+
     /// The actions that its head lets pass.
     pub(super) fn actions(&self) -> Vec<Action> {
         let named = match self.policy.action_constraint() {

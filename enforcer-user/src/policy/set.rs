@@ -60,6 +60,10 @@ pub struct Decision<'a> {
     pub failures: Vec<RuleFailure<'a>>,
     /// The permits that hold and did not count, because they go beyond what a file above lets theirs permit.
     pub outside: Vec<Outside<'a>>,
+    /// The forbids that hold or failed and only observe: enforced, they would deny.
+    pub observed: Vec<&'a Rule>,
+    /// What the staged policy says, where it denies what is allowed.
+    pub staged: Option<Box<Self>>,
     /// What decided over all rules; `rules` then tells what they say.
     pub overridden: Option<&'a Override>,
     /// Why the question could not be put at all; then it is denied.
@@ -207,6 +211,7 @@ impl PolicySet {
             self.evaluate(&bucket.permits, asked, question, &mut permits);
         }
         let outside = self.keep_within(&candidates.bounds, asked, question, &mut permits);
+        let observed = forbids.take_observing();
         let allow = !forbids.any && !permits.holding.is_empty();
         let mut rules = if allow { permits.holding } else { forbids.holding };
         if !allow {
@@ -216,7 +221,7 @@ impl PolicySet {
         let mut failures = forbids.failed;
         failures.extend(permits.failed);
         failures.sort_by_key(|failure| failure.rule.number);
-        Decision { allow, rules, failures, outside, ..Decision::nothing() }
+        Decision { allow, rules, failures, outside, observed, ..Decision::nothing() }
     }
 
     /// Takes permits away that count only within bounds of which none holds, and tells of each.
@@ -293,6 +298,8 @@ impl Decision<'_> {
             rules: Vec::new(),
             failures: Vec::new(),
             outside: Vec::new(),
+            observed: Vec::new(),
+            staged: None,
             overridden: None,
             refused: None,
             valid_until: None,
@@ -319,7 +326,7 @@ impl<'a> Findings<'a> {
         outcome: Result<bool, Missing>,
         asked: &Asked<'_>,
     ) {
-        self.any |= !matches!(outcome, Ok(false));
+        self.any |= !matches!(outcome, Ok(false)) && is_enforced(rule);
         match outcome {
             Ok(false) => {}
             Ok(true) => self.holding.extend(rule),
@@ -336,12 +343,22 @@ impl<'a> Findings<'a> {
         }
     }
 
+    /// Takes rules away that only observe.
+    fn take_observing(&mut self) -> Vec<&'a Rule> {
+        let observes = |rule: &Rule| rule.observes();
+        let mut taken: Vec<&Rule> = self.holding.extract_if(.., |rule| observes(rule)).collect();
+        let failed = self.failed.extract_if(.., |failure| observes(failure.rule));
+        taken.extend(failed.map(|failure| failure.rule));
+        taken.sort_by_key(|rule| rule.number);
+        taken
+    }
+
     fn add(&mut self, rules: &'a [Rule], response: &Response, now: i64) {
         let diagnostics = response.diagnostics();
         for id in diagnostics.reason() {
             let rule = rule_of(rules, id);
             if in_force(rule, now) {
-                self.any = true;
+                self.any |= is_enforced(rule);
                 self.holding.extend(rule);
             }
         }
@@ -349,7 +366,7 @@ impl<'a> Findings<'a> {
             let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
             let rule = rule_of(rules, error.policy_id());
             if in_force(rule, now) {
-                self.any = true;
+                self.any |= is_enforced(rule);
                 let message = error.inner().to_string().into();
                 self.failed.extend(rule.map(|rule| RuleFailure { rule, message }));
             }
@@ -360,6 +377,10 @@ impl<'a> Findings<'a> {
 /// A rule that is not found again counts: it may be a forbid.
 fn in_force(rule: Option<&Rule>, now: i64) -> bool {
     rule.is_none_or(|rule| rule.is_active(now))
+}
+
+fn is_enforced(rule: Option<&Rule>) -> bool {
+    rule.is_none_or(|rule| !rule.observes())
 }
 
 fn next_minute(now: i64) -> i64 {

@@ -250,3 +250,13 @@ fn overrides_are_made_with_a_reason_and_an_end() {
     let refused = daemon.ask(&["policy", "overrides", "--end", "9"]).refused();
     assert_eq!(refused, "override 9: there is none in force");
 }
+
+#[test]
+fn what_is_observed_is_listed() {
+    let daemon = Daemon::start(0);
+    assert!(daemon.ask(&["policy", "observed"]).good().starts_with("FROM"));
+    assert_eq!(
+        json(&daemon.ask(&["policy", "observed", "--json"]).good()),
+        Value::Array(Vec::new())
+    );
+}

@@ -128,6 +128,10 @@ impl Backend for Fake {
         })
     }
 
+    async fn observed(&self) -> Answer<Vec<ObservedReport>> {
+        Ok(Vec::new())
+    }
+
     async fn overrides(&self) -> Answer<Vec<Override>> {
         Ok(Vec::new())
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use enforcer_user::control::protocol::{
     CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    MAX_FLOW_LIMIT, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport,
-    WorkloadReport,
+    MAX_FLOW_LIMIT, ObservedReport, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport,
+    StatusReport, WorkloadReport,
 };
 use enforcer_user::control::{Answer, Backend, BackendError, serve_stream};
 use enforcer_user::policy::Override;
@@ -98,6 +98,10 @@ impl Backend for Fake {
 
     async fn reload(&self) -> Answer<ReloadReport> {
         Ok(ReloadReport::default())
+    }
+
+    async fn observed(&self) -> Answer<Vec<ObservedReport>> {
+        Ok(Vec::new())
     }
 
     async fn overrides(&self) -> Answer<Vec<Override>> {

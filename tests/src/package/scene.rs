@@ -130,6 +130,7 @@ impl Scene {
             policy: "/etc/enforcer/policy".into(),
             tree: "/etc/enforcer/tree".into(),
             owners: "/etc/enforcer/owners.cedar".into(),
+            staged: "/etc/enforcer/staged.cedar".into(),
         };
         fs::create_dir(root.join("etc/enforcer/tree"))?;
         fs::write(root.join(POLICY), &config.policy)?;

@@ -4,6 +4,7 @@ mod diff;
 mod expectations;
 mod grid;
 mod matrix;
+mod observed;
 mod overrides;
 mod svg;
 mod tree;
@@ -24,6 +25,7 @@ pub(super) enum Command {
     List(tree::List),
     Put(tree::Put),
     Remove(tree::Remove),
+    Observed(observed::Arguments),
     Override(overrides::Arguments),
     Overrides(overrides::List),
 }
@@ -36,6 +38,7 @@ pub(super) fn execute(command: &Command, out: &Output) -> anyhow::Result<ExitCod
         Command::List(arguments) => tree::list(arguments, out),
         Command::Put(arguments) => tree::put(arguments, out),
         Command::Remove(arguments) => tree::remove(arguments, out),
+        Command::Observed(arguments) => observed::execute(arguments, out),
         Command::Override(arguments) => overrides::make(arguments, out),
         Command::Overrides(arguments) => overrides::list(arguments, out),
     }

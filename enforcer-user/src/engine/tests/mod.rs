@@ -29,7 +29,7 @@ const LOCAL: [u8; 4] = [192, 0, 2, 1];
 const REMOTE: [u8; 4] = [198, 51, 100, 2];
 
 /// `seconds` into the test.
-fn at(seconds: u64) -> Now {
+pub(super) fn at(seconds: u64) -> Now {
     Now { boot_ns: (1000 + seconds) * SECOND_NS, unix_ns: (UNIX + seconds) * SECOND_NS }
 }
 

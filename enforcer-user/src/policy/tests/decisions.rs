@@ -139,3 +139,33 @@ fn what_cannot_be_asked_is_denied() {
     }
     assert!(open.decide(&tcp(&web, &web, 1)).allow, "a workload may call itself");
 }
+
+#[test]
+fn a_forbid_that_observes_denies_nothing_and_is_told() {
+    let policy = set(r#"
+        permit(principal, action, resource);
+        @id("soon") @mode("observe")
+        forbid(principal, action, resource) when { principal.labels.tier == "dev" };
+        @id("now") forbid(principal, action, resource) when { context.port == 22 };
+    "#);
+    let (dev, bare) = (workload("/a/web", &[("tier", "dev")]), workload("/a/x", &[]));
+    let callee = workload("/a/db", &[]);
+    // One that cannot be evaluated would deny too.
+    for caller in [&dev, &bare] {
+        let decision = policy.decide(&tcp(caller, &callee, 80));
+        let observed: Vec<&str> = decision.observed.iter().map(|rule| rule.name()).collect();
+        assert!(decision.allow && observed == ["soon"], "{decision:?}");
+        let decision = policy.decide(&tcp(caller, &callee, 22));
+        assert!(!decision.allow && names(&decision) == ["now"], "{decision:?}");
+    }
+    let other = workload("/a/web", &[("tier", "live")]);
+    assert!(policy.decide(&tcp(&other, &callee, 80)).observed.is_empty());
+    let told = policy.explain(&tcp(&dev, &callee, 80)).to_string();
+    assert!(told.contains("would be forbidden by soon"), "{told}");
+    for text in [
+        "@mode(\"observe\") permit(principal, action, resource);",
+        "@mode(\"off\") forbid(principal, action, resource);",
+    ] {
+        assert!(super::try_set(text).unwrap_err().to_string().contains("@mode"), "{text}");
+    }
+}

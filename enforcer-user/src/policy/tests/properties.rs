@@ -127,6 +127,7 @@ fn action() -> impl Strategy<Value = &'static str> {
 fn annotation() -> impl Strategy<Value = &'static str> {
     prop_oneof![
         6 => Just(""),
+        1 => Just("@mode(\"observe\") "),
         1 => select(vec!["@bounds(\"/a\") ", "@bounds(\"/a/b\") ", "@bounds(\"/x\") "]),
         1 => select(vec![
             "@active(\"Mon-Fri 10:00-11:00 UTC\") ",
@@ -140,8 +141,8 @@ fn policy() -> impl Strategy<Value = String> {
     let effect = prop_oneof![3 => Just("permit"), 1 => Just("forbid")];
     (annotation(), effect, head("principal"), action(), head("resource"), clauses()).prop_map(
         |(annotation, effect, caller, action, callee, condition)| {
-            let annotation =
-                if effect == "forbid" && annotation.contains("bounds") { "" } else { annotation };
+            let others = if effect == "forbid" { "@bounds" } else { "@mode" };
+            let annotation = if annotation.contains(others) { "" } else { annotation };
             format!("{annotation}{effect}({caller}, {action}, {callee}) {condition};\n")
         },
     )
@@ -192,6 +193,7 @@ fn whole(
     let counts = |rule: &&Rule| {
         rule.effect() == effect
             && rule.bounds().is_some() == bounds
+            && !rule.observes()
             && governs(rule, asked)
             && rule.is_active(asked.unix_seconds)
     };

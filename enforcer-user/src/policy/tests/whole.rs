@@ -56,3 +56,26 @@ fn a_folder_is_loaded_and_a_broken_file_in_it_refuses_the_whole() {
     let errors = Policy::load(&sources, Vec::new()).unwrap_err().to_string();
     assert!(errors.contains("b.cedar:2:"), "{errors}");
 }
+
+#[test]
+fn a_staged_policy_decides_nothing_and_tells_what_it_would_deny() {
+    let file = |text: &str| SourceFile::new("staged.cedar", text);
+    let enforced = of("permit(principal, action, resource);", Vec::new());
+    let plain = enforced.generation();
+    let narrower = "permit(principal, action, resource) when { context.port == 443 };";
+    let both = enforced.with_staged(None, &[file(narrower)]).unwrap();
+    assert_ne!(plain, both.generation());
+    let (web, db) = (workload("/a/web", &[]), workload("/a/db", &[]));
+    let decision = both.decide(&tcp(&web, &db, 80));
+    assert!(decision.allow && decision.staged.is_some_and(|staged| !staged.allow));
+    assert!(decision.port_matters, "the staged one reads it");
+    assert!(both.decide(&tcp(&web, &db, 443)).staged.is_none());
+    let told = both.explain(&tcp(&web, &db, 80)).to_string();
+    assert!(told.contains("the staged policy: deny\n    nothing permits it"), "{told}");
+    let again = of("", Vec::new()).with_staged(Some(&both), &[file(narrower)]).unwrap();
+    assert!(
+        !again.decide(&tcp(&web, &db, 443)).allow,
+        "what only the staged one permits is denied"
+    );
+    assert!(of("", Vec::new()).with_staged(None, &[file("permit(")]).is_err());
+}
