@@ -29,6 +29,9 @@ pub(super) struct Arguments {
     log: Option<String>,
 }
 
+/// The stack of each thread: address space, of which little is ever touched.
+const STACK_BYTES: usize = 16 << 20;
+
 pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(&arguments.config)?;
     logging::init(arguments.log.as_deref(), &config.log.level)?;
@@ -36,6 +39,8 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     sandbox::enter(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
+        // Policies are parsed on these, by recursion; their depth is bounded for less (`policy/nesting.rs`).
+        .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
         .context("cannot start the event loop")?;

@@ -320,7 +320,13 @@ impl PolicyChange {
     pub fn new(uid: u32, path: &str, text: Option<String>) -> Result<Self, String> {
         let (namespace, name) = path.rsplit_once('/').unwrap_or(("", path));
         let namespace = if namespace.is_empty() { "/" } else { namespace };
-        let namespace = namespace.parse().map_err(|error: NameError| error.to_string())?;
+        let namespace: Namespace =
+            namespace.parse().map_err(|error: NameError| error.to_string())?;
+        if namespace.segments().any(|segment| segment.starts_with('.')) {
+            return Err(format!(
+                "namespace {namespace}: folders that begin with a dot are not read"
+            ));
+        }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let good = name.len() <= Self::MAX_NAME_BYTES
             && name.strip_suffix(".cedar").is_some_and(|stem| !stem.is_empty())

@@ -31,15 +31,21 @@ pub(super) fn watch(config: &Config) -> mpsc::Receiver<()> {
 
 fn start(config: &Config, sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
     let concerns = concerns(config);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+    let told = move |event: notify::Result<notify::Event>| {
         let is_change = |event: &notify::Event| !matches!(event.kind, EventKind::Access(_));
         if event.is_ok_and(|event| is_change(&event) && concerns(&event.paths)) {
             // One that waits is enough.
             let _ = sender.try_send(());
         }
-    })?;
+    };
+    // Some folders of the policy tree may be other people's: their links lead nowhere.
+    let options = notify::Config::default().with_follow_symlinks(false);
+    let mut watcher = RecommendedWatcher::new(told, options)?;
     for (folder, mode) in folders(config) {
-        watcher.watch(&folder, mode)?;
+        if let Err(error) = watcher.watch(&folder, mode) {
+            let folder = folder.display();
+            tracing::warn!(%folder, %error, "not all of it is watched: send SIGHUP after changes");
+        }
     }
     Ok(watcher)
 }

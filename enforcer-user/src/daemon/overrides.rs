@@ -14,6 +14,8 @@ use crate::policy::{MAX_OVERRIDES, Override, Policy};
 
 /// The file's name in the run folder.
 const NAME: &str = "overrides.json";
+/// Numbers of overrides are smaller.
+const MAX_NUMBER: u64 = 1 << 48;
 /// The area of `problems`.
 const AREA: &str = "overrides";
 
@@ -32,9 +34,11 @@ impl Overrides {
     /// Reads what an earlier daemon left in this folder. What cannot be read is told, and none of it is in force.
     pub(super) fn open(folder: &Path) -> Self {
         let file = folder.join(NAME);
-        let (list, problem) = match read(&file) {
+        let (list, problem) = match read(&file, unix_seconds()) {
             Ok(list) => (list, None),
             Err(error) => {
+                // Kept for whoever wants to know what was in force; the next one that is made writes a new file.
+                let _ = fs::rename(&file, folder.join(format!("{NAME}.refused")));
                 let text =
                     format!("{}: {error}; those made before are not in force", file.display());
                 tracing::error!("overrides: {text}");
@@ -61,7 +65,7 @@ impl Overrides {
     }
 }
 
-fn read(file: &Path) -> io::Result<Vec<Override>> {
+fn read(file: &Path, now: i64) -> io::Result<Vec<Override>> {
     let text = match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         read => read?,
@@ -69,6 +73,14 @@ fn read(file: &Path) -> io::Result<Vec<Override>> {
     let list: Vec<Override> = serde_json::from_str(&text)?;
     if list.len() > MAX_OVERRIDES {
         return Err(io::Error::other(format!("{} overrides, at most {MAX_OVERRIDES}", list.len())));
+    }
+    // One that has ended is no fault, but none that could be made ends later.
+    let list: Vec<Override> = list.into_iter().filter(|one| one.is_active(now)).collect();
+    for one in &list {
+        let numbered =
+            if one.number < MAX_NUMBER { Ok(()) } else { Err("too high a number".to_owned()) };
+        let checked = one.check(now).and(numbered);
+        checked.map_err(|error| io::Error::other(format!("override {}: {error}", one.number)))?;
     }
     Ok(list)
 }
@@ -110,7 +122,12 @@ impl Core {
             return Err(BackendError::BadRequest(text));
         };
         let ended = self.overrides.list.remove(at);
-        self.put_overrides(before)?;
+        // In force first: a disk that is full must not keep an emergency open.
+        if let Err(problem) = self.enforce_overrides() {
+            self.overrides.list = before;
+            return Err(BackendError::Internal(problem));
+        }
+        self.remember_overrides();
         tracing::warn!("override {number} was ended by uid {uid}: {ended}");
         Ok(ended)
     }
@@ -121,13 +138,23 @@ impl Core {
         if self.overrides.list.iter().all(|one| one.is_active(at)) {
             return;
         }
-        let before = self.overrides.list.clone();
-        self.overrides.list.retain(|one| one.is_active(at));
-        for ended in before.iter().filter(|one| !one.is_active(at)) {
+        for ended in self.overrides.list.extract_if(.., |one| !one.is_active(at)) {
             tracing::warn!("override {} has ended: {ended}", ended.number);
         }
-        if let Err(error) = self.put_overrides(before) {
+        self.remember_overrides();
+        if let Err(error) = self.enforce_overrides() {
             self.log.problem(&format!("overrides: {error}"));
+        }
+    }
+
+    /// Writes down what is in force; if that fails, the status says so.
+    fn remember_overrides(&mut self) {
+        match self.overrides.write() {
+            Ok(()) => drop(self.problems.remove(AREA)),
+            Err(error) => {
+                let problem = format!("{error}; the next start may not know what is in force");
+                self.problems.insert(AREA, problem);
+            }
         }
     }
 
@@ -139,10 +166,7 @@ impl Core {
             return Ok(());
         };
         self.overrides.list = before;
-        if let Err(error) = self.overrides.write() {
-            self.problems
-                .insert(AREA, format!("{error}; the next start may not know what is in force"));
-        }
+        self.remember_overrides();
         Err(BackendError::Internal(problem))
     }
 
@@ -168,7 +192,7 @@ mod tests {
             from: "*".parse().unwrap(),
             to: "/acme".parse().unwrap(),
             port: Some(80),
-            until_unix: 1_772_447_420,
+            until_unix: unix_seconds() + 600,
             reason: "the pager rang".to_owned(),
             uid: 0,
         }
@@ -192,6 +216,14 @@ mod tests {
         many.list = (0..=MAX_OVERRIDES as u64).map(one).collect();
         many.write().unwrap();
         assert!(Overrides::open(folder.path()).problem.is_some());
+        let changes: [fn(&mut Override); 2] =
+            [|one| one.until_unix += 99_999_999, |one| one.number = u64::MAX];
+        for change in changes {
+            many.list = vec![one(1)];
+            many.list.iter_mut().for_each(change);
+            many.write().unwrap();
+            assert!(Overrides::open(folder.path()).problem.is_some());
+        }
         fs::write(folder.path().join(NAME), "[{").unwrap();
         let opened = Overrides::open(folder.path());
         assert!(opened.list().is_empty() && opened.problem.unwrap().contains(NAME));

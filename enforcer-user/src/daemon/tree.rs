@@ -13,6 +13,8 @@ use crate::policy::{Place, Policy, SourceFile, Sources, check_size};
 pub(super) struct Written {
     place: Place,
     before: Option<String>,
+    /// Folders of the namespace that are not theirs to remove who asked.
+    kept: usize,
 }
 
 impl Written {
@@ -20,7 +22,7 @@ impl Written {
     pub(super) fn undo(self) {
         let undone = match &self.before {
             Some(text) => self.place.write(text),
-            None => self.place.remove(),
+            None => self.place.remove(self.kept),
         };
         if let Err(error) = undone {
             let file = self.place.path();
@@ -43,7 +45,7 @@ pub(super) fn write(
             "there is no policy tree: `tree` in [policy] of {file} names its folder"
         ))
     })?;
-    authorize(sources, change)?;
+    let kept = authorize(sources, change)?;
     let place = Place::new(tree, &change.namespace, &change.name);
     let refused = |text: String| BackendError::BadRequest(text);
     if place.is_too_deep() {
@@ -66,12 +68,19 @@ pub(super) fn write(
     let rules = materials::network_rules(config).map_err(|error| refused(error.to_string()))?;
     let policy = Policy::from_sources_after(earlier, &files, rules)
         .map_err(|errors| refused(errors.to_string()))?;
+    let policy = match &config.policy.staged {
+        None => policy,
+        Some(staged) => {
+            let staged = staged.read().and_then(|files| policy.with_staged(earlier, &files));
+            staged.map_err(|errors| refused(format!("the staged policy is refused: {errors}")))?
+        }
+    };
     let stored = match &change.text {
         Some(text) => place.write(text),
-        None => place.remove(),
+        None => place.remove(kept),
     };
     stored.map_err(|error| unwritten(&place, &error))?;
-    Ok((policy, Written { place, before }))
+    Ok((policy, Written { place, before, kept }))
 }
 
 fn unwritten(place: &Place, error: &io::Error) -> BackendError {
@@ -87,9 +96,11 @@ fn unwritten(place: &Place, error: &io::Error) -> BackendError {
 }
 
 /// Root and the daemon's own user may write everywhere, others where the owners' policy says so.
-pub(super) fn authorize(sources: &Sources, change: &PolicyChange) -> Result<(), BackendError> {
+///
+/// Returns how many folders of the namespace, from the top, are not theirs.
+fn authorize(sources: &Sources, change: &PolicyChange) -> Result<usize, BackendError> {
     if change.uid == 0 || change.uid == nix::unistd::geteuid().as_raw() {
-        return Ok(());
+        return Ok(0);
     }
     let owners = sources.read_owners().map_err(|errors| {
         BackendError::Forbidden(format!(
@@ -103,7 +114,10 @@ pub(super) fn authorize(sources: &Sources, change: &PolicyChange) -> Result<(), 
         );
         return Err(BackendError::Forbidden(text));
     };
-    owners.check(change.uid, &change.namespace).map_err(BackendError::Forbidden)
+    owners.check(change.uid, &change.namespace).map_err(BackendError::Forbidden)?;
+    let above: Vec<_> = change.namespace.ancestors().collect();
+    let theirs = above.iter().rev().position(|above| owners.check(change.uid, above).is_ok());
+    Ok(theirs.unwrap_or(above.len()))
 }
 
 #[cfg(test)]
@@ -151,6 +165,16 @@ mod tests {
         assert!(!file.exists());
         let gone = change(own(), "/acme/shop/open.cedar", None);
         assert!(matches!(write(&config, None, &gone), Err(BackendError::BadRequest(_))));
+    }
+
+    #[test]
+    fn a_staged_policy_is_no_change_by_somebody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("next.cedar"), OPEN).unwrap();
+        let config = config(folder.path(), "staged = [\"next.cedar\"]");
+        let wanted = change(own(), "/acme/open.cedar", Some(OPEN));
+        let (policy, _) = write(&config, None, &wanted).unwrap();
+        assert_eq!(materials::load_policy(&config).unwrap().generation(), policy.generation());
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod governs;
 mod index;
 mod names;
 mod native;
+mod nesting;
 pub mod network;
 mod overrides;
 mod owners;

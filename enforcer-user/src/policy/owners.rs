@@ -15,6 +15,7 @@ use cedar_policy::{
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::error::{PolicyError, PolicyErrors};
+use super::nesting;
 use super::parse::{at, located};
 use super::schema;
 use super::source::SourceFile;
@@ -84,8 +85,12 @@ impl Owners {
         if uid == 0 || uid == nix::unistd::geteuid().as_raw() {
             return Ok(());
         }
-        let writer = Writer::of(uid)?;
-        if self.may_write(&writer, namespace)? {
+        self.check_writer(&Writer::of(uid)?, namespace)
+    }
+
+    /// The same for somebody who was looked up.
+    pub fn check_writer(&self, writer: &Writer, namespace: &Namespace) -> Result<(), String> {
+        if self.may_write(writer, namespace)? {
             return Ok(());
         }
         Err(format!("{writer} may not write in {namespace}, by policy.owners"))
@@ -163,6 +168,7 @@ impl fmt::Display for Writer {
 /// Adds the policies of a file under names that say which it was.
 fn add(set: &mut CedarSet, number: usize, file: &SourceFile) -> Result<(), Vec<PolicyError>> {
     let told = |error: &dyn miette::Diagnostic| vec![located(file, error)];
+    nesting::check(file).map_err(|error| vec![error])?;
     let parsed: CedarSet = file.text.parse().map_err(|errors: cedar_policy::ParseErrors| {
         errors.iter().map(|error| located(file, error)).collect::<Vec<_>>()
     })?;

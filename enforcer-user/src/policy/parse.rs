@@ -16,6 +16,7 @@ use super::dependencies::{Reads, dependencies};
 use super::error::{MAX_REPORTED, PolicyError, PolicyErrors};
 use super::governs;
 use super::names::nearest;
+use super::nesting;
 use super::request::Action;
 use super::rule::{Effect, Rule, TextHash};
 use super::schema;
@@ -52,6 +53,9 @@ pub(super) fn parse(
     files: &[SourceFile],
     earlier: Option<Checked<'_>>,
 ) -> Result<Parsed, PolicyErrors> {
+    let deep: Vec<PolicyError> =
+        files.iter().filter_map(|file| nesting::check(file).err()).collect();
+    PolicyErrors::refuse_unless_empty(deep)?;
     let taken_over = earlier.and_then(|earlier| after(files, earlier));
     taken_over.map_or_else(|| parse_whole(files), Ok)
 }

@@ -77,7 +77,9 @@ impl Sources {
         if self.owners.is_empty() {
             return Ok(None);
         }
-        Owners::parse(&read_all(&self.owners)?).map(Some)
+        let files = read_all(&self.owners)?;
+        check_size(&files)?;
+        Owners::parse(&files).map(Some)
     }
 
     /// A file of the tree that were one for every namespace too would speak for all of them, and one that says who may
@@ -119,11 +121,12 @@ struct Reader {
     files: Vec<SourceFile>,
     seen: BTreeSet<PathBuf>,
     findings: Vec<PolicyError>,
+    bytes: u64,
 }
 
 impl Reader {
     fn new() -> Self {
-        Self { files: Vec::new(), seen: BTreeSet::new(), findings: Vec::new() }
+        Self { files: Vec::new(), seen: BTreeSet::new(), findings: Vec::new(), bytes: 0 }
     }
 
     fn finish(self) -> Result<Vec<SourceFile>, PolicyErrors> {
@@ -180,7 +183,12 @@ impl Reader {
         if !file.metadata().map_err(unreadable)?.is_file() {
             return Err(PolicyError::about_file(path, "neither a file nor a folder"));
         }
+        if self.bytes > MAX_TOTAL_BYTES || self.files.len() > MAX_FILES {
+            // Told at the end; the rest is not read.
+            return Ok(());
+        }
         let text = tree::text_of(file, path)?;
+        self.bytes += text.len() as u64;
         self.files.push(SourceFile::new(path.display().to_string(), text));
         Ok(())
     }

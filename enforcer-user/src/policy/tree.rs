@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::error::PolicyError;
-use super::owners::Owners;
-use super::source::{EXTENSION, MAX_DEPTH, MAX_FILE_BYTES, MAX_FILES, SourceFile};
+use super::owners::{Owners, Writer};
+use super::source::{EXTENSION, MAX_DEPTH, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES, SourceFile};
 use crate::identity::{NameError, Namespace};
 
 /// Folders that are made: everybody may read who calls whom.
@@ -36,8 +36,7 @@ pub(super) fn read(
     tree: &Path,
     owners: Option<&Owners>,
 ) -> Result<Vec<SourceFile>, Vec<PolicyError>> {
-    let mut walk =
-        Walk { owners, allowed: HashMap::new(), files: Vec::new(), findings: Vec::new() };
+    let mut walk = Walk { owners, ..Walk::default() };
     let opened = open_root(tree).map_err(|error| unreadable(tree, &error));
     let visited = opened.and_then(|root| {
         let found = file_of(&root, tree)?;
@@ -47,12 +46,17 @@ pub(super) fn read(
     if walk.findings.is_empty() { Ok(walk.files) } else { Err(walk.findings) }
 }
 
+#[derive(Default)]
 struct Walk<'a> {
     owners: Option<&'a Owners>,
-    /// What was asked of the owners' policy: looking somebody up costs more than all else.
-    allowed: HashMap<(u32, Namespace), Result<(), String>>,
+    /// Looking somebody up costs more than all else.
+    writers: HashMap<u32, Result<Writer, String>>,
     files: Vec<SourceFile>,
     findings: Vec<PolicyError>,
+    folders: usize,
+    bytes: u64,
+    /// Something was too much: that is told, and the rest not looked at.
+    stopped: bool,
 }
 
 impl Walk<'_> {
@@ -66,6 +70,11 @@ impl Walk<'_> {
         above: &[u32],
     ) -> Result<(), PolicyError> {
         self.check(path, found, scope, above)?;
+        self.folders += 1;
+        if self.folders > MAX_FILES {
+            return Err(self
+                .stop(path, format!("is one folder too many, at most {MAX_FILES} are looked at")));
+        }
         if scope.segments().count() > MAX_DEPTH {
             let message = format!("lies more than {MAX_DEPTH} folders deep");
             return Err(PolicyError::about_file(path, message));
@@ -73,6 +82,9 @@ impl Walk<'_> {
         let mut above = above.to_vec();
         above.push(found.uid());
         for name in names(folder, path)? {
+            if self.stopped {
+                break;
+            }
             let path = path.join(&name);
             let visited = self.visit(folder, &name, &path, scope, &above);
             self.findings.extend(visited.err());
@@ -95,8 +107,8 @@ impl Walk<'_> {
                 let message = "is a symbolic link, which nothing in the policy tree may be";
                 return Err(PolicyError::about_file(path, message));
             }
-            // Something else's business, such as a socket.
-            Err(_) if !is_policy => return Ok(()),
+            // Something else's business, such as a socket; never a folder that cannot be opened.
+            Err(_) if !is_policy && is_no_folder(folder, name) => return Ok(()),
             Err(error) => return Err(unreadable(path, &error.into())),
         };
         let found = file_of(&opened, path)?;
@@ -119,13 +131,26 @@ impl Walk<'_> {
             return Err(PolicyError::about_file(path, message));
         }
         if self.files.len() >= MAX_FILES {
-            let message = format!("is one file too many, at most {MAX_FILES} are read");
-            return Err(PolicyError::about_file(path, message));
+            return Err(
+                self.stop(path, format!("is one file too many, at most {MAX_FILES} are read"))
+            );
         }
         let text = text_of(File::from(opened), path)?;
+        self.bytes += text.len() as u64;
+        if self.bytes > MAX_TOTAL_BYTES {
+            return Err(self.stop(
+                path,
+                format!("is too much: all together may have {MAX_TOTAL_BYTES} bytes"),
+            ));
+        }
         let scope = scope.clone();
         self.files.push(SourceFile { scope, ..SourceFile::new(path.display().to_string(), text) });
         Ok(())
+    }
+
+    fn stop(&mut self, path: &Path, message: String) -> PolicyError {
+        self.stopped = true;
+        PolicyError::about_file(path, message)
     }
 
     /// Whoever owns this or a folder above must be one who may write here, and nobody else may.
@@ -142,8 +167,8 @@ impl Walk<'_> {
             return Err(PolicyError::about_file(path, message).with_help("chmod go-w"));
         }
         let mut check = |uid: u32| {
-            let asked = self.allowed.entry((uid, scope.clone()));
-            asked.or_insert_with(|| owners.check(uid, scope)).clone()
+            let writer = self.writers.entry(uid).or_insert_with(|| Writer::of(uid));
+            writer.as_ref().map_err(Clone::clone).and_then(|one| owners.check_writer(one, scope))
         };
         check(found.uid()).map_err(|problem| PolicyError::about_file(path, problem))?;
         above.iter().try_for_each(|uid| check(*uid)).map_err(|problem| {
@@ -151,6 +176,14 @@ impl Walk<'_> {
             PolicyError::about_file(path, problem).with_help(help)
         })
     }
+}
+
+/// Whether a name stands for something that is no folder, nor gone.
+fn is_no_folder(folder: &OwnedFd, name: &str) -> bool {
+    let found = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    found.is_ok_and(|found| {
+        SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR
+    })
 }
 
 /// Whole text of a policy file that is open.
@@ -253,13 +286,13 @@ impl Place {
         written
     }
 
-    /// Removes the file, and the folders that are empty without it.
-    pub fn remove(&self) -> io::Result<()> {
+    /// Removes the file, and the folders that are empty without it, but for the first `kept` of the namespace's.
+    pub fn remove(&self, kept: usize) -> io::Result<()> {
         let folders = self.walk(false)?;
         let folder = folders.last().ok_or(Errno::ENOENT)?;
         unlinkat(folder, self.name.as_str(), UnlinkatFlags::NoRemoveDir)?;
         let segments: Vec<&str> = self.namespace.segments().collect();
-        for (parent, segment) in folders.iter().zip(&segments).rev() {
+        for (parent, segment) in folders.iter().zip(&segments).skip(kept).rev() {
             if unlinkat(parent, *segment, UnlinkatFlags::RemoveDir).is_err() {
                 break;
             }
@@ -387,7 +420,7 @@ mod tests {
         fs::create_dir(folder.path().join("elsewhere")).unwrap();
         symlink("../../../elsewhere", tree.join("acme/shop/eu")).unwrap();
         let place = Place::new(&tree, &"/acme/shop/eu".parse().unwrap(), "x.cedar");
-        assert!(place.write(OPEN).is_err() && place.remove().is_err());
+        assert!(place.write(OPEN).is_err() && place.remove(0).is_err());
         assert_eq!(fs::read_dir(folder.path().join("elsewhere")).unwrap().count(), 0);
         // A link in the file's own place is replaced, not followed.
         let place = Place::new(&tree, &"/acme".parse().unwrap(), "x.cedar");
@@ -405,7 +438,43 @@ mod tests {
         let mode = |path: &str| fs::metadata(tree.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("acme/new/one"), mode("acme/new/one/x.cedar")), (0o755, 0o644));
         assert_eq!(read(&tree, None).unwrap()[0].scope.as_str(), "/acme/new/one");
-        place.remove().unwrap();
+        place.remove(2).unwrap();
+        assert!(!tree.join("acme/new/one").exists() && tree.join("acme/new").exists());
+        place.write(OPEN).unwrap();
+        place.remove(0).unwrap();
         assert!(!tree.join("acme/new").exists() && tree.join("acme/shop").exists());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_opened_is_never_left_out() {
+        let folder = tree();
+        let tree = folder.path().join("tree");
+        let shut = tree.join("acme/shop");
+        fs::set_permissions(&shut, fs::Permissions::from_mode(0o000)).unwrap();
+        // Root's rights over files are among those that the daemon gives up.
+        let without_rights = std::thread::spawn(move || {
+            caps::clear(None, caps::CapSet::Effective).unwrap();
+            told(&tree, None)
+        });
+        let found = without_rights.join().unwrap();
+        assert!(found.contains("acme/shop: cannot be read"), "{found}");
+    }
+
+    #[test]
+    fn too_much_is_told_once_and_not_read() {
+        let folder = tree();
+        let tree = folder.path().join("tree");
+        for n in 0..=MAX_FILES {
+            fs::create_dir(tree.join(format!("acme/n{n}"))).unwrap();
+        }
+        let found = told(&tree, None);
+        assert!(found.contains("holds more than") && found.lines().count() == 1, "{found}");
+        for n in 0..40 {
+            let file = File::create(tree.join(format!("{n}.cedar"))).unwrap();
+            file.set_len(MAX_FILE_BYTES).unwrap();
+        }
+        fs::remove_dir_all(tree.join("acme")).unwrap();
+        let found = told(&tree, None);
+        assert!(found.contains("is too much") && found.lines().count() == 1, "{found}");
     }
 }
