@@ -28,6 +28,9 @@ use crate::topology::{INTERFACE, ThreeHosts};
 const CONFIG: &str = "etc/enforcer/enforcer.toml";
 const KEY: &str = "etc/enforcer/psk.key";
 const POLICY: &str = "etc/enforcer/policy/shop.cedar";
+const TREE: &str = "etc/enforcer/tree";
+/// A file of the policy tree.
+const OF_THE_TREE: &str = "etc/enforcer/tree/other.cedar";
 /// Exchanges before and behind the upgrade.
 const EXCHANGES: u64 = 50;
 /// How long a load may last at most.
@@ -128,11 +131,12 @@ impl Scene {
             bpf_root: "/sys/fs/bpf/enforcer".into(),
             run_dir: "/run/enforcer".into(),
             policy: "/etc/enforcer/policy".into(),
-            tree: "/etc/enforcer/tree".into(),
+            tree: Path::new("/").join(TREE),
             owners: "/etc/enforcer/owners.cedar".into(),
             staged: "/etc/enforcer/staged.cedar".into(),
         };
-        fs::create_dir(root.join("etc/enforcer/tree"))?;
+        fs::create_dir(root.join(TREE))?;
+        fs::write(root.join(OF_THE_TREE), "// Nothing yet.\n")?;
         fs::write(root.join(POLICY), &config.policy)?;
         fs::write(root.join(CONFIG), config.to_toml(&place)?)?;
         self.machine.run(&["systemctl", "enable", "--now", "enforcer.service"])?;
@@ -178,7 +182,7 @@ impl Scene {
         ensure!(self.machine.daemon().is_none(), "the daemon still runs");
         ensure!(self.stranger()? == Got::Connection, "something still enforces");
         let root = self.machine.root();
-        for kept in [CONFIG, KEY, POLICY, "etc/enforcer/enforcer.example.toml"] {
+        for kept in [CONFIG, KEY, POLICY, OF_THE_TREE, "etc/enforcer/enforcer.example.toml"] {
             ensure!(root.join(kept).is_file(), "/{kept} is gone");
         }
         let links = self.machine.run(&["ip", "-brief", "link"])?;
@@ -188,7 +192,7 @@ impl Scene {
 
     fn purge(&self) -> Result<()> {
         self.machine.run(&["dpkg", "--purge", "enforcer"])?;
-        let written = [CONFIG, KEY, POLICY].map(PathBuf::from);
+        let written = [CONFIG, KEY, POLICY, OF_THE_TREE].map(PathBuf::from);
         let after = leftovers::list(&self.machine.changed())?;
         let left: Vec<&PathBuf> = after
             .difference(&self.before)
