@@ -1,5 +1,8 @@
 //! What a configuration points at, loaded and checked: keys, certificates, policies.
 
+use std::sync::Arc;
+
+use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::config::{
@@ -12,7 +15,10 @@ use crate::identity::files::{
 use crate::identity::{
     FileError, IssueError, Issuer, Limits, Revocations, Trust, TrustError, Verifier, VerifyError,
 };
-use crate::policy::{NetworkRule, NetworkRuleError, NetworkRuleSpec, Policy, PolicyErrors};
+use crate::kubernetes::Enforced;
+use crate::policy::{
+    NetworkRule, NetworkRuleError, NetworkRuleSpec, Policy, PolicyErrors, SourceFile, Sources,
+};
 
 /// Why the files of `[identity]` do not work together.
 #[derive(Debug, Error)]
@@ -43,6 +49,9 @@ pub enum PolicyLoadError {
     /// A policy file was refused.
     #[error(transparent)]
     Policies(#[from] PolicyErrors),
+    /// A file of the staged policy was refused.
+    #[error("the staged policy is refused: {0}")]
+    Staged(PolicyErrors),
 }
 
 /// Whom this node believes, and what it signs with. `now` is in Unix seconds.
@@ -120,11 +129,44 @@ pub fn load_policy_after(
     earlier: Option<&Policy>,
     config: &Config,
 ) -> Result<Policy, PolicyLoadError> {
-    let policy = Policy::load_after(earlier, &config.policy.sources, network_rules(config)?)?;
+    policy_of(earlier, config, config.policy.sources.read()?)
+}
+
+/// As [`load_policy_after`], with `files` for what the configuration names; manifests and the staged policy are read.
+///
+/// # Errors
+/// Every finding, with file and line.
+pub fn policy_of(
+    earlier: Option<&Policy>,
+    config: &Config,
+    mut files: Vec<SourceFile>,
+) -> Result<Policy, PolicyLoadError> {
+    let kubernetes = config.policy.sources.read_kubernetes(mesh(config))?;
+    files.extend(kubernetes.as_ref().map(Enforced::cedar));
+    let policy = Policy::from_sources_after(earlier, &files, network_rules(config)?)?;
+    let policy = match kubernetes {
+        None => policy,
+        Some(kubernetes) => policy.with_kubernetes(Arc::new(kubernetes)),
+    };
     match &config.policy.staged {
         None => Ok(policy),
-        Some(staged) => Ok(policy.with_staged(earlier, &staged.read()?)?),
+        Some(staged) => {
+            let read = staged_files(config, staged);
+            let staged = read.and_then(|files| policy.with_staged(earlier, &files));
+            staged.map_err(PolicyLoadError::Staged)
+        }
     }
+}
+
+fn staged_files(config: &Config, staged: &Sources) -> Result<Vec<SourceFile>, PolicyErrors> {
+    let mut files = staged.read()?;
+    files.extend(staged.read_kubernetes(mesh(config))?.as_ref().map(Enforced::cedar));
+    Ok(files)
+}
+
+/// Where peers are known by identity when they speak TCP.
+fn mesh(config: &Config) -> Vec<IpNet> {
+    config.mesh.networks.iter().chain(&config.mesh.virtual_addresses).copied().collect()
 }
 
 /// The network rules of a configuration.

@@ -38,6 +38,8 @@ pub struct Config {
     pub owners: Option<String>,
     /// A policy that is tried beside the one in force.
     pub staged: Option<String>,
+    /// Kubernetes manifests whose policies are enforced.
+    pub manifests: Option<String>,
     /// The group that may read from the control socket.
     pub control_group: Option<&'static str>,
     /// The list of what is revoked.
@@ -63,6 +65,7 @@ impl Config {
             log_level: LOG_LEVEL,
             owners: None,
             staged: None,
+            manifests: None,
             control_group: None,
             revocations: None,
             seccomp: None,
@@ -131,6 +134,8 @@ pub struct Place {
     pub owners: PathBuf,
     /// The file of the policy that is tried.
     pub staged: PathBuf,
+    /// The file of the manifests.
+    pub manifests: PathBuf,
 }
 
 /// A workload and the interface it is enforced at.
@@ -337,6 +342,7 @@ struct PolicySection<'a> {
     tree: &'a PathBuf,
     owners: Vec<&'a PathBuf>,
     staged: Vec<&'a PathBuf>,
+    kubernetes: Vec<&'a PathBuf>,
     deny_reset: bool,
 }
 
@@ -374,6 +380,7 @@ impl<'a> ConfigFile<'a> {
                 tree: &place.tree,
                 owners: config.owners.iter().map(|_| &place.owners).collect(),
                 staged: config.staged.iter().map(|_| &place.staged).collect(),
+                kubernetes: config.manifests.iter().map(|_| &place.manifests).collect(),
                 deny_reset: config.deny_reset,
             },
             limits: &config.limits,

@@ -107,6 +107,7 @@ impl Enforcer {
             _keys: config.keys.clone(),
         };
         enforcer.write_policy(&config.policy)?;
+        enforcer.write_manifests(config.manifests.as_deref().unwrap_or_default())?;
         enforcer.write_config(config)?;
         Ok(enforcer)
     }
@@ -264,9 +265,18 @@ impl Enforcer {
 
     /// Replaces the policy file in one rename. The daemon sees the change by itself.
     pub fn write_policy(&self, text: &str) -> Result<()> {
-        let new = self.folder.path().join("new.cedar");
+        self.replace(&self.place.policy.join("main.cedar"), text)
+    }
+
+    /// Replaces the manifests in one rename. The daemon sees the change by itself.
+    pub fn write_manifests(&self, text: &str) -> Result<()> {
+        self.replace(&self.place.manifests, text)
+    }
+
+    fn replace(&self, file: &Path, text: &str) -> Result<()> {
+        let new = self.folder.path().join("new");
         fs::write(&new, text)?;
-        fs::rename(&new, self.place.policy.join("main.cedar")).context("the policy is not replaced")
+        fs::rename(&new, file).with_context(|| format!("{} is not replaced", file.display()))
     }
 
     /// Replaces the configuration file; a running daemon is not told.
@@ -282,6 +292,18 @@ impl Enforcer {
         if how == Reload::Signal {
             self.signal(Signal::SIGHUP)?;
         }
+        self.wait_generation_after(before)
+    }
+
+    /// Replaces the manifests and waits until the daemon has taken them over.
+    pub fn change_manifests(&self, text: &str) -> Result<()> {
+        let before = self.status()?.policy_generation;
+        self.write_manifests(text)?;
+        self.signal(Signal::SIGHUP)?;
+        self.wait_generation_after(before)
+    }
+
+    fn wait_generation_after(&self, before: u64) -> Result<()> {
         let deadline = Instant::now() + END;
         while self.status()?.policy_generation <= before {
             ensure!(

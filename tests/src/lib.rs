@@ -34,6 +34,7 @@ pub mod need;
 pub mod onlooked;
 pub mod package;
 pub mod pins;
+pub mod pods;
 pub mod policy;
 pub mod program;
 pub mod raw;

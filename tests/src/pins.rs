@@ -30,6 +30,7 @@ pub fn place(folder: &Path) -> Place {
         tree: folder.join("tree"),
         owners: folder.join("owners.cedar"),
         staged: folder.join("staged.cedar"),
+        manifests: folder.join("manifests.yaml"),
     }
 }
 

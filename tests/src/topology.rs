@@ -198,12 +198,12 @@ pub fn configure(host: &Host, interface: &str, addresses: Addresses) -> Result<(
     Ok(())
 }
 
-fn bridge(host: &Host) -> Result<()> {
+pub(crate) fn bridge(host: &Host) -> Result<()> {
     host.ip("link add br0 type bridge stp_state 0 mcast_snooping 0")?;
     host.ip("link set br0 up").map(drop)
 }
 
-fn enslave(host: &Host, port: &str) -> Result<()> {
+pub(crate) fn enslave(host: &Host, port: &str) -> Result<()> {
     host.ip(&format!("link set {port} master br0"))?;
     host.ip(&format!("link set {port} up")).map(drop)
 }

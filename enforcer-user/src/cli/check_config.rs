@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use super::arguments::unix_now;
 use super::output::Output;
 use crate::config::Config;
+use crate::kubernetes::Enforced;
 use crate::materials;
 use crate::policy::Policy;
 
@@ -69,6 +70,9 @@ fn warn(config: &Config, policy: &Policy) {
     let labels = policy.set().label_warnings(&carried);
     for warning in labels.into_iter().chain(policy.set().bounds_warnings()) {
         eprintln!("warning: {warning}");
+    }
+    for note in policy.kubernetes().into_iter().flat_map(Enforced::notes) {
+        eprintln!("note: {note}");
     }
 }
 

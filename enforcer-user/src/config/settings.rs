@@ -1,10 +1,12 @@
 //! `[policy]`, `[metrics]` and `[log]`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 
 use super::reader::{Read, Section, Value};
+use crate::identity::Namespace;
 use crate::policy::Sources;
 
 /// The most files or folders of rules.
@@ -40,20 +42,37 @@ pub struct LogConfig {
 pub(super) fn policy(mut section: Section<'_>) -> PolicyConfig {
     let mut paths =
         |key| section.or(key, Vec::new(), |value| value.list(MAX_POLICY_FILES, Value::path));
-    let (files, owners) = (paths("files"), paths("owners"));
-    let staged_files = paths("staged");
+    let (files, owners, kubernetes) = (paths("files"), paths("owners"), paths("kubernetes"));
+    let (staged_files, staged_kubernetes) = (paths("staged"), paths("staged_kubernetes"));
     let tree = section.optional("tree", Value::path);
     let staged_tree = section.optional("staged_tree", Value::path);
-    let is_staged = !staged_files.is_empty() || staged_tree.is_some();
-    let staged = is_staged.then(|| Sources {
-        files: staged_files,
-        // They say who may write in a tree.
-        owners: if staged_tree.is_some() { owners.clone() } else { Vec::new() },
-        tree: staged_tree,
-    });
+    let kubernetes_namespace =
+        section.or("kubernetes_namespace", Namespace::root(), super::workload::namespace);
+    let sources = Sources { files, tree, owners, kubernetes, kubernetes_namespace };
+    let staged = staged(&sources, staged_files, staged_tree, staged_kubernetes);
     let deny_reset = section.or("deny_reset", true, Value::boolean);
     section.finish();
-    PolicyConfig { sources: Sources { files, tree, owners }, staged, deny_reset }
+    PolicyConfig { sources, staged, deny_reset }
+}
+
+/// Of what is tried beside: files and tree, or manifests, are those in force where none is named.
+fn staged(
+    sources: &Sources,
+    files: Vec<PathBuf>,
+    tree: Option<PathBuf>,
+    kubernetes: Vec<PathBuf>,
+) -> Option<Sources> {
+    let (has_files, has_manifests) = (!files.is_empty() || tree.is_some(), !kubernetes.is_empty());
+    let mut staged = sources.clone();
+    if has_files {
+        // They say who may write in a tree.
+        let owners = if tree.is_some() { staged.owners } else { Vec::new() };
+        staged = Sources { files, tree, owners, ..staged };
+    }
+    if has_manifests {
+        staged.kubernetes = kubernetes;
+    }
+    (has_files || has_manifests).then_some(staged)
 }
 
 pub(super) fn metrics(mut section: Section<'_>) -> MetricsConfig {

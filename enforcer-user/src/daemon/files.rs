@@ -88,7 +88,9 @@ fn folders(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
 fn folders_of_files(config: &Config) -> BTreeMap<PathBuf, RecursiveMode> {
     let mut folders = BTreeMap::new();
     let sources = std::iter::once(&config.policy.sources).chain(&config.policy.staged);
-    let paths = sources.flat_map(|one| one.files.iter().chain(&one.owners).chain(&one.tree));
+    let paths = sources.flat_map(|one| {
+        one.files.iter().chain(&one.owners).chain(&one.tree).chain(&one.kubernetes)
+    });
     for path in paths {
         if path.is_dir() {
             folders.insert(path.clone(), RecursiveMode::Recursive);

@@ -65,16 +65,8 @@ pub(super) fn write(
         None => {}
     }
     check_size(&files).map_err(|error| refused(error.to_string()))?;
-    let rules = materials::network_rules(config).map_err(|error| refused(error.to_string()))?;
-    let policy = Policy::from_sources_after(earlier, &files, rules)
-        .map_err(|errors| refused(errors.to_string()))?;
-    let policy = match &config.policy.staged {
-        None => policy,
-        Some(staged) => {
-            let staged = staged.read().and_then(|files| policy.with_staged(earlier, &files));
-            staged.map_err(|errors| refused(format!("the staged policy is refused: {errors}")))?
-        }
-    };
+    let policy =
+        materials::policy_of(earlier, config, files).map_err(|error| refused(error.to_string()))?;
     let stored = match &change.text {
         Some(text) => place.write(text),
         None => place.remove(kept),

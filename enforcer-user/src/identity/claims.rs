@@ -48,6 +48,13 @@ pub enum NameError {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Namespace(Arc<str>);
 
+/// The root.
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::root()
+    }
+}
+
 impl Namespace {
     /// The root, above every namespace.
     #[must_use]

@@ -1,7 +1,5 @@
 //! Blocks of addresses.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -21,8 +19,14 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
-        self.network.contains(&address) && !self.except.iter().any(|net| net.contains(&address))
+    /// Whether these addresses are in it; `part` lies within each of the networks it names, or outside of it.
+    pub(super) fn contains(&self, part: IpNet) -> bool {
+        self.network.contains(&part) && !self.except.iter().any(|net| net.contains(&part))
+    }
+
+    /// Every network that it names.
+    pub(super) fn networks(&self) -> impl Iterator<Item = IpNet> {
+        std::iter::once(self.network).chain(self.except.iter().copied())
     }
 }
 

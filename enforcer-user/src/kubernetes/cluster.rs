@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
+
 use super::cluster_policy::ClusterPolicy;
 use super::label::{Labels, check_object_name};
 use super::network_policy::NetworkPolicy;
@@ -24,6 +26,8 @@ pub struct Cluster {
     /// Those of the whole cluster, in the order in which they are asked: tier, priority, name.
     pub(super) wide_policies: Vec<ClusterPolicy>,
     pub(super) notes: Vec<String>,
+    /// Namespaces that are spoken of and have no manifest.
+    pub(super) undescribed: Vec<String>,
 }
 
 /// A pod.
@@ -45,6 +49,20 @@ pub(super) struct Node {
     pub(super) name: String,
     pub(super) labels: Labels,
     pub(super) addresses: Vec<IpAddr>,
+}
+
+impl Pod {
+    /// Whether policies can be for it.
+    pub(super) fn is_governed(&self) -> bool {
+        !self.is_host_network && !self.has_ended
+    }
+}
+
+impl Node {
+    /// Whether this is one of its addresses.
+    pub(super) fn has(&self, network: IpNet) -> bool {
+        self.addresses.iter().any(|address| IpNet::from(*address) == network)
+    }
 }
 
 /// A peer outside the cluster.
@@ -77,14 +95,17 @@ pub enum Peer<'a> {
     Pod(&'a Pod),
     /// A host outside.
     Host(&'a Host),
+    /// Whoever has an address of this network and of no smaller one that policies name.
+    Network(IpNet),
 }
 
-/// `namespace/name` of a pod, the name of a host.
+/// `namespace/name` of a pod, the name of a host, the network itself.
 impl fmt::Display for Peer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(pod) => write!(f, "{}/{}", pod.namespace, pod.name),
             Self::Host(host) => f.write_str(&host.name),
+            Self::Network(network) => write!(f, "{network}"),
         }
     }
 }
@@ -94,31 +115,31 @@ impl<'a> Peer<'a> {
     pub(super) fn governed(self) -> Option<&'a Pod> {
         match self {
             Self::Pod(pod) if !pod.is_host_network => Some(pod),
-            Self::Pod(_) | Self::Host(_) => None,
+            Self::Pod(_) | Self::Host(_) | Self::Network(_) => None,
         }
     }
 
     pub(super) fn named_ports(self) -> &'a [NamedPort] {
         match self {
             Self::Pod(pod) => &pod.named_ports,
-            Self::Host(_) => &[],
+            Self::Host(_) | Self::Network(_) => &[],
         }
     }
 
     /// The address that this end has in a connection with the other: of the family that both have, the
     /// destination's primary one before its others.
-    pub(super) fn addresses(from: Self, to: Self) -> Option<(IpAddr, IpAddr)> {
-        let pair = |to: &IpAddr| {
-            let from = from.all_addresses().iter().find(|from| from.is_ipv4() == to.is_ipv4())?;
-            Some((*from, *to))
-        };
-        to.all_addresses().iter().find_map(pair)
+    pub(super) fn addresses(from: Self, to: Self) -> Option<(IpNet, IpNet)> {
+        let (from, to) = (from.all_addresses(), to.all_addresses());
+        let is_v4 = |net: &IpNet| net.addr().is_ipv4();
+        let pair = |to: &IpNet| Some((*from.iter().find(|f| is_v4(f) == is_v4(to))?, *to));
+        to.iter().find_map(pair)
     }
 
-    fn all_addresses(self) -> &'a [IpAddr] {
+    fn all_addresses(self) -> Vec<IpNet> {
         match self {
-            Self::Pod(pod) => &pod.addresses,
-            Self::Host(host) => std::slice::from_ref(&host.address),
+            Self::Pod(pod) => pod.addresses.iter().copied().map(IpNet::from).collect(),
+            Self::Host(host) => vec![IpNet::from(host.address)],
+            Self::Network(network) => vec![network],
         }
     }
 

@@ -178,6 +178,13 @@ impl DomainName {
     }
 }
 
+impl ClusterPolicy {
+    /// Those for what comes in, or else for what goes out.
+    pub(super) fn rules(&self, ingress: bool) -> &[Rule] {
+        if ingress { &self.ingress } else { &self.egress }
+    }
+}
+
 impl RawClusterPolicy {
     pub(super) fn check(self) -> Result<ClusterPolicy, String> {
         let spec = self.spec;

@@ -7,7 +7,7 @@ pub use super::cluster_policy::Tier;
 use super::cluster::{Cluster, Peer, Pod};
 use super::cluster_policy::{self, Action, ClusterPolicy};
 use super::network_policy::{self, NetworkPolicy};
-use super::port::Port;
+use super::port::{Port, PortMatch};
 
 /// What both ends say of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,17 +84,18 @@ impl fmt::Display for Because {
 
 /// Which end's policies are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub(super) enum Direction {
     Ingress,
     Egress,
 }
 
 /// A connection.
 #[derive(Clone, Copy)]
-struct Connection<'a> {
-    from: Peer<'a>,
-    to: Peer<'a>,
-    port: Port,
+pub(super) struct Connection<'a> {
+    pub(super) from: Peer<'a>,
+    pub(super) to: Peer<'a>,
+    /// None of a protocol that has no ports, which rules without ports mean too.
+    pub(super) port: Option<Port>,
 }
 
 /// The peers of a cluster, each with the policies that are for it.
@@ -103,10 +104,11 @@ pub struct Judge<'a> {
     subjects: Vec<Subject<'a>>,
 }
 
-struct Subject<'a> {
+/// A peer with the policies that are for it.
+pub(super) struct Subject<'a> {
     peer: Peer<'a>,
-    network_policies: Vec<&'a NetworkPolicy>,
-    cluster_policies: Vec<&'a ClusterPolicy>,
+    pub(super) network_policies: Vec<&'a NetworkPolicy>,
+    pub(super) cluster_policies: Vec<&'a ClusterPolicy>,
 }
 
 impl<'a> Judge<'a> {
@@ -126,14 +128,22 @@ impl<'a> Judge<'a> {
     #[must_use]
     pub fn decide(&self, from: usize, to: usize, port: Port) -> Option<Decision> {
         let (from, to) = (self.subjects.get(from)?, self.subjects.get(to)?);
-        let connection = Connection { from: from.peer, to: to.peer, port };
+        let connection = Connection { from: from.peer, to: to.peer, port: Some(port) };
         Some(Decision {
-            ingress: self.ask(to, connection, Direction::Ingress),
-            egress: self.ask(from, connection, Direction::Egress),
+            ingress: self.cluster.ask(to, connection, Direction::Ingress),
+            egress: self.cluster.ask(from, connection, Direction::Egress),
         })
     }
+}
 
-    fn ask(&self, subject: &Subject<'_>, connection: Connection<'_>, way: Direction) -> Because {
+impl Cluster {
+    /// What the policies for one end say of its connection.
+    pub(super) fn ask(
+        &self,
+        subject: &Subject<'_>,
+        connection: Connection<'_>,
+        way: Direction,
+    ) -> Because {
         let Some(pod) = subject.peer.governed() else { return Because::Outside };
         if connection.from.is(connection.to) {
             return Because::Itself;
@@ -154,11 +164,7 @@ impl<'a> Judge<'a> {
     ) -> Option<Because> {
         let policies = subject.cluster_policies.iter().filter(|policy| policy.tier == tier);
         let mut rules = policies.flat_map(|policy| {
-            let rules = match way {
-                Direction::Ingress => &policy.ingress,
-                Direction::Egress => &policy.egress,
-            };
-            rules.iter().map(move |rule| (policy, rule))
+            policy.rules(way == Direction::Ingress).iter().map(move |rule| (policy, rule))
         });
         let (policy, rule) = rules.find(|(_, rule)| self.cluster_rule(rule, connection, way))?;
         let because = |accepts| Because::Cluster {
@@ -181,9 +187,7 @@ impl<'a> Judge<'a> {
         way: Direction,
     ) -> bool {
         let peer = connection.far(way);
-        let is_port = rule.ports.as_ref().is_none_or(|ports| {
-            ports.iter().any(|port| port.holds(connection.port, connection.to))
-        });
+        let is_port = connection.is_to(rule.ports.as_deref());
         is_port && rule.peers.iter().any(|entry| self.cluster_peer(entry, peer, connection))
     }
 
@@ -195,22 +199,20 @@ impl<'a> Judge<'a> {
     ) -> bool {
         use cluster_policy::RulePeer;
         match entry {
-            RulePeer::Pods(pods) => {
-                peer.governed().is_some_and(|pod| selects(self.cluster, pods, pod))
-            }
+            RulePeer::Pods(pods) => peer.governed().is_some_and(|pod| selects(self, pods, pod)),
             RulePeer::Networks(blocks) => Peer::addresses(connection.from, connection.to)
                 .is_some_and(|(_, to)| blocks.iter().any(|block| block.contains(to))),
             RulePeer::Nodes(nodes) => {
                 let Some((_, to)) = Peer::addresses(connection.from, connection.to) else {
                     return false;
                 };
-                let of_node = self.cluster.nodes.iter().filter(|node| node.addresses.contains(&to));
+                let of_node = self.nodes.iter().filter(|node| node.has(to));
                 // An address of a pod is none of its node's.
                 peer.governed().is_none() && of_node.into_iter().any(|n| nodes.selects(&n.labels))
             }
             RulePeer::Names(names) => match peer {
                 Peer::Host(host) => names.iter().any(|name| name.means(&host.name)),
-                Peer::Pod(_) => false,
+                Peer::Pod(_) | Peer::Network(_) => false,
             },
         }
     }
@@ -223,10 +225,7 @@ impl<'a> Judge<'a> {
         connection: Connection<'_>,
         way: Direction,
     ) -> Option<Because> {
-        let rules = |policy: &'s NetworkPolicy| match way {
-            Direction::Ingress => policy.ingress.as_deref(),
-            Direction::Egress => policy.egress.as_deref(),
-        };
+        let rules = |policy: &'s NetworkPolicy| policy.rules(way == Direction::Ingress);
         let asked = subject.network_policies.iter().copied();
         let mut asked = asked.filter_map(|policy| Some((policy, rules(policy)?))).peekable();
         asked.peek()?;
@@ -248,9 +247,7 @@ impl<'a> Judge<'a> {
         connection: Connection<'_>,
         way: Direction,
     ) -> bool {
-        let is_port = rule.ports.as_ref().is_none_or(|ports| {
-            ports.iter().any(|port| port.holds(connection.port, connection.to))
-        });
+        let is_port = connection.is_to(rule.ports.as_deref());
         let is_peer = |entry| self.network_peer(entry, pod, connection, way);
         is_port && rule.peers.as_ref().is_none_or(|peers| peers.iter().any(is_peer))
     }
@@ -273,7 +270,7 @@ impl<'a> Judge<'a> {
                 let is_namespace = match namespaces {
                     None => far.namespace == pod.namespace,
                     Some(selector) => {
-                        let labels = self.cluster.labels_of(&far.namespace);
+                        let labels = self.labels_of(&far.namespace);
                         labels.is_some_and(|labels| selector.selects(labels))
                     }
                 };
@@ -284,6 +281,12 @@ impl<'a> Judge<'a> {
 }
 
 impl<'a> Connection<'a> {
+    /// Whether it goes to one of these; none are all.
+    fn is_to(&self, ports: Option<&[PortMatch]>) -> bool {
+        let is = |port: &PortMatch| self.port.is_some_and(|asked| port.holds(asked, self.to));
+        ports.is_none_or(|ports| ports.iter().any(is))
+    }
+
     /// Whom the asked end speaks with.
     fn far(self, way: Direction) -> Peer<'a> {
         match way {
@@ -293,7 +296,8 @@ impl<'a> Connection<'a> {
     }
 }
 
-fn subject<'a>(cluster: &'a Cluster, peer: Peer<'a>) -> Subject<'a> {
+/// With the policies that are for it.
+pub(super) fn subject<'a>(cluster: &'a Cluster, peer: Peer<'a>) -> Subject<'a> {
     let Some(pod) = peer.governed() else {
         return Subject { peer, network_policies: Vec::new(), cluster_policies: Vec::new() };
     };

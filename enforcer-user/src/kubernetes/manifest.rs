@@ -280,7 +280,8 @@ impl Reader {
                     "namespace {namespace} has no manifest: it has no labels but its name"
                 ));
                 let labels = namespace_labels(&namespace, super::label::Labels::new());
-                self.cluster.namespaces.insert(namespace, labels);
+                self.cluster.namespaces.insert(namespace.clone(), labels);
+                self.cluster.undescribed.push(namespace);
             }
         }
         let policies = &mut self.cluster.wide_policies;

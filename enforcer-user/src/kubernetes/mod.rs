@@ -5,22 +5,29 @@
 //! error where it is read; nothing of a policy is passed over.
 
 mod block;
+mod cedar;
 mod cluster;
 mod cluster_policy;
+mod condition;
 mod decide;
+mod enforced;
 mod error;
 mod label;
 mod manifest;
 mod network_policy;
+mod networks;
 mod object;
 mod port;
 mod selector;
 mod text;
 
 #[cfg(test)]
+mod enforced_tests;
+#[cfg(test)]
 mod tests;
 
 pub use cluster::{Cluster, Host, MAX_PEERS, Peer, Pod};
 pub use decide::{Because, Decision, Judge, Tier};
+pub use enforced::{Enforced, EnforcedError};
 pub use error::ManifestError;
 pub use port::{Port, Protocol};

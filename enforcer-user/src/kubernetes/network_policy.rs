@@ -105,6 +105,13 @@ pub(super) enum RulePeer {
     },
 }
 
+impl NetworkPolicy {
+    /// What it lets in, or else out; `None` if it says nothing of that.
+    pub(super) fn rules(&self, ingress: bool) -> Option<&[Rule]> {
+        if ingress { self.ingress.as_deref() } else { self.egress.as_deref() }
+    }
+}
+
 impl RawNetworkPolicy {
     pub(super) fn check(self) -> Result<NetworkPolicy, String> {
         let spec = self.spec;

@@ -36,13 +36,13 @@ enum Operator {
 pub(super) struct Selector(Vec<Requirement>);
 
 #[derive(Debug, Clone)]
-struct Requirement {
-    key: String,
-    test: Test,
+pub(super) struct Requirement {
+    pub(super) key: String,
+    pub(super) test: Test,
 }
 
 #[derive(Debug, Clone)]
-enum Test {
+pub(super) enum Test {
     In(Vec<String>),
     /// Also holds where the label is absent.
     NotIn(Vec<String>),
@@ -54,6 +54,16 @@ impl Selector {
     /// Whether these labels are selected.
     pub(super) fn selects(&self, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| requirement.holds(labels))
+    }
+
+    /// Whether it selects everything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of which must hold.
+    pub(super) fn requirements(&self) -> &[Requirement] {
+        &self.0
     }
 }
 

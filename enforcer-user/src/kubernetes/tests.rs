@@ -3,80 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde::Deserialize;
 use yaml_serde::Value;
 
 use super::*;
 
-const CLUSTER: &str = include_str!("../../../tests/kubernetes/cluster.yaml");
-const NETWORK_POLICIES: &str = include_str!("../../../tests/kubernetes/network_policy.yaml");
-const CLUSTER_POLICIES: &str =
-    include_str!("../../../tests/kubernetes/cluster_network_policy.yaml");
+#[path = "../../../tests/kubernetes/corpus.rs"]
+pub(super) mod corpus;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Case {
-    name: String,
-    policies: Vec<Value>,
-    expected: Vec<Expected>,
-}
+use corpus::{CLUSTER_POLICIES, NETWORK_POLICIES, cases, manifests};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Expected {
-    port: String,
-    /// Of pairs that no cell names.
-    otherwise: bool,
-    #[serde(default)]
-    cells: Vec<Cells>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cells {
-    #[serde(default = "any")]
-    from: String,
-    #[serde(default = "any")]
-    to: String,
-    allowed: bool,
-}
-
-fn any() -> String {
-    "*".to_owned()
-}
-
-impl Expected {
-    fn allows(&self, from: &str, to: &str) -> bool {
-        let means = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
-            Some(beginning) => name.starts_with(beginning),
-            None => name == pattern,
-        };
-        let named = self.cells.iter().rev().find(|c| means(&c.from, from) && means(&c.to, to));
-        from == to || named.map_or(self.otherwise, |cells| cells.allowed)
-    }
-}
-
-fn cases(text: &str) -> Vec<Case> {
-    let documents = yaml_serde::Deserializer::from_str(text);
-    let cases: Vec<Option<Case>> =
-        documents.map(|document| Option::deserialize(document).unwrap()).collect();
-    cases.into_iter().flatten().collect()
-}
-
-/// The cluster of the corpus with policies whose kind and version are left out there.
-fn cluster(policies: &[Value]) -> Result<Cluster, ManifestError> {
-    let policies = policies.iter().map(|policy| {
-        let is_cluster = policy["spec"].get("tier").is_some();
-        let (version, kind) = if is_cluster {
-            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy")
-        } else {
-            ("networking.k8s.io/v1", "NetworkPolicy")
-        };
-        let policy = yaml_serde::to_string(policy).unwrap();
-        format!("---\napiVersion: {version}\nkind: {kind}\n{policy}")
-    });
-    let text: String = std::iter::once(CLUSTER.to_owned()).chain(policies).collect();
-    Cluster::parse(Path::new("test.yaml"), &text)
+/// The cluster of the corpus with these policies.
+pub(super) fn cluster(policies: &[Value]) -> Result<Cluster, ManifestError> {
+    Cluster::parse(Path::new("test.yaml"), &manifests(policies))
 }
 
 fn reaches(cluster: &Cluster, port: Port) -> BTreeSet<(String, String)> {

@@ -50,6 +50,7 @@ pub use tree::Place;
 
 use self::overrides::overriding;
 use crate::identity::Identity;
+use crate::kubernetes::Enforced;
 
 /// Everything that decides: the policies, the network rules, what overrides them, and a name for this state of all.
 ///
@@ -58,6 +59,8 @@ use crate::identity::Identity;
 pub struct Policy {
     set: Arc<PolicySet>,
     network_rules: Vec<NetworkRule>,
+    /// What policies of a cluster open for peers without an identity; between those with one they are in the set.
+    kubernetes: Option<Arc<Enforced>>,
     overrides: Vec<Override>,
     /// What is tried beside the policies in force.
     staged: Option<Arc<PolicySet>>,
@@ -104,7 +107,16 @@ impl Policy {
         let set = PolicySet::from_sources_after(earlier.map(|policy| &*policy.set), files)?;
         let generation = Generation::of(files, &network_rules);
         let (set, overrides, rules) = (Arc::new(set), Vec::new(), generation);
-        Ok(Self { set, network_rules, overrides, staged: None, rules, generation })
+        let (kubernetes, staged) = (None, None);
+        Ok(Self { set, network_rules, kubernetes, overrides, staged, rules, generation })
+    }
+
+    /// The same policy where these policies of a cluster open networks too; their Cedar must be among its files.
+    #[must_use]
+    pub fn with_kubernetes(self, kubernetes: Arc<Enforced>) -> Self {
+        let rules = self.rules.beside(&kubernetes.fingerprint());
+        let generation = rules.with(&self.overrides);
+        Self { kubernetes: Some(kubernetes), rules, generation, ..self }
     }
 
     /// The same policy with these tried beside it.
@@ -126,6 +138,7 @@ impl Policy {
         Ok(Self {
             set: Arc::clone(&self.set),
             network_rules: self.network_rules.clone(),
+            kubernetes: self.kubernetes.clone(),
             staged: self.staged.clone(),
             generation: self.rules.with(&overrides),
             overrides,
@@ -176,6 +189,12 @@ impl Policy {
         }
     }
 
+    /// The policies of a cluster among those in force.
+    #[must_use]
+    pub fn kubernetes(&self) -> Option<&Enforced> {
+        self.kubernetes.as_deref()
+    }
+
     /// The policies that are tried beside those in force.
     #[must_use]
     pub fn staged(&self) -> Option<&PolicySet> {
@@ -209,10 +228,29 @@ impl Policy {
 
     /// The network rules of one workload, for the kernel's longest-prefix map.
     pub fn network_table(&self, workload: &Identity) -> Result<NetworkTable, NetworkRuleError> {
-        network::compile(&self.network_rules, workload)
+        let mut others =
+            self.kubernetes.as_ref().and_then(|kubernetes| kubernetes.networks(workload));
+        // Their rules are counted behind those of the configuration.
+        let first = u16::try_from(self.network_rules.len()).unwrap_or(u16::MAX);
+        let prefixes = others.iter_mut().flatten();
+        prefixes.flat_map(|prefix| &mut prefix.entries).for_each(|entry| {
+            entry.rule = entry.rule.saturating_add(first);
+        });
+        network::compile(&self.network_rules, workload, others.unwrap_or_default())
     }
 
-    /// The name of the first network rule that lets this through for the workload.
+    /// What a network rule of this number is called: of the configuration, or behind those of a cluster's policies.
+    #[must_use]
+    pub fn network_rule_name(&self, number: u16) -> Option<&str> {
+        let number = usize::from(number);
+        if let Some(rule) = self.network_rules.get(number) {
+            return Some(rule.name());
+        }
+        let behind = u16::try_from(number - self.network_rules.len()).ok()?;
+        self.kubernetes.as_ref()?.rule_name(behind)
+    }
+
+    /// The name of the network rule that lets this through for the workload.
     ///
     /// `port` is the server's, host byte order; protocols without ports pass 0.
     #[must_use]
@@ -224,8 +262,9 @@ impl Policy {
         protocol: Protocol,
         port: u16,
     ) -> Option<&str> {
-        let mut rules = self.network_rules.iter().filter(|rule| rule.applies_to(workload));
-        rules.find(|rule| rule.matches(direction, address, protocol, port)).map(NetworkRule::name)
+        let table = self.network_table(workload).ok()?;
+        let entry = table.lookup(direction, address, protocol, port)?;
+        self.network_rule_name(entry.rule)
     }
 
     /// Names this state of policies and network rules.
@@ -246,6 +285,14 @@ impl Generation {
         let mut hasher = blake3::Hasher::new_derive_key("enforcer 2026 policy generation, staged");
         hasher.update(&enforced.0);
         hasher.update(&staged.0);
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    fn beside(self, kubernetes: &str) -> Self {
+        let mut hasher =
+            blake3::Hasher::new_derive_key("enforcer 2026 policy generation, kubernetes");
+        hasher.update(&self.0);
+        hasher.update(kubernetes.as_bytes());
         Self(*hasher.finalize().as_bytes())
     }
 

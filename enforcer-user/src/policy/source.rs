@@ -5,10 +5,13 @@ use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+
 use super::error::{PolicyError, PolicyErrors};
 use super::owners::Owners;
 use super::tree;
 use crate::identity::Namespace;
+use crate::kubernetes::Enforced;
 
 /// The most bytes of one policy file.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -51,6 +54,10 @@ pub struct Sources {
     pub tree: Option<PathBuf>,
     /// Files, and folders of them, that say who may write where in the tree; empty: not asked.
     pub owners: Vec<PathBuf>,
+    /// Kubernetes manifests, and folders of them, whose policies are enforced.
+    pub kubernetes: Vec<PathBuf>,
+    /// Namespace `x` of the manifests is `x` below this one.
+    pub kubernetes_namespace: Namespace,
 }
 
 impl Sources {
@@ -70,6 +77,15 @@ impl Sources {
         }
         check_size(&files)?;
         Ok(files)
+    }
+
+    /// Reads the manifests; none if there are none. In `mesh` peers that speak TCP are known by identity.
+    pub fn read_kubernetes(&self, mesh: Vec<IpNet>) -> Result<Option<Enforced>, PolicyErrors> {
+        if self.kubernetes.is_empty() {
+            return Ok(None);
+        }
+        let read = Enforced::read(&self.kubernetes, &self.kubernetes_namespace, mesh);
+        Ok(Some(read.map_err(|error| PolicyError::general(error.to_string()))?))
     }
 
     /// Who may write where in the tree; none if that is not asked.
@@ -225,7 +241,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("owners.cedar");
         fs::write(&file, owners).unwrap();
-        Sources { files: Vec::new(), tree: Some(tree.to_owned()), owners: vec![file] }.read()
+        let (tree, owners) = (Some(tree.to_owned()), vec![file]);
+        Sources { tree, owners, ..Sources::default() }.read()
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
     let namespace = "/acme/prod".parse().expect("a namespace");
     let workload = Identity::new(TRUST_DOMAIN, namespace, "shop", BTreeMap::new());
     let workload = workload.expect("plain names");
-    if let Ok(table) = compile(&rules, &workload) {
+    if let Ok(table) = compile(&rules, &workload, Vec::new()) {
         same_answers(&rules, &workload, &table);
     }
 }

@@ -134,6 +134,7 @@ impl Scene {
             tree: Path::new("/").join(TREE),
             owners: "/etc/enforcer/owners.cedar".into(),
             staged: "/etc/enforcer/staged.cedar".into(),
+            manifests: "/etc/enforcer/manifests.yaml".into(),
         };
         fs::create_dir(root.join(TREE))?;
         fs::write(root.join(OF_THE_TREE), "// Nothing yet.\n")?;

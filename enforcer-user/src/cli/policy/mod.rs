@@ -7,6 +7,7 @@ mod matrix;
 mod observed;
 mod overrides;
 mod svg;
+mod translate;
 mod tree;
 mod world;
 
@@ -22,6 +23,7 @@ pub(super) enum Command {
     Matrix(matrix::Arguments),
     Diff(diff::Arguments),
     Test(expectations::Arguments),
+    Translate(translate::Arguments),
     List(tree::List),
     Put(tree::Put),
     Remove(tree::Remove),
@@ -35,6 +37,7 @@ pub(super) fn execute(command: &Command, out: &Output) -> anyhow::Result<ExitCod
         Command::Matrix(arguments) => matrix::execute(arguments, out),
         Command::Diff(arguments) => diff::execute(arguments, out),
         Command::Test(arguments) => expectations::execute(arguments, out),
+        Command::Translate(arguments) => translate::execute(arguments, out),
         Command::List(arguments) => tree::list(arguments, out),
         Command::Put(arguments) => tree::put(arguments, out),
         Command::Remove(arguments) => tree::remove(arguments, out),

@@ -4,7 +4,7 @@
 //! the most specific match is the whole answer. Prefixes that say the same as the one around them
 //! are left out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -39,7 +39,7 @@ pub struct NetworkEntry {
 pub struct NetworkPrefix {
     /// The network; its address has no bits set behind the prefix length.
     pub prefix: IpNet,
-    /// 1 to [`MAX_ENTRIES_A_PREFIX`] entries, ascending.
+    /// At most [`MAX_ENTRIES_A_PREFIX`] entries, ascending; none where a wider network is open and this one is not.
     pub entries: Vec<NetworkEntry>,
 }
 
@@ -49,34 +49,70 @@ pub struct NetworkTable {
     prefixes: Vec<NetworkPrefix>,
 }
 
-/// Compiles the rules that apply to a workload. The same rules give the same table.
+/// Compiles the rules that apply to a workload, and beside them what `others` opens: networks each with all that is open
+/// in it, whatever is around it. The same rules give the same table.
 pub fn compile(
     rules: &[NetworkRule],
     workload: &Identity,
+    others: Vec<NetworkPrefix>,
 ) -> Result<NetworkTable, NetworkRuleError> {
-    let mut open: Vec<NetworkPrefix> = Vec::new();
+    let mut open: Vec<Open> = Vec::new();
     let mut table = NetworkTable::default();
-    for (prefix, own) in own_entries(rules, workload) {
+    for (prefix, named) in named(rules, workload, others) {
         while open.last().is_some_and(|around| !around.prefix.contains(&prefix)) {
             open.pop();
         }
-        let around = open.last().map(|around| around.entries.as_slice()).unwrap_or_default();
-        let entries = reduce([around, own.as_slice()].concat());
+        let around = open.last();
+        let own = [around.map_or(&[][..], |around| &around.own), &named.own].concat();
+        let other = named.other.or_else(|| around.map(|around| around.other.clone()));
+        let other = other.unwrap_or_default();
+        let entries = reduce([own.as_slice(), &other].concat());
         if entries.len() > MAX_ENTRIES_A_PREFIX {
             return Err(too_many(rules, prefix, &entries));
         }
-        let says_more = entries != around;
-        let found = NetworkPrefix { prefix, entries };
-        if says_more {
-            table.prefixes.push(found.clone());
+        if around.map_or(&[][..], |around| &around.entries) != entries.as_slice() {
+            table.prefixes.push(NetworkPrefix { prefix, entries: entries.clone() });
         }
-        open.push(found);
+        open.push(Open { prefix, own, other, entries });
     }
     Ok(table)
 }
 
-/// Every prefix that a rule names, with those rules' entries; a network comes before what it holds.
-fn own_entries(rules: &[NetworkRule], workload: &Identity) -> Vec<(IpNet, Vec<NetworkEntry>)> {
+/// A network that holds the next ones, with all that is open in it.
+struct Open {
+    prefix: IpNet,
+    own: Vec<NetworkEntry>,
+    other: Vec<NetworkEntry>,
+    entries: Vec<NetworkEntry>,
+}
+
+/// What is said of one network by its name.
+#[derive(Default)]
+struct Named {
+    /// Added to what the rules say of the network around it.
+    own: Vec<NetworkEntry>,
+    /// Instead of what others say of the network around it.
+    other: Option<Vec<NetworkEntry>>,
+}
+
+/// Every network that somebody names; it comes before what it holds.
+fn named(
+    rules: &[NetworkRule],
+    workload: &Identity,
+    others: Vec<NetworkPrefix>,
+) -> BTreeMap<IpNet, Named> {
+    let mut named: BTreeMap<IpNet, Named> = BTreeMap::new();
+    for (prefix, own) in own_entries(rules, workload) {
+        named.entry(prefix).or_default().own = own;
+    }
+    for NetworkPrefix { prefix, entries } in others {
+        named.entry(prefix).or_default().other = Some(entries);
+    }
+    named
+}
+
+/// Every prefix that a rule names, with those rules' entries.
+fn own_entries(rules: &[NetworkRule], workload: &Identity) -> HashMap<IpNet, Vec<NetworkEntry>> {
     let mut by_prefix: HashMap<IpNet, Vec<NetworkEntry>> = HashMap::new();
     for (number, rule) in (0_u16..).zip(rules).filter(|(_, rule)| rule.applies_to(workload)) {
         for cidr in rule.cidrs() {
@@ -90,9 +126,7 @@ fn own_entries(rules: &[NetworkRule], workload: &Identity) -> Vec<(IpNet, Vec<Ne
             by_prefix.entry(*cidr).or_default().extend(entries);
         }
     }
-    let mut all: Vec<_> = by_prefix.into_iter().collect();
-    all.sort_unstable_by_key(|(prefix, _)| *prefix);
-    all
+    by_prefix
 }
 
 /// Leaves out entries that another covers; of two equal ones the earlier rule's stays.
@@ -115,8 +149,9 @@ fn too_many(rules: &[NetworkRule], prefix: IpNet, entries: &[NetworkEntry]) -> N
     let mut numbers: Vec<u16> = entries.iter().map(|entry| entry.rule).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let names: Vec<&str> =
-        numbers.iter().filter_map(|n| rules.get(usize::from(*n))).map(NetworkRule::name).collect();
+    let of = |n: &u16| rules.get(usize::from(*n)).map_or("the manifests", NetworkRule::name);
+    let mut names: Vec<&str> = numbers.iter().map(of).collect();
+    names.dedup();
     NetworkRuleError {
         rule: (*names.last().unwrap_or(&"")).to_owned(),
         problem: format!(

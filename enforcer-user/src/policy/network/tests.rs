@@ -1,7 +1,9 @@
 //! Refusals, and the compiled table against the rules themselves.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
@@ -33,7 +35,7 @@ fn rule(name: &str, cidr: &[&str], protocol: &str, ports: &[&str]) -> NetworkRul
 }
 
 fn workload(namespace: &str, name: &str) -> Identity {
-    let labels = std::collections::BTreeMap::new();
+    let labels = BTreeMap::new();
     Identity::new("example.org", namespace.parse().unwrap(), name, labels).unwrap()
 }
 
@@ -48,7 +50,7 @@ fn the_longest_prefix_knows_the_rules_of_the_networks_around_it() {
         rule("dns", &["198.51.100.53/32", "2001:db8::53/128"], "udp", &["53"]),
         rule("other", &["203.0.113.0/24"], "any", &[]),
     ];
-    let table = compile(&rules, &workload("/a", "web")).unwrap();
+    let table = compile(&rules, &workload("/a", "web"), Vec::new()).unwrap();
     let found = |address, protocol, port| {
         table
             .lookup(Direction::Egress, ip(address), protocol, port)
@@ -73,7 +75,7 @@ fn a_rule_is_for_the_workloads_it_names() {
     for (namespace, name, applies) in
         [("/a", "web", true), ("/a/b", "web", true), ("/ab", "web", false), ("/a", "db", false)]
     {
-        let table = compile(&rules, &workload(namespace, name)).unwrap();
+        let table = compile(&rules, &workload(namespace, name), Vec::new()).unwrap();
         assert_eq!(!table.prefixes().is_empty(), applies, "{namespace} {name}");
     }
 }
@@ -85,7 +87,7 @@ fn what_says_nothing_more_takes_no_room() {
         rule("one", &["198.51.100.7/32"], "tcp", &["80", "81-90", "91"]),
     ];
     assert_eq!(rules[1].ports(), [(80, 91)]);
-    let table = compile(&rules, &workload("/a", "web")).unwrap();
+    let table = compile(&rules, &workload("/a", "web"), Vec::new()).unwrap();
     assert_eq!(table.prefixes().len(), 1);
 }
 
@@ -97,12 +99,12 @@ fn too_many_entries_at_one_prefix_name_the_network_and_the_rules() {
         rule("first", &["198.51.100.0/24"], "tcp", &ports),
         rule("second", &["198.51.100.7/32"], "udp", &ports),
     ];
-    let error = compile(&rules, &workload("/a", "web")).unwrap_err().to_string();
+    let error = compile(&rules, &workload("/a", "web"), Vec::new()).unwrap_err().to_string();
     for part in ["198.51.100.7/32", "24 entries", "first, second"] {
         assert!(error.contains(part), "{error}");
     }
     let rules = [rules[0].clone(), rule("apart", &["203.0.113.7/32"], "udp", &ports)];
-    compile(&rules, &workload("/a", "web")).unwrap();
+    compile(&rules, &workload("/a", "web"), Vec::new()).unwrap();
 }
 
 #[test]
@@ -115,7 +117,9 @@ fn workloads_with_equal_rules_share_a_table() {
     let mut tables = NetworkTables::default();
     let numbers: Vec<u32> = [("/a", "web"), ("/b", "web"), ("/a", "db")]
         .into_iter()
-        .map(|(ns, name)| tables.number_of(compile(&rules, &workload(ns, name)).unwrap()).unwrap())
+        .map(|(ns, name)| {
+            tables.number_of(compile(&rules, &workload(ns, name), Vec::new()).unwrap()).unwrap()
+        })
         .collect();
     assert_eq!(numbers, [0, 1, 0]);
     assert_eq!(tables.tables().len(), 2);
@@ -186,10 +190,36 @@ fn any_rule() -> impl Strategy<Value = NetworkRuleSpec> {
         })
 }
 
+fn any_other() -> impl Strategy<Value = NetworkPrefix> {
+    let prefixes =
+        ["0.0.0.0/0", "198.51.100.0/24", "198.51.100.7/32", "198.51.100.0/25", "2001:db8::/32"];
+    let entry = (
+        select(vec![Direction::Egress, Direction::Ingress]),
+        select(vec![0_u8, 6, 17]),
+        select(vec![(0, u16::MAX), (53, 53), (80, 90)]),
+    );
+    let entry = entry.prop_map(|(direction, protocol, (port_low, port_high))| NetworkEntry {
+        direction,
+        protocol,
+        port_low,
+        port_high,
+        rule: 100,
+    });
+    (select(prefixes.to_vec()), prop::collection::vec(entry, 0..3))
+        .prop_map(|(prefix, entries)| NetworkPrefix { prefix: prefix.parse().unwrap(), entries })
+}
+
+fn lets_through(entry: NetworkEntry, direction: Direction, protocol: Protocol, port: u16) -> bool {
+    entry.direction == direction
+        && [0, protocol.number()].contains(&entry.protocol)
+        && (entry.port_low..=entry.port_high).contains(&port)
+}
+
 proptest! {
     #[test]
     fn the_table_finds_what_the_rules_say(
         specs in prop::collection::vec(any_rule(), 0..5),
+        others in prop::collection::vec(any_other(), 0..4),
         address in select(vec!["198.51.100.7", "198.51.100.8", "198.51.100.200", "203.0.113.1", "192.0.2.1", "2001:db8::7", "2001:db8::8", "2001:db9::1"]),
         direction in select(vec![Direction::Egress, Direction::Ingress]),
         protocol in select(vec![6_u8, 17, 47]),
@@ -197,14 +227,22 @@ proptest! {
     ) {
         let rules: Vec<NetworkRule> = specs.into_iter().map(|spec| spec.try_into().unwrap()).collect();
         let web = workload("/a", "web");
-        let table = compile(&rules, &web).unwrap();
-        prop_assert_eq!(&table, &compile(&rules, &web).unwrap());
+        // Each network once.
+        let others: BTreeMap<IpNet, NetworkPrefix> =
+            others.into_iter().map(|other| (other.prefix, other)).collect();
+        let table = compile(&rules, &web, others.values().cloned().collect()).unwrap();
+        prop_assert_eq!(&table, &compile(&rules, &web, others.values().cloned().collect()).unwrap());
         let (address, protocol) = (ip(address), Protocol::from_number(protocol));
+        let around = others.values().filter(|other| other.prefix.contains(&address));
+        let nearest = around.max_by_key(|other| other.prefix.prefix_len());
+        let by_other = nearest.is_some_and(|other| {
+            other.entries.iter().any(|entry| lets_through(*entry, direction, protocol, port))
+        });
         let matching: Vec<usize> = (0..rules.len())
             .filter(|n| rules[*n].applies_to(&web) && rules[*n].matches(direction, address, protocol, port))
             .collect();
         let found = table.lookup(direction, address, protocol, port).map(|entry| usize::from(entry.rule));
-        prop_assert_eq!(found.is_some(), !matching.is_empty());
-        prop_assert!(found.is_none_or(|rule| matching.contains(&rule)));
+        prop_assert_eq!(found.is_some(), !matching.is_empty() || by_other);
+        prop_assert!(found.is_none_or(|rule| matching.contains(&rule) || (by_other && rule == 100)));
     }
 }

@@ -1,0 +1,197 @@
+//! What policies of a cluster say of peers that have no identity: of addresses outside of the mesh, and of protocols
+//! that carry none.
+//!
+//! Every address belongs to the smallest network that some policy names and that holds it. For each such network and
+//! each span of ports between those that policies name the answer is one, so it is asked for once.
+
+use std::collections::BTreeSet;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::block::Block;
+use super::cluster::{Cluster, Peer, Pod};
+use super::cluster_policy;
+use super::decide::{self, Because, Connection, Direction, Subject};
+use super::network_policy;
+use super::port::{Port, PortMatch, Ports, Protocol};
+use crate::policy::network::{self, NetworkEntry, NetworkPrefix};
+
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
+/// Of a rule of the kernel's table: any protocol.
+const ANY: u8 = 0;
+
+/// What the policies for `pod` allow at every network that they name. `mesh` is where TCP has identities: nothing is
+/// said of it there. `number` gives the rule's number for a reason.
+pub(super) fn prefixes(
+    cluster: &Cluster,
+    pod: &Pod,
+    mesh: &[IpNet],
+    number: &impl Fn(&Because) -> u16,
+) -> Vec<NetworkPrefix> {
+    let subject = decide::subject(cluster, Peer::Pod(pod));
+    let asked = Asked { cluster, subject: &subject, pod, mesh, number };
+    let starts = port_starts(cluster, &subject);
+    let networks = networks(cluster, &subject, mesh).into_iter();
+    networks
+        .map(|prefix| NetworkPrefix { prefix, entries: asked.entries(prefix, &starts) })
+        .collect()
+}
+
+struct Asked<'a, F> {
+    cluster: &'a Cluster,
+    subject: &'a Subject<'a>,
+    pod: &'a Pod,
+    mesh: &'a [IpNet],
+    number: &'a F,
+}
+
+impl<F: Fn(&Because) -> u16> Asked<'_, F> {
+    fn entries(&self, network: IpNet, starts: &[u16]) -> Vec<NetworkEntry> {
+        [Direction::Egress, Direction::Ingress]
+            .into_iter()
+            .flat_map(|way| self.entries_of(network, starts, way))
+            .collect()
+    }
+
+    fn entries_of(&self, network: IpNet, starts: &[u16], way: Direction) -> Vec<NetworkEntry> {
+        let is_mesh = self.mesh.iter().any(|mesh| mesh.contains(&network));
+        let protocols = PROTOCOLS.into_iter().filter(|p| !(is_mesh && *p == Protocol::Tcp));
+        let mut entries: Vec<NetworkEntry> =
+            protocols.flat_map(|protocol| self.spans(network, starts, way, protocol)).collect();
+        if let Some(rule) = self.allows(network, way, None) {
+            // More protocols than these are only in what is open for all.
+            let is_open = !is_mesh
+                && entries.len() == PROTOCOLS.len()
+                && entries.iter().all(|entry| (entry.port_low, entry.port_high) == (0, u16::MAX));
+            if is_open {
+                entries.clear();
+            }
+            let icmp = if network.addr().is_ipv4() { ICMP } else { ICMP_V6 };
+            let protocol = if is_open { ANY } else { icmp };
+            entries.push(entry(way, protocol, (0, u16::MAX), rule));
+        }
+        entries
+    }
+
+    /// The spans of ports that are open, neighbours as one.
+    fn spans(
+        &self,
+        network: IpNet,
+        starts: &[u16],
+        way: Direction,
+        protocol: Protocol,
+    ) -> Vec<NetworkEntry> {
+        let mut open: Vec<NetworkEntry> = Vec::new();
+        for (place, start) in starts.iter().enumerate() {
+            let port = Port { number: (*start).max(1), protocol };
+            let Some(rule) = self.allows(network, way, Some(port)) else { continue };
+            let last = starts.get(place + 1).map_or(u16::MAX, |next| next - 1);
+            match open.last_mut() {
+                Some(before) if before.port_high.checked_add(1) == Some(*start) => {
+                    before.port_high = last;
+                }
+                _ => open.push(entry(way, number_of(protocol), (*start, last), rule)),
+            }
+        }
+        open
+    }
+
+    /// The number of the rule that allows it.
+    fn allows(&self, network: IpNet, way: Direction, port: Option<Port>) -> Option<u16> {
+        let far = self.peer_at(network);
+        let own = Peer::Pod(self.pod);
+        let (from, to) = match way {
+            Direction::Ingress => (far, own),
+            Direction::Egress => (own, far),
+        };
+        let because = self.cluster.ask(self.subject, Connection { from, to, port }, way);
+        because.is_allowed().then(|| (self.number)(&because))
+    }
+
+    fn peer_at(&self, network: IpNet) -> Peer<'_> {
+        let is_there = |pod: &&Pod| {
+            pod.is_governed() && pod.addresses.iter().any(|one| IpNet::from(*one) == network)
+        };
+        self.cluster.pods.iter().find(is_there).map_or(Peer::Network(network), Peer::Pod)
+    }
+}
+
+fn entry(way: Direction, protocol: u8, ports: (u16, u16), rule: u16) -> NetworkEntry {
+    let direction = match way {
+        Direction::Ingress => network::Direction::Ingress,
+        Direction::Egress => network::Direction::Egress,
+    };
+    NetworkEntry { direction, protocol, port_low: ports.0, port_high: ports.1, rule }
+}
+
+const fn number_of(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// Every network that the answer can depend on; one comes before what it holds.
+fn networks(cluster: &Cluster, subject: &Subject<'_>, mesh: &[IpNet]) -> BTreeSet<IpNet> {
+    let everywhere = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+    let mut networks: BTreeSet<IpNet> =
+        everywhere.into_iter().chain(mesh.iter().copied()).collect();
+    let is_for_any = !subject.network_policies.is_empty() || !subject.cluster_policies.is_empty();
+    if is_for_any {
+        let pods = cluster.pods.iter().flat_map(|pod| &pod.addresses);
+        let nodes = cluster.nodes.iter().flat_map(|node| &node.addresses);
+        networks.extend(pods.chain(nodes).copied().map(IpNet::from));
+    }
+    networks.extend(blocks(subject).flat_map(|block| block.networks().collect::<Vec<_>>()));
+    networks
+}
+
+fn blocks<'a>(subject: &'a Subject<'_>) -> impl Iterator<Item = &'a Block> {
+    let own = subject.network_policies.iter().flat_map(|policy| {
+        let rules = [policy.ingress.as_deref(), policy.egress.as_deref()].into_iter().flatten();
+        rules.flatten().flat_map(|rule| rule.peers.iter().flatten())
+    });
+    let own = own.filter_map(|peer| match peer {
+        network_policy::RulePeer::Block(block) => Some(block),
+        network_policy::RulePeer::Pods { .. } => None,
+    });
+    let wide = subject.cluster_policies.iter();
+    let wide = wide.flat_map(|policy| &policy.egress).flat_map(|rule| &rule.peers);
+    let wide = wide.filter_map(|peer| match peer {
+        cluster_policy::RulePeer::Networks(blocks) => Some(blocks),
+        _ => None,
+    });
+    own.chain(wide.flatten())
+}
+
+/// Where spans of ports begin that are answered alike, ascending; the first is 0.
+fn port_starts(cluster: &Cluster, subject: &Subject<'_>) -> Vec<u16> {
+    let own = subject.network_policies.iter().flat_map(|policy| {
+        let rules = [policy.ingress.as_deref(), policy.egress.as_deref()].into_iter().flatten();
+        rules.flatten().flat_map(|rule| rule.ports.iter().flatten())
+    });
+    let wide = subject.cluster_policies.iter().flat_map(|policy| {
+        let rules = policy.ingress.iter().chain(&policy.egress);
+        rules.flat_map(|rule| rule.ports.iter().flatten())
+    });
+    let mut starts = BTreeSet::from([0]);
+    for (first, last) in own.chain(wide).flat_map(|port| spans(cluster, port)) {
+        starts.extend([Some(first), last.checked_add(1)].into_iter().flatten());
+    }
+    starts.into_iter().collect()
+}
+
+fn spans(cluster: &Cluster, port: &PortMatch) -> Vec<(u16, u16)> {
+    match &port.ports {
+        Ports::All => Vec::new(),
+        Ports::Range(first, last) => vec![(*first, *last)],
+        Ports::Named(name) => {
+            let ports = cluster.pods.iter().flat_map(|pod| &pod.named_ports);
+            let so_called = ports.filter(|named| named.name == *name);
+            so_called.map(|named| (named.port.number, named.port.number)).collect()
+        }
+    }
+}

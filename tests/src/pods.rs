@@ -1,0 +1,114 @@
+//! Pods on nodes, each a network namespace behind a veth; the nodes' bridges hang on each other by wires.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use crate::config::{Config, Workload};
+use crate::enforcer::Enforcer;
+use crate::host::{Family, Host};
+use crate::keys::Keys;
+use crate::policy::DENY_ALL;
+use crate::topology::{INTERFACE, bridge, configure, enslave, link, near, reachable};
+
+/// The ports of a node's bridge that lead to the node before it and behind it.
+const BEFORE: &str = "before";
+const BEHIND: &str = "behind";
+
+/// A pod of a namespace.
+#[derive(Debug)]
+pub struct Pod {
+    /// `namespace/name`.
+    pub name: String,
+    /// Where its programs run.
+    pub host: Host,
+}
+
+/// A node with an enforcer for every namespace, and its pods on it.
+#[derive(Debug)]
+pub struct Pods {
+    /// In the order in which they were asked for.
+    pub pods: Vec<Pod>,
+    /// Of all nodes.
+    pub enforcers: Vec<Enforcer>,
+    _nodes: Vec<Host>,
+}
+
+/// What a pod is to be.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The last byte of its addresses.
+    pub address: u8,
+}
+
+impl Pods {
+    /// Makes all, with these manifests in force.
+    pub fn start(wanted: &[Wanted<'_>], manifests: &str) -> Result<Self> {
+        let mut namespaces: Vec<&str> = wanted.iter().map(|one| one.namespace).collect();
+        namespaces.dedup();
+        let nodes = nodes(namespaces.len())?;
+        let keys = Keys::psk()?;
+        let (mut pods, mut enforcers) = (Vec::new(), Vec::new());
+        for (namespace, node) in namespaces.into_iter().zip(&nodes) {
+            let mut workloads = Vec::new();
+            for one in wanted.iter().filter(|one| one.namespace == namespace) {
+                let host = attach(node, pods.len(), one)?;
+                workloads.push(workload(&host, pods.len(), one));
+                pods.push(Pod { name: format!("{namespace}/{}", one.name), host });
+            }
+            let any = workloads.first().context("a node without pods")?.clone();
+            let mut config = Config::new(keys.node(node.label(), "/")?, any, DENY_ALL);
+            config.workloads = workloads;
+            config.manifests = Some(manifests.to_owned());
+            enforcers.push(Enforcer::prepare(node, &config)?);
+        }
+        let (first, last) = pods.first().zip(pods.last()).context("no pods")?;
+        reachable(&first.host, &last.host)?;
+        enforcers.iter_mut().try_for_each(Enforcer::launch)?;
+        Ok(Self { pods, enforcers, _nodes: nodes })
+    }
+
+    /// Puts other manifests in force.
+    pub fn change(&self, manifests: &str) -> Result<()> {
+        self.enforcers.iter().try_for_each(|enforcer| enforcer.change_manifests(manifests))
+    }
+}
+
+fn nodes(count: usize) -> Result<Vec<Host>> {
+    let nodes: Vec<Host> =
+        (1..=count).map(|number| Host::new(&format!("node-{number}"))).collect::<Result<_>>()?;
+    nodes.iter().try_for_each(bridge)?;
+    for pair in nodes.windows(2) {
+        let [one, next] = pair else { continue };
+        link(one, BEHIND, next, BEFORE)?;
+        enslave(one, BEHIND)?;
+        enslave(next, BEFORE)?;
+    }
+    Ok(nodes)
+}
+
+fn attach(node: &Host, number: usize, wanted: &Wanted<'_>) -> Result<Host> {
+    let host = Host::new(wanted.name)?;
+    let port = port(number);
+    link(&host, INTERFACE, node, &port)?;
+    enslave(node, &port)?;
+    configure(&host, INTERFACE, near(wanted.address))?;
+    Ok(host)
+}
+
+fn workload(host: &Host, number: usize, wanted: &Wanted<'_>) -> Workload {
+    let addresses = Family::BOTH.map(|family| host.address(family).to_string());
+    let namespace = format!("/{}", wanted.namespace);
+    let workload = Workload::behind(&namespace, wanted.name, &port(number), &addresses);
+    wanted.labels.iter().fold(workload, |workload, (key, value)| workload.label(key, value))
+}
+
+fn port(number: usize) -> String {
+    format!("pod-{number}")
+}
