@@ -24,6 +24,16 @@ pub enum ExplainError {
         /// The names of the workloads, comma separated, or `none`.
         known: String,
     },
+    /// Several workloads have this name.
+    #[error("{end} {text:?}: several workloads here have that name; say which: {paths}")]
+    Several {
+        /// `from` or `to`.
+        end: &'static str,
+        /// What was given.
+        text: String,
+        /// Their paths, comma separated.
+        paths: String,
+    },
     /// Begins like a SPIFFE ID and is none.
     #[error("{end} {text:?}: expected spiffe://TRUST-DOMAIN/NAMESPACE/NAME")]
     Form {
@@ -88,9 +98,14 @@ impl Known<'_> {
         text: &str,
         labels: &BTreeMap<String, String>,
     ) -> Result<Identity, ExplainError> {
-        let workload = |id: &&&Identity| id.name() == text || id.spiffe_id() == text;
+        let called: Vec<_> = self.workloads.iter().filter(|id| id.is_called(text)).collect();
+        if called.len() > 1 {
+            let paths: Vec<String> = called.iter().map(|id| id.path()).collect();
+            let (text, paths) = (text.to_owned(), paths.join(", "));
+            return Err(ExplainError::Several { end, text, paths });
+        }
         let peer = |id: &&&Identity| id.spiffe_id() == text;
-        let found = self.workloads.iter().find(workload).or_else(|| self.peers.iter().find(peer));
+        let found = called.first().copied().or_else(|| self.peers.iter().find(peer));
         match found {
             Some(found) if labels.is_empty() => Ok((*found).clone()),
             Some(_) => Err(ExplainError::Labels { end, text: text.to_owned() }),
@@ -166,6 +181,17 @@ mod tests {
 
     fn request(from: &str, to: &str) -> ExplainRequest {
         ExplainRequest { from: from.into(), to: to.into(), port: 80, ..Default::default() }
+    }
+
+    #[test]
+    fn of_two_workloads_of_one_name_it_must_be_said_which() {
+        let policy = Policy::from_sources(&[], Vec::new()).unwrap();
+        let (one, other) = (id("/a", "web", None), id("/b", "web", None));
+        let known = Known { workloads: &[&one, &other], peers: &[] };
+        let ask = |request: &ExplainRequest| explain(&policy, request, known, 1_700_000_000);
+        let told = ask(&request("web", "/b/web")).unwrap_err().to_string();
+        assert!(told.contains("say which: /a/web, /b/web"), "{told}");
+        assert!(ask(&request("/a/web", "/b/web")).is_ok());
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::topology::{INTERFACE, bridge, configure, enslave, link, near, reachab
 /// The ports of a node's bridge that lead to the node before it and behind it.
 const BEFORE: &str = "before";
 const BEHIND: &str = "behind";
+/// Few enough for pods of one name, in different namespaces, to meet on one.
+const NODES: usize = 2;
 
 /// A pod of a namespace.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ pub struct Pod {
     pub host: Host,
 }
 
-/// A node with an enforcer for every namespace, and its pods on it.
+/// Nodes with an enforcer each, and pods by turns on one after the other.
 #[derive(Debug)]
 pub struct Pods {
     /// In the order in which they were asked for.
@@ -50,18 +52,18 @@ pub struct Wanted<'a> {
 impl Pods {
     /// Makes all, with these manifests in force.
     pub fn start(wanted: &[Wanted<'_>], manifests: &str) -> Result<Self> {
-        let mut namespaces: Vec<&str> = wanted.iter().map(|one| one.namespace).collect();
-        namespaces.dedup();
-        let nodes = nodes(namespaces.len())?;
+        let nodes = nodes(NODES)?;
         let keys = Keys::psk()?;
-        let (mut pods, mut enforcers) = (Vec::new(), Vec::new());
-        for (namespace, node) in namespaces.into_iter().zip(&nodes) {
-            let mut workloads = Vec::new();
-            for one in wanted.iter().filter(|one| one.namespace == namespace) {
-                let host = attach(node, pods.len(), one)?;
-                workloads.push(workload(&host, pods.len(), one));
-                pods.push(Pod { name: format!("{namespace}/{}", one.name), host });
-            }
+        let mut workloads = vec![Vec::new(); nodes.len()];
+        let mut pods = Vec::new();
+        for (number, one) in wanted.iter().enumerate() {
+            let at = number % nodes.len();
+            let host = attach(&nodes[at], number, one)?;
+            workloads[at].push(workload(&host, number, one));
+            pods.push(Pod { name: format!("{}/{}", one.namespace, one.name), host });
+        }
+        let mut enforcers = Vec::new();
+        for (node, workloads) in nodes.iter().zip(workloads) {
             let any = workloads.first().context("a node without pods")?.clone();
             let mut config = Config::new(keys.node(node.label(), "/")?, any, DENY_ALL);
             config.workloads = workloads;

@@ -1,4 +1,4 @@
-//! Cases of the corpus, enforced: who reaches whom between nine pods on three nodes is what the policies mean.
+//! Cases of the corpus, enforced: who reaches whom between nine pods on two nodes is what the policies mean.
 
 use std::collections::BTreeSet;
 use std::thread;

@@ -9,7 +9,7 @@ impl Config {
     /// revocations, policy files, network rules and mesh; and the workloads that are new or gone.
     #[must_use]
     pub fn taking_over(&self, new: &Self) -> Self {
-        let workloads = new.workloads.iter().map(|one| self.same_name(one).unwrap_or(one).clone());
+        let workloads = new.workloads.iter().map(|one| self.same_path(one).unwrap_or(one).clone());
         Self {
             identity: IdentityConfig {
                 trust: new.identity.trust.clone(),
@@ -58,7 +58,7 @@ impl Config {
             .map(|(field, _)| field.to_owned())
             .collect();
         let changed =
-            new.workloads.iter().filter(|one| self.same_name(one).is_some_and(|s| s != *one));
+            new.workloads.iter().filter(|one| self.same_path(one).is_some_and(|s| s != *one));
         needed.extend(changed.map(|one| format!("workload {:?}", one.identity.name())));
         needed
     }
@@ -66,12 +66,13 @@ impl Config {
     /// The workloads of `self` that `new` has not.
     #[must_use]
     pub fn gone<'a>(&'a self, new: &Self) -> Vec<&'a WorkloadConfig> {
-        let names: BTreeSet<&str> = new.workloads.iter().map(|one| one.identity.name()).collect();
-        self.workloads.iter().filter(|one| !names.contains(one.identity.name())).collect()
+        let paths: BTreeSet<String> = new.workloads.iter().map(|one| one.identity.path()).collect();
+        self.workloads.iter().filter(|one| !paths.contains(&one.identity.path())).collect()
     }
 
-    fn same_name(&self, workload: &WorkloadConfig) -> Option<&WorkloadConfig> {
-        self.workloads.iter().find(|one| one.identity.name() == workload.identity.name())
+    fn same_path(&self, workload: &WorkloadConfig) -> Option<&WorkloadConfig> {
+        let path = workload.identity.path();
+        self.workloads.iter().find(|one| one.identity.path() == path)
     }
 }
 

@@ -24,7 +24,7 @@ pub struct NetworkRuleConfig {
     pub name: String,
     /// It serves workloads in or below this namespace.
     pub namespace: Namespace,
-    /// If set, only the workload of this name, which the file has and which lies in `namespace`.
+    /// If set, only workloads of this name, of which the file has one that lies in `namespace`.
     pub workload: Option<String>,
     /// Seen from the workload.
     pub direction: Direction,
@@ -95,13 +95,16 @@ fn rule_name(value: &Value<'_>) -> Read<String> {
 
 fn workload_in(value: &Value<'_>, workloads: &Workloads, namespace: &Namespace) -> Read<String> {
     let name = value.text()?;
-    match workloads.names.get(name) {
-        None => value.refuse("the name of a [[workload]] of this file"),
-        Some(Some(home)) if !namespace.contains(home) => {
-            value.refuse(format!("a workload in or below {namespace}; {name:?} lives in {home}"))
-        }
-        Some(_) => Ok(name.to_owned()),
+    let Some(homes) = workloads.names.get(name) else {
+        return value.refuse("the name of a [[workload]] of this file");
+    };
+    // Where a namespace was refused, that is told there.
+    if homes.iter().any(|home| home.as_ref().is_none_or(|home| namespace.contains(home))) {
+        return Ok(name.to_owned());
     }
+    let homes: Vec<&str> = homes.iter().flatten().map(Namespace::as_str).collect();
+    let homes = homes.join(" and ");
+    value.refuse(format!("a workload in or below {namespace}; {name:?} lives in {homes}"))
 }
 
 fn protocol(value: &Value<'_>) -> Read<Option<u8>> {

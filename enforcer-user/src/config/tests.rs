@@ -364,14 +364,29 @@ fn a_guard_is_for_the_workloads_own_end() {
 }
 
 #[test]
+fn a_name_is_of_its_namespace() {
+    let text = format!(
+        "{MINIMAL}\n[[workload]]\nname = \"web\"\nnamespace = \"/a\"\ninterface = \"eth0\"\n\
+         [[workload]]\nname = \"web\"\nnamespace = \"/b\"\ninterface = \"eth1\"\n\
+         [[network_rule]]\nname = \"r\"\nnamespace = \"/b\"\nworkload = \"web\"\ndirection = \"egress\"\n\
+         cidr = [\"192.0.2.0/24\"]\nprotocol = \"tcp\"\n"
+    );
+    let config = parse(&text).unwrap();
+    let paths: Vec<String> = config.workloads.iter().map(|one| one.identity.path()).collect();
+    assert_eq!(paths, ["/a/web", "/b/web"]);
+    let told = faults(&text.replace("\"/b\"\ninterface", "\"/c\"\ninterface"));
+    assert!(told.contains("lives in /a and /c"), "{told}");
+}
+
+#[test]
 fn two_workloads_share_neither_name_nor_interface_nor_address() {
     let told = workload_faults(
-        "addresses = [\"10.0.0.7\"]\n[[workload]]\nname = \"web\"\nnamespace = \"/b\"\ninterface = \"eth0\"\n\
+        "addresses = [\"10.0.0.7\"]\n[[workload]]\nname = \"web\"\nnamespace = \"/a\"\ninterface = \"eth0\"\n\
          addresses = [\"10.0.0.7\"]\n",
     );
     assert_eq!(
         told,
-        "e.toml:12: workload.name = \"web\": expected a name that no other workload has; line 7 has the same\n\
+        "e.toml:12: workload.name = \"web\": expected a name that no other workload of its namespace has; line 7 has the same\n\
          e.toml:14: workload.interface = \"eth0\": expected an interface that no other workload has; line 9 has the same\n\
          e.toml:15: workload.addresses = \"10.0.0.7\": expected an address that no other workload has; line 10 has the same"
     );

@@ -16,7 +16,7 @@ const MAX_INTERFACE_BYTES: usize = 15;
 /// One workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadConfig {
-    /// Who it is. Its name is unique in the file.
+    /// Who it is. Its name is unique in its namespace.
     pub identity: Identity,
     /// The network interface; unique in the file.
     pub interface: String,
@@ -88,12 +88,12 @@ impl Mode {
 pub(super) struct Workloads {
     /// `None` if any was refused.
     pub(super) read: Option<Vec<WorkloadConfig>>,
-    /// Each name, with its namespace where that could be read.
-    pub(super) names: BTreeMap<String, Option<Namespace>>,
+    /// Each name, with its namespaces where those could be read.
+    pub(super) names: BTreeMap<String, Vec<Option<Namespace>>>,
 }
 
 struct Seen {
-    names: Claims<String>,
+    names: Claims<(Option<Namespace>, String)>,
     interfaces: Claims<String>,
     addresses: Claims<IpAddr>,
 }
@@ -116,17 +116,18 @@ fn one(
     mut section: Section<'_>,
     trust_domain: &str,
     seen: &mut Seen,
-    names: &mut BTreeMap<String, Option<Namespace>>,
+    names: &mut BTreeMap<String, Vec<Option<Namespace>>>,
 ) -> Option<WorkloadConfig> {
-    let claims = &mut seen.names;
-    let name = section.required("name", "the workload's name", |value| {
-        let name = segment(value)?;
-        claims.claim(value, name, "a name that no other workload has")
-    });
     let hint = "the namespace's path, such as \"/acme/prod/shop\"";
     let namespace = section.required("namespace", hint, namespace);
+    let claims = &mut seen.names;
+    let name = section.required("name", "the workload's name", |value| {
+        let own = (namespace.clone(), segment(value)?);
+        let what = "a name that no other workload of its namespace has";
+        claims.claim(value, own, what).map(|(_, name)| name)
+    });
     if let Some(name) = &name {
-        names.insert(name.clone(), namespace.clone());
+        names.entry(name.clone()).or_default().push(namespace.clone());
     }
     let labels = section.or("labels", BTreeMap::new(), labels);
     let claims = &mut seen.interfaces;

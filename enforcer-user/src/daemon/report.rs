@@ -52,7 +52,7 @@ impl Core {
     pub(super) fn reasons_not_ready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         for unit in &self.units {
-            let (name, interface) = (unit.workload.identity.name(), &unit.workload.interface);
+            let (name, interface) = (self.name_of(unit), &unit.workload.interface);
             match &unit.problem {
                 None | Some(Problem::NoInterface(_)) => {}
                 Some(problem) => {
@@ -64,7 +64,8 @@ impl Core {
         let now = now();
         for workload in self.engine.workloads(now) {
             if workload.credential.is_none() {
-                reasons.push(format!("workload {:?}: no credential", workload.identity.name()));
+                let name = self.engine.name_of(&workload.identity);
+                reasons.push(format!("workload {name:?}: no credential"));
             }
         }
         if self.engine.policy().is_none() {
@@ -80,7 +81,7 @@ impl Core {
             .iter()
             .filter(waits)
             .map(|unit| {
-                let (name, interface) = (unit.workload.identity.name(), &unit.workload.interface);
+                let (name, interface) = (self.name_of(unit), &unit.workload.interface);
                 format!("workload {name:?} for its interface {interface}")
             })
             .collect()
@@ -145,7 +146,7 @@ impl Core {
 
     fn attachment(&self, unit: &Unit) -> AttachReport {
         AttachReport {
-            workload: unit.workload.identity.name().to_owned(),
+            workload: self.name_of(unit),
             interface: unit.workload.interface.clone(),
             mode: unit.workload.mode.as_str().to_owned(),
             method: self.mechanism(unit.id).map(method),
@@ -160,7 +161,7 @@ impl Core {
     fn problems(&self) -> Vec<String> {
         let areas = self.problems.iter().map(|(area, text)| format!("{area}: {text}"));
         let guards = self.units.iter().filter_map(|unit| {
-            let name = unit.workload.identity.name();
+            let name = self.name_of(unit);
             unit.unguarded.as_ref().map(|text| format!("guard of {name}: {text}"))
         });
         areas.chain(guards).collect()
@@ -227,11 +228,15 @@ impl Core {
         Ok(FlowsReport { flows, total })
     }
 
+    /// What its workload is called here.
+    fn name_of(&self, unit: &Unit) -> String {
+        self.engine.name_of(&unit.workload.identity)
+    }
+
     fn unknown(&self, name: &str) -> BackendError {
-        let names: Vec<&str> =
-            self.units.iter().map(|unit| unit.workload.identity.name()).collect();
+        let names: Vec<String> = self.units.iter().map(|unit| self.name_of(unit)).collect();
         BackendError::BadRequest(format!(
-            "no workload is named {name:?}; those here are {}",
+            "no workload, or more than one, is named {name:?}; those here are {}",
             names.join(", ")
         ))
     }
@@ -249,7 +254,8 @@ impl Core {
         };
         let workload = self.engine.workload_identity(key.workload);
         FlowReport {
-            workload: workload.map_or_else(|| key.workload.to_string(), |id| id.name().to_owned()),
+            workload: workload
+                .map_or_else(|| key.workload.to_string(), |id| self.engine.name_of(id)),
             direction: if egress { "egress" } else { "ingress" }.to_owned(),
             protocol: Protocol::from_number(key.protocol).to_string(),
             local: endpoint(&key.local, key.local_port),
@@ -273,7 +279,7 @@ impl Core {
                     handle: hex(&view.handle),
                     spiffe_id: view.identity.as_ref().map(Identity::spiffe_id).unwrap_or_default(),
                     labels: view.identity.map(|one| one.labels().clone()).unwrap_or_default(),
-                    workload: workload.map(|one| one.name().to_owned()).unwrap_or_default(),
+                    workload: workload.map(|one| self.engine.name_of(one)).unwrap_or_default(),
                     expires_unix: view.expires_unix,
                 }
             })
@@ -301,7 +307,7 @@ impl Core {
                 continue;
             };
             if let Some(identity) = self.engine.workload_identity(workload) {
-                let own = report.per_workload.entry(identity.name().to_owned()).or_default();
+                let own = report.per_workload.entry(self.engine.name_of(identity)).or_default();
                 add(own, name, value);
             }
         }

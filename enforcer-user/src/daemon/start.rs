@@ -121,7 +121,7 @@ impl Core {
     }
 
     fn add_workload(&mut self, workload: WorkloadConfig) -> anyhow::Result<()> {
-        let name = workload.identity.name().to_owned();
+        let name = workload.identity.path();
         self.handle(Input::AddWorkload(spec(&workload)))?;
         if let Some(problem) = self.problems.remove("engine") {
             bail!("workload {name:?}: {problem}");
@@ -138,9 +138,9 @@ impl Core {
     pub(super) fn change_workloads(&mut self, before: &Config) {
         let config = Arc::clone(&self.config);
         for gone in before.gone(&config) {
-            let name = gone.identity.name();
-            self.units.retain(|unit| unit.workload.identity.name() != name);
-            self.tell(Input::RemoveWorkload(name.to_owned()));
+            let path = gone.identity.path();
+            self.units.retain(|unit| unit.workload.identity.path() != path);
+            self.tell(Input::RemoveWorkload(path));
             tracing::info!(workload = %gone.identity, interface = gone.interface, "no longer enforced");
         }
         for new in config.gone(before) {

@@ -105,7 +105,13 @@ impl Engine {
         self.workloads.iter().map(view).collect()
     }
 
-    /// The id of the workload of this name.
+    /// What a workload is called here: its name, or its path if another has that name too.
+    #[must_use]
+    pub fn name_of(&self, workload: &Identity) -> String {
+        self.workloads.name_of(workload)
+    }
+
+    /// The id of the workload of this path or SPIFFE ID, or of this name if only one has it.
     #[must_use]
     pub fn workload_id(&self, name: &str) -> Option<u16> {
         self.workloads.named(name).map(|workload| workload.id)

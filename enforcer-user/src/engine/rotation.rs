@@ -25,7 +25,7 @@ const RETRY_SECONDS: u64 = 5;
 
 impl Engine {
     pub(super) fn on_add_workload(&mut self, spec: WorkloadSpec, now: Now, out: &mut Vec<Output>) {
-        let name = spec.identity.name().to_owned();
+        let name = spec.identity.path();
         if self.workloads.named(&name).is_some() {
             return out.push(Output::Problem(format!("workload {name:?} is here already")));
         }

@@ -78,6 +78,8 @@ impl Workload {
 pub struct Workloads {
     by_id: BTreeMap<u16, Workload>,
     by_handle: HashMap<Handle, u16>,
+    /// How many have a name.
+    names: HashMap<String, u32>,
     /// What an earlier daemon left and nobody has claimed yet.
     adopted: BTreeMap<u16, WorkloadValue>,
 }
@@ -113,9 +115,16 @@ impl Workloads {
         self.by_id.get_mut(&id)
     }
 
-    /// One by its identity's name.
-    pub fn named(&self, name: &str) -> Option<&Workload> {
-        self.by_id.values().find(|workload| workload.identity().name() == name)
+    /// One by its path or SPIFFE ID, or by its name if only one has that.
+    pub fn named(&self, text: &str) -> Option<&Workload> {
+        let mut called = self.by_id.values().filter(|one| one.identity().is_called(text));
+        called.next().filter(|_| called.next().is_none())
+    }
+
+    /// What a workload is called here: its name, or its path if another has that name too.
+    pub fn name_of(&self, identity: &Identity) -> String {
+        let name = identity.name();
+        if self.names.get(name) == Some(&1) { name.to_owned() } else { identity.path() }
     }
 
     /// The workload that has a credential of this handle.
@@ -135,15 +144,20 @@ impl Workloads {
             value.adopt_until_ns = spec.adopt_until_ns;
         }
         let (credentials, rotation) = (Vec::new(), None);
+        *self.names.entry(spec.identity.name().to_owned()).or_default() += 1;
         let workload = Workload { id, spec, value, credentials, rotation, rotate_ns: 0 };
         self.by_id.insert(id, workload);
         Some(id)
     }
 
-    /// Removes a workload.
-    pub fn remove(&mut self, name: &str) -> Option<Workload> {
-        let id = self.named(name)?.id;
+    /// Removes the workload of this path.
+    pub fn remove(&mut self, path: &str) -> Option<Workload> {
+        let id = self.named(path)?.id;
         let gone = self.by_id.remove(&id)?;
+        if let Some(count) = self.names.get_mut(gone.identity().name()) {
+            *count -= 1;
+        }
+        self.names.retain(|_, count| *count > 0);
         for own in &gone.credentials {
             self.by_handle.remove(&own.handle);
         }
@@ -166,14 +180,17 @@ impl Workloads {
         }
     }
 
-    /// The adopted workload of this identity, or of this name if its claims changed.
+    /// The adopted workload of this identity; or if its claims changed the one of this name, if there is one only.
     fn claim(&mut self, identity: &Identity) -> Option<(u16, WorkloadValue)> {
         let number = identity_id(identity);
         let name = name_bytes(identity.name());
         // A name that fills its field may have been cut: then it tells too little.
         let whole = identity.name().len() < WORKLOAD_NAME_BYTES;
         let same = self.adopted.iter().find(|(_, value)| value.identity == number);
-        let named = || self.adopted.iter().find(|(_, value)| whole && value.name == name);
+        let named = || {
+            let mut named = self.adopted.iter().filter(|(_, value)| whole && value.name == name);
+            named.next().filter(|_| named.next().is_none())
+        };
         let id = *same.or_else(named)?.0;
         self.adopted.remove_entry(&id)
     }

@@ -185,8 +185,22 @@ impl Identity {
     /// The SPIFFE ID, `spiffe://trust-domain/namespace/name` (SPIFFE-ID 2).
     #[must_use]
     pub fn spiffe_id(&self) -> String {
-        let namespace = self.namespace.as_str().trim_end_matches('/');
-        format!("spiffe://{}{}/{}", self.trust_domain, namespace, self.name)
+        format!("spiffe://{}{}", self.trust_domain, self.path())
+    }
+
+    /// Its place in its trust domain, `/namespace/name`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.namespace.as_str().trim_end_matches('/'), self.name)
+    }
+
+    /// Whether `text` is its name, its path or its SPIFFE ID.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        let rest = text.strip_prefix("spiffe://");
+        let path = rest.and_then(|rest| rest.strip_prefix(self.trust_domain())).unwrap_or(text);
+        let own = self.namespace.as_str().trim_end_matches('/');
+        text == self.name() || path.rsplit_once('/') == Some((own, self.name()))
     }
 }
 
@@ -226,6 +240,23 @@ pub(super) fn is_trust_domain(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_workload_is_called_by_name_path_and_spiffe_id() {
+        let of = |id: &str| Identity::from_spiffe_id(id, BTreeMap::new()).unwrap();
+        let (web, top) = (of("spiffe://example.org/a/b/web"), of("spiffe://example.org/web"));
+        for text in ["web", "/a/b/web", "spiffe://example.org/a/b/web"] {
+            assert!(web.is_called(text), "{text}");
+        }
+        for text in ["web", "/web", "spiffe://example.org/web"] {
+            assert!(top.is_called(text), "{text}");
+        }
+        for text in ["", "/", "b/web", "/b/web", "a/b/web", "spiffe://example.com/a/b/web", "/a/b/"]
+        {
+            assert!(!web.is_called(text), "{text}");
+            assert!(!top.is_called(text), "{text}");
+        }
+    }
 
     fn ns(text: &str) -> Namespace {
         text.parse().unwrap()
