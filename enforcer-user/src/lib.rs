@@ -29,6 +29,7 @@ pub mod fault;
 pub mod heap;
 pub mod identity;
 pub mod kubernetes;
+pub mod learn;
 pub mod logging;
 pub mod materials;
 pub mod metrics;

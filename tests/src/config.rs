@@ -126,6 +126,8 @@ pub struct Place {
     pub bpf_root: PathBuf,
     /// The folder of run folders.
     pub run_dir: PathBuf,
+    /// The folder of what lasts.
+    pub state_dir: PathBuf,
     /// The folder of policy files.
     pub policy: PathBuf,
     /// The folder whose folders are namespaces.
@@ -235,6 +237,8 @@ pub enum Mode {
     Enforce,
     /// It passes and is reported.
     Observe,
+    /// It passes, is reported, and is remembered.
+    Learn,
 }
 
 /// What happens to connections that are open at the first attach.
@@ -301,6 +305,7 @@ struct ConfigFile<'a> {
     trust_domain: &'static str,
     bpf_root: &'a PathBuf,
     run_dir: &'a PathBuf,
+    state_dir: &'a PathBuf,
     identity: IdentitySection<'a>,
     mesh: MeshSection<'a>,
     policy: PolicySection<'a>,
@@ -370,6 +375,7 @@ impl<'a> ConfigFile<'a> {
             trust_domain: Pki::TRUST_DOMAIN,
             bpf_root: &place.bpf_root,
             run_dir: &place.run_dir,
+            state_dir: &place.state_dir,
             identity: IdentitySection::new(config),
             mesh: MeshSection {
                 networks: &config.mesh,

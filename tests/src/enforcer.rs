@@ -225,8 +225,9 @@ impl Enforcer {
     }
 
     fn command(&self, words: &[&str]) -> Result<Command> {
-        // `policy` is a family of commands.
-        let names = if words.first() == Some(&"policy") { 2 } else { 1 };
+        // `policy` and `learn` are families of commands.
+        let is_family = ["policy", "learn"].iter().any(|family| words.first() == Some(family));
+        let names = if is_family { 2 } else { 1 };
         let (name, rest) = words.split_at_checked(names).context("a command without words")?;
         let mut command = self.host.command(&self.binary);
         command.args(name).arg("--config").arg(self.config_file()).args(rest);

@@ -26,6 +26,7 @@ pub fn place(folder: &Path) -> Place {
         instance: format!("{PREFIX}{}-{count}", std::process::id()),
         bpf_root: PathBuf::from(ROOT),
         run_dir: folder.join("run"),
+        state_dir: folder.join("state"),
         policy: folder.join("policy"),
         tree: folder.join("tree"),
         owners: folder.join("owners.cedar"),

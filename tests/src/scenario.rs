@@ -132,6 +132,17 @@ pub struct Daemons {
 }
 
 impl Daemons {
+    /// Of two that run.
+    #[must_use]
+    pub fn of(client: Enforcer, server: Enforcer) -> Self {
+        Self { client: Some(client), server: Some(server) }
+    }
+
+    /// Those that run, the client's first.
+    pub fn each(&mut self) -> impl Iterator<Item = &mut Enforcer> {
+        [&mut self.client, &mut self.server].into_iter().flatten()
+    }
+
     /// The client's daemon; an error without enforcement.
     pub fn client(&mut self) -> Result<&mut Enforcer> {
         self.client.as_mut().context("the client has no enforcer in this scenario")

@@ -9,6 +9,7 @@ mod detach;
 mod explain;
 mod flows;
 mod identities;
+mod learn;
 mod man;
 mod output;
 mod policy;
@@ -58,6 +59,8 @@ enum Command {
     Reload(reload::Arguments),
     #[command(subcommand)]
     Policy(policy::Command),
+    #[command(subcommand)]
+    Learn(learn::Command),
     Probe(probe::Arguments),
     Detach(detach::Arguments),
     #[command(subcommand)]
@@ -95,6 +98,7 @@ fn execute(command: Command, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Counters(arguments) => counters::execute(&arguments, out),
         Command::Reload(arguments) => reload::execute(&arguments, out),
         Command::Policy(command) => policy::execute(&command, out),
+        Command::Learn(command) => learn::execute(&command, out),
         Command::Probe(arguments) => probe::execute(&arguments, out),
         Command::Detach(arguments) => detach::execute(&arguments, out),
         Command::Ca(command) => ca::execute(&command, out),

@@ -99,7 +99,11 @@ fn table(status: &StatusReport, now: u64) -> String {
     }
     for attach in &status.attach {
         let method = attach.method.map_or("not attached", |method| method.as_str());
-        let observed = if attach.mode == "observe" { ", observe: denials pass" } else { "" };
+        let observed = match attach.mode.as_str() {
+            "observe" => ", observe: denials pass",
+            "learn" => ", learn: denials pass, and what it does is remembered",
+            _ => "",
+        };
         let guard =
             attach.guard.as_ref().map_or_else(String::new, |mode| format!(", guard {mode}"));
         let value =

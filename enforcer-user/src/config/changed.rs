@@ -37,6 +37,7 @@ impl Config {
             ("trust_domain", self.trust_domain != new.trust_domain),
             ("bpf_root", self.bpf_root != new.bpf_root),
             ("run_dir", self.run_dir != new.run_dir),
+            ("state_dir", self.state_dir != new.state_dir),
             (
                 "identity.credential_lifetime_seconds",
                 identity.credential_lifetime != new.identity.credential_lifetime,

@@ -9,6 +9,7 @@ mod hardening;
 mod identity;
 mod limits;
 mod mesh;
+mod mode;
 mod network_rule;
 mod reader;
 mod revocations;
@@ -48,6 +49,8 @@ pub const DEFAULT_INSTANCE: &str = "default";
 pub const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf/enforcer";
 /// Where the control socket lives when the file does not say.
 pub const DEFAULT_RUN_DIR: &str = "/run/enforcer";
+/// Where what lasts is kept when the file does not say.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/enforcer";
 
 /// The most bytes of a Unix socket's path, its closing zero not counted (`sun_path`, unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -65,6 +68,8 @@ pub struct Config {
     pub bpf_root: PathBuf,
     /// The folder that holds one run folder per instance.
     pub run_dir: PathBuf,
+    /// The folder that holds one folder per instance for what outlives the machine's restarts.
+    pub state_dir: PathBuf,
     /// How this node proves who its workloads are.
     pub identity: IdentityConfig,
     /// Where peers are expected to speak the protocol.
@@ -133,6 +138,12 @@ impl Config {
         self.run_dir.join(&self.instance)
     }
 
+    /// The folder of what this instance has learned, mode 0700.
+    #[must_use]
+    pub fn instance_state_dir(&self) -> PathBuf {
+        self.state_dir.join(&self.instance)
+    }
+
     /// The control socket, mode 0600, or 0660 with a group.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
@@ -158,12 +169,15 @@ fn read(mut top: Section<'_>, file: &Path) -> Option<Config> {
     let trust_domain = top.required("trust_domain", hint, trust_domain);
     let bpf_root = top.or("bpf_root", DEFAULT_BPF_ROOT.into(), Value::path);
     let run_dir = top.or("run_dir", DEFAULT_RUN_DIR.into(), |value| run_dir(value, &instance));
+    let state_dir = top.or("state_dir", DEFAULT_STATE_DIR.into(), Value::path);
     let identity = identity::read(top.section("identity"));
     let mesh = mesh::read(top.section("mesh"));
     let policy = settings::policy(top.section("policy"));
     // A bad trust domain is one fault, not one more in every workload.
     let domain = trust_domain.clone().unwrap_or_else(|| "invalid".to_owned());
-    let workloads = workload::read(top.sections("workload", workload::MAX_WORKLOADS), &domain);
+    let modes = mode::read(top.sections("mode", mode::MAX_MODES));
+    let sections = top.sections("workload", workload::MAX_WORKLOADS);
+    let workloads = workload::read(sections, &domain, &modes);
     let network_rules = network_rule::read(top.sections("network_rule", MAX_RULES), &workloads);
     let limits = limits::read(top.section("limits"));
     let metrics = settings::metrics(top.section("metrics"));
@@ -177,6 +191,7 @@ fn read(mut top: Section<'_>, file: &Path) -> Option<Config> {
         trust_domain: trust_domain?,
         bpf_root,
         run_dir,
+        state_dir,
         identity: identity?,
         mesh,
         policy,

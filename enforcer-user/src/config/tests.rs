@@ -305,7 +305,10 @@ fn workload_refusals() {
             "addresses = [\"10.0.0.7\", \"10.0.0.7\"]",
             r#"workload.addresses = "10.0.0.7": expected an address that no other workload has; line 10 has the same"#,
         ),
-        ("mode = \"learn\"", r#"workload.mode = "learn": expected "enforce" or "observe""#),
+        (
+            "mode = \"sleep\"",
+            r#"workload.mode = "sleep": expected "enforce" or "observe" or "learn""#,
+        ),
         ("existing = true", r#"workload.existing = true: expected "reset" or "adopt""#),
         ("labels = { tier = 3 }", "workload.labels = 3: expected a string in quotes"),
         (
@@ -361,6 +364,31 @@ fn a_guard_is_for_the_workloads_own_end() {
         "e.toml:10: workload.guard = true: expected no such key with side = \"host\": it is for a host's own \
          network card"
     );
+}
+
+#[test]
+fn a_mode_is_that_of_the_nearest_namespace_unless_the_workload_has_its_own() {
+    let mode = |namespace: &str, mode: &str| {
+        format!("[[mode]]\nnamespace = \"{namespace}\"\nmode = \"{mode}\"\n")
+    };
+    let workload = |namespace: &str, more: &str| {
+        let name = namespace.replace('/', "-");
+        format!(
+            "[[workload]]\nname = \"w{name}\"\nnamespace = \"{namespace}\"\ninterface = \"i{name}\"\n{more}\n"
+        )
+    };
+    let modes = [mode("/a/b", "learn"), mode("/a", "observe")].concat();
+    let workloads = [
+        workload("/a", ""),
+        workload("/a/b/c", ""),
+        workload("/ab", ""),
+        workload("/a/x", "mode = \"enforce\""),
+    ];
+    let config = parse(&[MINIMAL, &modes, &workloads.concat()].concat()).unwrap();
+    let found: Vec<Mode> = config.workloads.iter().map(|one| one.mode).collect();
+    assert_eq!(found, [Mode::Observe, Mode::Learn, Mode::Enforce, Mode::Enforce]);
+    let told = faults_with(&[mode("/a", "observe"), mode("/a", "enforce")].concat());
+    assert!(told.contains("expected a namespace that no other [[mode]] has"), "{told}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::mode::Modes;
 use super::reader::{Claims, Read, Section, Value};
 use crate::identity::{Identity, Namespace};
 
@@ -35,6 +36,10 @@ pub struct WorkloadConfig {
     pub guard: bool,
 }
 
+/// As the configuration says them.
+pub(super) const MODES: [(&str, Mode); 3] =
+    [("enforce", Mode::Enforce), ("observe", Mode::Observe), ("learn", Mode::Learn)];
+
 /// Which end of the wire a workload's interface is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -51,6 +56,8 @@ pub enum Mode {
     Enforce,
     /// A policy denial is reported and let pass; everything else is still enforced.
     Observe,
+    /// As `Observe`, and what the workload does is remembered, for a policy that permits it.
+    Learn,
 }
 
 /// What happens to connections older than the attachment.
@@ -80,6 +87,7 @@ impl Mode {
         match self {
             Self::Enforce => "enforce",
             Self::Observe => "observe",
+            Self::Learn => "learn",
         }
     }
 }
@@ -98,13 +106,13 @@ struct Seen {
     addresses: Claims<IpAddr>,
 }
 
-pub(super) fn read(sections: Vec<Section<'_>>, trust_domain: &str) -> Workloads {
+pub(super) fn read(sections: Vec<Section<'_>>, trust_domain: &str, modes: &Modes) -> Workloads {
     let mut seen =
         Seen { names: Claims::new(), interfaces: Claims::new(), addresses: Claims::new() };
     let mut workloads = Some(Vec::with_capacity(sections.len()));
     let mut names = BTreeMap::new();
     for section in sections {
-        match one(section, trust_domain, &mut seen, &mut names) {
+        match one(section, trust_domain, modes, &mut seen, &mut names) {
             Some(workload) => workloads.iter_mut().for_each(|all| all.push(workload.clone())),
             None => workloads = None,
         }
@@ -115,6 +123,7 @@ pub(super) fn read(sections: Vec<Section<'_>>, trust_domain: &str) -> Workloads 
 fn one(
     mut section: Section<'_>,
     trust_domain: &str,
+    modes: &Modes,
     seen: &mut Seen,
     names: &mut BTreeMap<String, Vec<Option<Namespace>>>,
 ) -> Option<WorkloadConfig> {
@@ -139,8 +148,8 @@ fn one(
         .or("side", Side::Own, |value| value.word(&[("own", Side::Own), ("host", Side::Host)]));
     let addresses = addresses(&mut section, side, &mut seen.addresses);
     let mac = mac(&mut section, side);
-    let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
-    let mode = section.or("mode", Mode::Enforce, |value| value.word(&modes));
+    let around = namespace.as_ref().map_or(Mode::Enforce, |namespace| modes.of(namespace));
+    let mode = section.or("mode", around, |value| value.word(&MODES));
     let choices = [("reset", Existing::Reset), ("adopt", Existing::Adopt)];
     let existing = section.or("existing", Existing::Reset, |value| value.word(&choices));
     let guard = guard(&mut section, side);

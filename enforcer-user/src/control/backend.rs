@@ -9,6 +9,7 @@ use super::protocol::{
     ObservedReport, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport,
     WorkloadReport,
 };
+use crate::learn::LearnedReport;
 use crate::policy::Override;
 
 /// Why a question was not answered.
@@ -55,6 +56,10 @@ pub trait Backend: Send + Sync + 'static {
     fn policy_files(&self) -> impl Future<Output = Answer<Vec<PolicyFileReport>>> + Send;
     /// `GET /v1/observed`.
     fn observed(&self) -> impl Future<Output = Answer<Vec<ObservedReport>>> + Send;
+    /// `GET /v1/learned`.
+    fn learned(&self) -> impl Future<Output = Answer<LearnedReport>> + Send;
+    /// `DELETE /v1/learned`.
+    fn forget_learned(&self) -> impl Future<Output = Answer<LearnedReport>> + Send;
     /// `GET /v1/overrides`.
     fn overrides(&self) -> impl Future<Output = Answer<Vec<Override>>> + Send;
     /// `POST /v1/overrides`, by this user.

@@ -17,6 +17,7 @@ use super::protocol::{
     IdentityReport, ObservedReport, OverrideRequest, PolicyFileReport, ReloadReport, StatusReport,
     WorkloadReport,
 };
+use crate::learn::LearnedReport;
 use crate::policy::Override;
 
 /// How long a question may take in all; longer than the server's own limit, whose words are better.
@@ -132,6 +133,16 @@ impl Client {
     /// `GET /v1/observed`.
     pub async fn observed(&self) -> Result<Vec<ObservedReport>, ClientError> {
         self.ask("/v1/observed").await
+    }
+
+    /// `GET /v1/learned`.
+    pub async fn learned(&self) -> Result<LearnedReport, ClientError> {
+        self.ask("/v1/learned").await
+    }
+
+    /// `DELETE /v1/learned`: what was forgotten.
+    pub async fn forget_learned(&self) -> Result<LearnedReport, ClientError> {
+        self.json(Method::DELETE, "/v1/learned", Vec::new()).await
     }
 
     /// `GET /v1/overrides`.

@@ -18,14 +18,16 @@ use crate::metrics;
 
 /// Every route of the control socket, for the refusal of an unknown one.
 const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /v1/policy \
-                      /v1/observed /v1/overrides /metrics, \
+                      /v1/observed /v1/learned /v1/overrides /metrics, \
                       POST /v1/explain /v1/reload /v1/overrides, PUT and DELETE /v1/policy/NAMESPACE/NAME.cedar, \
-                      DELETE /v1/overrides/NUMBER";
+                      DELETE /v1/overrides/NUMBER /v1/learned";
 
 /// Files of the policy tree lie below.
 const POLICY: &str = "/v1/policy";
 /// What is said over the policy for a while.
 const OVERRIDES: &str = "/v1/overrides";
+/// What workloads that learn did.
+const LEARNED: &str = "/v1/learned";
 
 /// Routes that change something: for root only, and noted in the log.
 const CHANGES: [&str; 1] = ["/v1/reload"];
@@ -46,6 +48,9 @@ pub(super) async fn control<B: Backend>(
     {
         let which = which.to_owned();
         return overrides(&*backend, peer, &which, request).await;
+    }
+    if request.uri().path() == LEARNED {
+        return learned(&*backend, peer, request.method()).await;
     }
     let expected = match request.uri().path() {
         "/v1/explain" | "/v1/reload" => Method::POST,
@@ -95,6 +100,18 @@ fn refuse_change(peer: Peer, path: &str) -> Option<Reply> {
 /// Whether what stands behind a route is that route's: nothing, or something below.
 fn is_below(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('/')
+}
+
+/// Whoever may read may see what was learned; only root makes it forgotten.
+async fn learned<B: Backend>(backend: &B, peer: Peer, method: &Method) -> Reply {
+    match *method {
+        Method::GET => answer(backend.learned()).await,
+        Method::DELETE => match refuse_change(peer, LEARNED) {
+            Some(refused) => refused,
+            None => answer(backend.forget_learned()).await,
+        },
+        _ => wrong_method("GET, DELETE"),
+    }
 }
 
 /// Whoever may read may see what is overridden; only root changes it.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::protocol::*;
 use super::*;
+use crate::learn::LearnedReport;
 use crate::policy::Override;
 
 #[derive(Default)]
@@ -59,6 +60,14 @@ impl Backend for Fake {
 
     async fn observed(&self) -> Answer<Vec<ObservedReport>> {
         Ok(Vec::new())
+    }
+
+    async fn learned(&self) -> Answer<LearnedReport> {
+        Ok(LearnedReport { lost: 3, ..Default::default() })
+    }
+
+    async fn forget_learned(&self) -> Answer<LearnedReport> {
+        Ok(LearnedReport { lost: 4, ..Default::default() })
     }
 
     async fn overrides(&self) -> Answer<Vec<Override>> {
@@ -166,6 +175,8 @@ async fn every_route_answers_through_the_client() {
     let made = client.override_policy(&request).await.unwrap();
     assert_eq!((made.until_unix, made.to.to_string()), (60, "/acme".to_owned()));
     assert!(client.overrides().await.unwrap().is_empty());
+    assert_eq!(client.learned().await.unwrap().lost, 3);
+    assert_eq!(client.forget_learned().await.unwrap().lost, 4);
     assert_eq!(client.policy_files().await.unwrap()[0].rules, 2);
     let put = client.put_policy("/acme/a.cedar", "text".into()).await.unwrap();
     assert_eq!((put.changed, put.rejudged), (true, 4));

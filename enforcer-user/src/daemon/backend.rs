@@ -8,6 +8,7 @@ use crate::control::protocol::{
     WorkloadReport,
 };
 use crate::control::{Answer, Backend, BackendError};
+use crate::learn::LearnedReport;
 use crate::policy::Override;
 
 /// Where an answer goes.
@@ -25,6 +26,8 @@ pub(super) enum Request {
     Reload(Reply<ReloadReport>),
     PolicyFiles(Reply<Vec<PolicyFileReport>>),
     Observed(Reply<Vec<ObservedReport>>),
+    Learned(Reply<LearnedReport>),
+    ForgetLearned(Reply<LearnedReport>),
     Overrides(Reply<Vec<Override>>),
     Override(u32, OverrideRequest, Reply<Override>),
     EndOverride(u32, u64, Reply<Override>),
@@ -93,6 +96,14 @@ impl Backend for Remote {
 
     async fn observed(&self) -> Answer<Vec<ObservedReport>> {
         self.ask(Request::Observed).await
+    }
+
+    async fn learned(&self) -> Answer<LearnedReport> {
+        self.ask(Request::Learned).await
+    }
+
+    async fn forget_learned(&self) -> Answer<LearnedReport> {
+        self.ask(Request::ForgetLearned).await
     }
 
     async fn overrides(&self) -> Answer<Vec<Override>> {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Interval};
 use super::attach::{GLANCE, Unit};
 use super::backend::Request;
 use super::clock::now;
+use super::learned::LearnedFile;
 use super::log::Log;
 use super::memory::Memory;
 use super::overrides::Overrides;
@@ -30,6 +31,8 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 const SCAN_TICKS: u64 = 15;
 /// How often attachments are looked at.
 const WATCH_TICKS: u64 = 5;
+/// How often what was learned is written down.
+const SAVE_TICKS: u64 = 60;
 /// Between steps of ending flows: while there are some to end, and otherwise.
 const SWEEP_BUSY: Duration = Duration::from_millis(10);
 const SWEEP_IDLE: Duration = Duration::from_millis(250);
@@ -44,6 +47,7 @@ pub(super) struct Core {
     pub(super) pool: Pool,
     pub(super) memory: Memory,
     pub(super) overrides: Overrides,
+    pub(super) learned: LearnedFile,
     pub(super) log: Log,
     pub(super) units: Vec<Unit>,
     pub(super) requests: mpsc::Receiver<Request>,
@@ -110,7 +114,10 @@ impl Core {
                 Happened::Sweep => self.on_sweep(),
                 Happened::Alive => service::alive(),
                 Happened::Lost(what) => anyhow::bail!("{what}"),
-                Happened::Stop => return Ok(()),
+                Happened::Stop => {
+                    self.save_learned();
+                    return Ok(());
+                }
             }
         }
     }
@@ -154,6 +161,9 @@ impl Core {
         self.ticks += 1;
         self.tell(Input::Tick);
         self.end_overrides();
+        if self.ticks.is_multiple_of(SAVE_TICKS) {
+            self.save_learned();
+        }
         if self.ticks.is_multiple_of(SCAN_TICKS) {
             self.scan_flows();
         }

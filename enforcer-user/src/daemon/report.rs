@@ -37,6 +37,8 @@ impl Core {
             Request::Reload(reply) => self.reload(Some(reply)),
             Request::PolicyFiles(reply) => drop(reply.send(self.policy_files())),
             Request::Observed(reply) => drop(reply.send(Ok(self.observed()))),
+            Request::Learned(reply) => drop(reply.send(Ok(self.engine.learned().report()))),
+            Request::ForgetLearned(reply) => drop(reply.send(Ok(self.forget_learned()))),
             Request::Overrides(reply) => drop(reply.send(Ok(self.overrides.list().to_vec()))),
             Request::Override(uid, request, reply) => {
                 drop(reply.send(self.override_policy(uid, request)));

@@ -12,6 +12,7 @@ use super::attach::{Problem, Unit};
 use super::backend::Request;
 use super::clock::now;
 use super::core::{Core, TICK, glances};
+use super::learned::{self, LearnedFile};
 use super::log::Log;
 use super::memory::Memory;
 use super::overrides::Overrides;
@@ -38,12 +39,16 @@ impl Core {
         let policy = materials::load_policy(&config).context("policy")?;
         let reloading = Reloading::start(&config);
         let verifier = Arc::new(Verifier::new(trust));
-        let engine = Engine::new(settings(&config), Arc::new(issuer), verifier);
+        let mut engine = Engine::new(settings(&config), Arc::new(issuer), verifier);
         let (memory, remembered) = Memory::open(&config.instance_run_dir());
         fault::reached(KillPoint::MemoryOpened);
         let mut overrides = Overrides::open(&config.instance_run_dir());
         let problems = overrides.problem.take().map(|problem| ("overrides", problem));
+        let (mut learned, known) = LearnedFile::open(&config.instance_state_dir());
+        let problems =
+            problems.into_iter().chain(learned.problem.take().map(|one| (learned::AREA, one)));
         let policy = overrides.over(&policy).map(Arc::new).map_err(anyhow::Error::msg)?;
+        engine.set_learned(known);
         let (datapath, events) = Datapath::open(&config)?;
         // Before the first look at an interface, so that no change is missed behind it.
         let watcher = Watcher::open()?;
@@ -58,11 +63,12 @@ impl Core {
             pool: Pool::start()?,
             memory,
             overrides,
+            learned,
             units: Vec::new(),
             requests,
             reloading,
             hangup: signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?,
-            problems: problems.into_iter().collect(),
+            problems: problems.collect(),
             started: Instant::now(),
             kernel: kernel_release(),
             settled: false,
@@ -172,7 +178,7 @@ pub(super) fn mesh(config: &Config) -> Mesh {
 }
 
 fn spec(workload: &WorkloadConfig) -> WorkloadSpec {
-    let observe = if workload.mode == Mode::Observe { workload_flags::OBSERVE } else { 0 };
+    let observe = if workload.mode == Mode::Enforce { 0 } else { workload_flags::OBSERVE };
     let reset = match workload.existing {
         Existing::Reset => workload_flags::RESET_UNKNOWN,
         Existing::Adopt => 0,
@@ -181,6 +187,7 @@ fn spec(workload: &WorkloadConfig) -> WorkloadSpec {
         identity: workload.identity.clone(),
         flags: workload_flags::CHECK_ADDRESS | observe | reset,
         adopt_until_ns: now().after(EXISTING_SECONDS),
+        learns: workload.mode == Mode::Learn,
     }
 }
 

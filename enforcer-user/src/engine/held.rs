@@ -191,6 +191,7 @@ impl Engine {
             return Err(Refused::Expired);
         }
         self.install_verdict(judged.answered(asked), value, now, out);
+        self.learn(&asked, now);
         if let Some(denial) = judged.denial {
             self.observed.note(&denial, now);
             out.push(Output::Log(denial));

@@ -123,12 +123,14 @@ impl From<&VerdictKey> for Question {
 /// A workload of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadSpec {
-    /// Who it is. The identity's name is unique on the node.
+    /// Who it is. The identity's path is unique on the node.
     pub identity: Identity,
     /// Bits of [`enforcer_common::abi::workload_flags`].
     pub flags: u32,
     /// Boot time until which connections older than the attachment are adopted; 0 for never.
     pub adopt_until_ns: u64,
+    /// Whether what it does is remembered, for a policy that permits it.
+    pub learns: bool,
 }
 
 /// A peer as a pinned map tells it, without its secrets.

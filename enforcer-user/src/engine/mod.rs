@@ -39,6 +39,7 @@ mod install;
 mod io;
 mod jobs;
 mod judge;
+mod learning;
 mod negative;
 mod networks;
 mod observed;
@@ -74,6 +75,7 @@ pub use peers::Vetted;
 pub use report::{IdentityView, Status, WorkloadView};
 
 use crate::identity::{Issuer, Limits, Verifier};
+use crate::learn::Learned;
 use crate::policy::Policy;
 
 /// What the engine is told once.
@@ -111,6 +113,9 @@ pub struct Engine {
     ended: ended::Ended,
     guard: guard::Guard,
     observed: Observed,
+    learned: Learned,
+    /// Boot time at which it is noted again who is watched.
+    watched_ns: u64,
     counters: Counters,
     peers_swept_ns: u64,
     /// Difference of the clocks when the wall clock was last seen to be set.
@@ -140,6 +145,8 @@ impl Engine {
             ended: ended::Ended::default(),
             guard: guard::Guard::default(),
             observed: Observed::default(),
+            learned: Learned::default(),
+            watched_ns: 0,
             counters: Counters::default(),
             peers_swept_ns: 0,
             offset_ns: None,

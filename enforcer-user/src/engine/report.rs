@@ -11,6 +11,7 @@ use super::counters::Counters;
 use super::observed::Observed;
 use super::peers::Vetted;
 use crate::identity::Identity;
+use crate::learn::Learned;
 use crate::policy::Policy;
 
 /// A few numbers.
@@ -79,6 +80,17 @@ impl Engine {
     #[must_use]
     pub fn observed(&self) -> &Observed {
         &self.observed
+    }
+
+    /// What workloads that learn did.
+    #[must_use]
+    pub fn learned(&self) -> &Learned {
+        &self.learned
+    }
+
+    /// Goes on from what was learned before, or begins anew.
+    pub fn set_learned(&mut self, learned: Learned) {
+        self.learned = learned;
     }
 
     /// Every counter of the engine.

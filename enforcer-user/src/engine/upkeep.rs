@@ -29,6 +29,7 @@ impl Engine {
         self.tend_credentials(now, out);
         self.renew(now, out);
         self.end_verdicts(now, out);
+        self.watch_learning(now);
         if now.boot_ns.saturating_sub(self.peers_swept_ns) >= SWEEP_PEERS_NS {
             self.peers_swept_ns = now.boot_ns;
             self.end_peers(now, out);
@@ -38,6 +39,7 @@ impl Engine {
     pub(super) fn on_in_use(&mut self, questions: &[Question], now: Now) {
         for question in questions {
             self.verdicts.mark_used(question, now);
+            self.learn(question, now);
         }
     }
 
@@ -71,6 +73,9 @@ impl Engine {
     fn is_wanted(&self, asked: &Question, verdict: &Verdict, now: Now) -> bool {
         let recently = now.boot_ns.saturating_sub(USED_SECONDS * SECOND_NS);
         let known = self.peers.known(asked.peer);
+        // Whoever learns is to be asked again, unless flows show what they do.
+        let learns = self.workloads.get(asked.workload).is_some_and(|one| one.spec.learns);
+        let known = known.filter(|_| !learns);
         let alive = known.is_some_and(|known| known.latest.ends.credential_ns > recently);
         alive || (verdict.used_ns > 0 && verdict.used_ns >= recently)
     }

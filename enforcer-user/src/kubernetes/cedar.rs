@@ -13,6 +13,7 @@ use super::network_policy::{self, NetworkPolicy};
 use super::port::{PortMatch, Ports, Protocol};
 use super::selector::Selector;
 use crate::identity::Namespace;
+use crate::policy::quoted;
 
 /// One end of connections, whose policies are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,10 +331,4 @@ impl Way {
 
 fn itself() -> Condition {
     Condition::from("principal.spiffe_id == resource.spiffe_id".to_owned())
-}
-
-/// As a text of Cedar.
-pub(super) fn quoted(text: &str) -> String {
-    let escaped: String = text.chars().flat_map(char::escape_debug).collect();
-    format!("\"{escaped}\"")
 }

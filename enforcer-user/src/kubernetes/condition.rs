@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::cedar::quoted;
 use super::selector::{Requirement, Selector, Test};
 use crate::identity::Namespace;
+use crate::policy::quoted;
 
 /// One of the workloads of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,6 +27,7 @@ mod schema;
 mod set;
 mod source;
 mod statements;
+mod text;
 mod tree;
 
 use std::fmt;
@@ -46,6 +47,7 @@ pub use request::{Action, Request};
 pub use rule::{Effect, Rule, RuleReference};
 pub use set::{Decision, Outside, PolicySet, RuleFailure};
 pub use source::{SourceFile, Sources, check_size};
+pub use text::{attribute, quoted};
 pub use tree::Place;
 
 use self::overrides::overriding;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use enforcer_user::control::protocol::*;
 use enforcer_user::control::{Answer, Backend, BackendError, ControlSocket, serve};
+use enforcer_user::learn::LearnedReport;
 use enforcer_user::policy::Override;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -130,6 +131,14 @@ impl Backend for Fake {
 
     async fn observed(&self) -> Answer<Vec<ObservedReport>> {
         Ok(Vec::new())
+    }
+
+    async fn learned(&self) -> Answer<LearnedReport> {
+        Ok(LearnedReport::default())
+    }
+
+    async fn forget_learned(&self) -> Answer<LearnedReport> {
+        Ok(LearnedReport::default())
     }
 
     async fn overrides(&self) -> Answer<Vec<Override>> {

@@ -155,7 +155,12 @@ fn meet(policy: Arc<Policy>, count: usize) -> Result<Costs> {
     let settings =
         Settings { peers: room, verdicts: room, credential: LIMITS, mesh: Mesh::default() };
     let mut engine = Engine::new(settings, Arc::new(ours), Arc::new(Verifier::new(trust)));
-    let spec = WorkloadSpec { identity: workload(1, "shop", "back")?, flags: 0, adopt_until_ns: 0 };
+    let spec = WorkloadSpec {
+        identity: workload(1, "shop", "back")?,
+        flags: 0,
+        adopt_until_ns: 0,
+        learns: false,
+    };
     let installed = engine.handle(Input::AddWorkload(spec), now(0)).into_iter().find_map(
         |output| match output {
             Output::InstallWorkload(id, value) => Some((id, value.credential)),

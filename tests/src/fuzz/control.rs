@@ -9,6 +9,7 @@ use enforcer_user::control::protocol::{
     StatusReport, WorkloadReport,
 };
 use enforcer_user::control::{Answer, Backend, BackendError, serve_stream};
+use enforcer_user::learn::LearnedReport;
 use enforcer_user::policy::Override;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -102,6 +103,14 @@ impl Backend for Fake {
 
     async fn observed(&self) -> Answer<Vec<ObservedReport>> {
         Ok(Vec::new())
+    }
+
+    async fn learned(&self) -> Answer<LearnedReport> {
+        Ok(LearnedReport::default())
+    }
+
+    async fn forget_learned(&self) -> Answer<LearnedReport> {
+        Ok(LearnedReport::default())
     }
 
     async fn overrides(&self) -> Answer<Vec<Override>> {

@@ -130,6 +130,7 @@ impl Scene {
             instance: "default".to_owned(),
             bpf_root: "/sys/fs/bpf/enforcer".into(),
             run_dir: "/run/enforcer".into(),
+            state_dir: "/var/lib/enforcer".into(),
             policy: "/etc/enforcer/policy".into(),
             tree: Path::new("/").join(TREE),
             owners: "/etc/enforcer/owners.cedar".into(),

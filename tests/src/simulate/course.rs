@@ -263,7 +263,12 @@ impl<'a> Course<'a> {
         let service = self.cluster.service(place);
         self.node.tell(kind::WORKLOADS, now, || {
             let identity = identity(service, place, occupant.serial)?;
-            Ok(Input::AddWorkload(WorkloadSpec { identity, flags: 0, adopt_until_ns: 0 }))
+            Ok(Input::AddWorkload(WorkloadSpec {
+                identity,
+                flags: 0,
+                adopt_until_ns: 0,
+                learns: false,
+            }))
         })?;
         let id = self.node.engine().workload_id(&name);
         let local = &mut self.locals[index];

@@ -164,7 +164,7 @@ impl Nodes {
                 "{}: workload {name} stands here a second time: one node with it is enough",
                 file.display()
             );
-            let is_observed = workload.mode == Mode::Observe;
+            let is_observed = workload.mode != Mode::Enforce;
             if is_observed {
                 eprintln!("note: {name} is only observed: what is refused at its end passes");
             }

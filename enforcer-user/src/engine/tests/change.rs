@@ -141,7 +141,7 @@ fn flows_of_network_rules_are_judged_and_adopted_ones_left_alone() {
 fn a_change_leaves_alone_what_only_observe_mode_lets_pass() {
     let mut bench = Bench::new(&permit("cli"));
     let flags = enforcer_common::abi::workload_flags::OBSERVE;
-    let spec = WorkloadSpec { identity: identity("seen"), flags, adopt_until_ns: 0 };
+    let spec = WorkloadSpec { identity: identity("seen"), flags, adopt_until_ns: 0, learns: false };
     let _ = bench.engine.handle(Input::AddWorkload(spec), at(0));
     let ids = ["seen", "web"].map(|name| bench.engine.workload_id(name).unwrap());
     let live = ids.map(|id| flow(0, 80, id)).to_vec();
@@ -175,6 +175,7 @@ fn observe_mode_lets_a_denied_peer_pass_and_says_so() {
         identity: identity("seen"),
         flags: enforcer_common::abi::workload_flags::OBSERVE,
         adopt_until_ns: 0,
+        learns: false,
     };
     let _ = bench.engine.handle(Input::AddWorkload(spec), at(0));
     let credential = bench.issue("cli", at(1));
@@ -184,6 +185,37 @@ fn observe_mode_lets_a_denied_peer_pass_and_says_so() {
     let outputs = bench.run(outputs, at(1));
     assert_eq!(verdicts(&outputs)[0].1.action, verdict_action::WOULD_DENY);
     assert!(outputs.iter().any(|output| matches!(output, Output::Log(d) if d.observed)));
+}
+
+#[test]
+fn who_learns_is_asked_in_every_hour_and_for_every_port() {
+    let mut bench = Bench::new("permit (principal, action, resource);");
+    let spec = WorkloadSpec {
+        identity: identity("seen"),
+        flags: enforcer_common::abi::workload_flags::OBSERVE,
+        adopt_until_ns: 0,
+        learns: true,
+    };
+    let _ = bench.engine.handle(Input::AddWorkload(spec), at(0));
+    let credential = bench.issue("cli", at(1));
+    let id = bench.engine.workload_id("seen").unwrap();
+    let held = Sent::call(credential.bytes()).held(id, bench.local_handle("seen"), at(1));
+    let outputs = bench.engine.handle(Input::Held(held), at(1));
+    let outputs = bench.run(outputs, at(1));
+    let (key, value) = verdicts(&outputs)[0];
+    assert_eq!(key.port, 80, "the answer is for this port alone");
+    let hour_ends = 3600 - at(1).unix_seconds() % 3600;
+    assert!(value.deadline_ns <= at(1).after(hour_ends), "it ends with the hour");
+    let report = bench.engine.learned().report();
+    assert_eq!((report.flows[0].port, report.flows[0].action.as_str()), (80, "accept"));
+    assert!(report.flows[0].to.ends_with("/seen"));
+    let _ = bench.engine.handle(Input::Tick, at(2));
+    assert_eq!(bench.engine.learned().report().workloads.len(), 1, "only one of the two learns");
+
+    // A flow that lives on is seen in the next hour too, though nobody asks.
+    let asked = Question::from(&key);
+    let _ = bench.engine.handle(Input::InUse(vec![asked]), at(1 + 3600));
+    assert_eq!(bench.engine.learned().report().flows[0].hours.count(), 2);
 }
 
 #[test]

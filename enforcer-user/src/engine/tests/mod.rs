@@ -90,7 +90,8 @@ impl Bench {
     }
 
     fn add(&mut self, name: &str, now: Now) -> Vec<Output> {
-        let spec = WorkloadSpec { identity: identity(name), flags: 0, adopt_until_ns: 0 };
+        let spec =
+            WorkloadSpec { identity: identity(name), flags: 0, adopt_until_ns: 0, learns: false };
         self.engine.handle(Input::AddWorkload(spec), now)
     }
 
