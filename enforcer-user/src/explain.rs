@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use enforcer_common::abi::direction;
 use thiserror::Error;
 
 use crate::control::protocol::{ExplainReport, ExplainRequest, ExplainedEnd};
+use crate::engine::Question;
 use crate::identity::{Identity, NameError, Namespace};
 use crate::policy::{Action, BothEnds, Explanation, Policy, Protocol, ProtocolError, Request};
 
@@ -88,7 +90,28 @@ pub fn explain(
     let port = request.port;
     let (caller, callee, action) = (&caller, &callee, Action::Connect);
     let asked = Request { action, caller, callee, port, protocol, unix_seconds };
-    Ok(report(&policy.explain_both(&asked)))
+    Ok(explained(policy, &asked))
+}
+
+/// The answer for both ends.
+#[must_use]
+pub fn explained(policy: &Policy, asked: &Request<'_>) -> ExplainReport {
+    report(&policy.explain_both(asked))
+}
+
+/// The question of a node about its own end, in the policy's words.
+#[must_use]
+pub fn as_request<'a>(
+    own: &'a Identity,
+    peer: &'a Identity,
+    asked: &Question,
+    unix_seconds: i64,
+) -> Request<'a> {
+    let inbound = asked.direction == direction::INGRESS;
+    let (caller, callee) = if inbound { (peer, own) } else { (own, peer) };
+    let action = if inbound { Action::Accept } else { Action::Connect };
+    let (port, protocol) = (asked.port, Protocol::from_number(asked.protocol));
+    Request { action, caller, callee, port, protocol, unix_seconds }
 }
 
 impl Known<'_> {

@@ -215,7 +215,12 @@ impl Enforcer {
     /// Asks whether the policy permits a connection. Returns the exit code, which says it too, and the answer.
     pub fn explain(&self, from: &str, to: &str, port: u16) -> Result<(i32, serde_json::Value)> {
         let port = port.to_string();
-        let words = ["explain", "--from", from, "--to", to, "--port", &port, "--json"];
+        self.explain_with(&["--from", from, "--to", to, "--port", &port])
+    }
+
+    /// Asks why, with these arguments; likewise.
+    pub fn explain_with(&self, words: &[&str]) -> Result<(i32, serde_json::Value)> {
+        let words = [&["explain"], words, &["--json"]].concat();
         let output = self.command(&words)?.output().context("explain does not start")?;
         let code = output.status.code().context("explain was ended by a signal")?;
         let answer = serde_json::from_slice(&output.stdout).with_context(|| {

@@ -1,9 +1,11 @@
 //! What the command line and bpftool show of a running pair.
 
+use enforcer_tests::enforcer::Reload;
 use enforcer_tests::host::Family;
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::need;
-use enforcer_tests::scenario::{PORT, Pair, Setup};
+use enforcer_tests::policy::ALLOW_ALL;
+use enforcer_tests::scenario::{PORT, Pair, Setup, contact};
 use enforcer_tests::tcp::{Server, Service};
 use enforcer_tests::twin::Enforcement;
 use serde_json::Value;
@@ -81,4 +83,54 @@ fn the_pin_folder_is_closed_to_others() {
     let (_stream, _server, mut pair) = with_open_stream();
     let folder = std::fs::metadata(pair.daemons.server().unwrap().pins()).unwrap();
     assert_eq!(folder.permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn a_live_flow_is_explained_by_its_ends() {
+    let (_stream, _server, mut pair) = with_open_stream();
+    let server = pair.daemons.server().unwrap();
+    let flows: Value = server.ask(&["flows"]).unwrap();
+    let flow = &flows["flows"][0];
+    let ends = format!("{},{}", flow["local"].as_str().unwrap(), flow["remote"].as_str().unwrap());
+    let told = server.cli(&["explain", "--flow", &ends]).unwrap();
+    assert!(
+        told.starts_with(&format!("flow {}: ingress, established", ends.replace(',', " "))),
+        "{told}"
+    );
+    assert!(told.contains(&format!("allow: {CLIENT} -> {SERVER} port {PORT}/tcp")), "{told}");
+    let nobodys = server.cli(&["explain", "--flow", "192.0.2.2:1,192.0.2.1:2"]).unwrap_err();
+    assert!(nobodys.to_string().contains("`enforcer flows` shows those that live"), "{nobodys}");
+}
+
+/// The rule that comes nearest, and what keeps it from applying.
+const NEAREST: &str = "its action is not accept";
+
+#[test]
+fn a_past_denial_is_explained_as_its_log_line_says() {
+    let connects = r#"@id("may-call") permit(principal, action == Action::"connect", resource);"#;
+    let setup = Setup::psk().unwrap().server_policy(connects);
+    let mut pair = setup.start_pair(Enforcement::Enforced).unwrap();
+    let listener = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
+    let to = pair.net.server.at(Family::V4, PORT);
+    assert!(!contact(&pair.net.client, to, &listener).unwrap().is_made());
+    let server = pair.daemons.server().unwrap();
+    let denied: Value = server.ask(&["policy", "denied"]).unwrap();
+    let one = &denied[0];
+    assert_eq!((&one["from"], &one["action"]), (&CLIENT.into(), &"accept".into()), "{denied}");
+    // Nothing passed that would have been denied.
+    assert_eq!(server.ask::<Value>(&["policy", "observed"]).unwrap(), Value::Array(Vec::new()));
+    let number = one["number"].to_string();
+    let (code, why) = server.explain_with(&["--denial", &number]).unwrap();
+    let text = why["text"].as_str().unwrap();
+    assert_eq!(code, 3, "{why}");
+    assert!(text.starts_with(&format!("denial {number}: ")) && text.contains(NEAREST), "{text}");
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("connection denied")).unwrap();
+    assert!(line.contains("nearest permit: may-call") && line.contains(NEAREST), "{line}");
+    // A policy that permits it explains the same denial otherwise.
+    server.change_policy(ALLOW_ALL, Reload::Signal).unwrap();
+    let (code, why) = server.explain_with(&["--denial", &number]).unwrap();
+    assert_eq!(code, 0, "{why}");
+    let forgotten = server.explain_with(&["--denial", "4711"]).unwrap_err();
+    assert!(forgotten.to_string().contains("denial 4711 is not remembered"), "{forgotten}");
 }

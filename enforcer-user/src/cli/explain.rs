@@ -13,6 +13,8 @@ use crate::explain::{Known, explain};
 use crate::identity::Identity;
 use crate::materials;
 
+/// What may be asked for instead of a caller, a callee and a port.
+const OTHERS: [&str; 2] = ["denial", "flow"];
 /// The exit status of a denial.
 const DENIED: u8 = 3;
 
@@ -23,7 +25,9 @@ const DENIED: u8 = 3;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  enforcer explain --from web --to spiffe://example.org/acme/db --port 5432\n  \
-                  enforcer explain --config enforcer.toml --from web --to db --port 5432 --json"
+                  enforcer explain --config enforcer.toml --from web --to db --port 5432 --json\n  \
+                  enforcer explain --denial 17\n  \
+                  enforcer explain --flow 192.0.2.10:8080,192.0.2.20:43750"
 )]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -31,14 +35,20 @@ pub(super) struct Arguments {
     #[command(flatten)]
     form: Form,
     /// The caller: a SPIFFE ID, or the name of a workload of this node
-    #[arg(long, value_name = "ID|NAME")]
-    from: String,
+    #[arg(long, value_name = "ID|NAME", required_unless_present_any = OTHERS)]
+    from: Option<String>,
     /// The callee, likewise
-    #[arg(long, value_name = "ID|NAME")]
-    to: String,
+    #[arg(long, value_name = "ID|NAME", required_unless_present_any = OTHERS)]
+    to: Option<String>,
     /// The callee's port
-    #[arg(long, value_name = "N")]
-    port: u16,
+    #[arg(long, value_name = "N", required_unless_present_any = OTHERS)]
+    port: Option<u16>,
+    /// Instead of these, the number of a past denial, as `policy denied` and `policy observed` list them
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["from", "to", "port", "flow"])]
+    denial: Option<u64>,
+    /// Instead of these, a connection that lives, by its ends as `flows` lists them
+    #[arg(long, value_name = "LOCAL,REMOTE", conflicts_with_all = ["from", "to", "port"])]
+    flow: Option<String>,
     /// tcp, udp, icmp, icmpv6, sctp or a number
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
     protocol: String,
@@ -52,9 +62,11 @@ pub(super) struct Arguments {
 
 pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<ExitCode> {
     let request = ExplainRequest {
-        from: arguments.from.clone(),
-        to: arguments.to.clone(),
-        port: arguments.port,
+        from: arguments.from.clone().unwrap_or_default(),
+        to: arguments.to.clone().unwrap_or_default(),
+        port: arguments.port.unwrap_or_default(),
+        denial: arguments.denial,
+        flow: arguments.flow.clone(),
         protocol: Some(arguments.protocol.clone()),
         from_labels: arguments.from_label.iter().cloned().collect(),
         to_labels: arguments.to_label.iter().cloned().collect(),
@@ -63,7 +75,7 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
     let report =
         match (block_on(async { Ok(client.explain(&request).await) })?, &arguments.daemon.config) {
             (Ok(report), _) => report,
-            (Err(ClientError::NotRunning { .. }), Some(file)) => {
+            (Err(ClientError::NotRunning { .. }), Some(file)) if !request.is_of_the_daemon() => {
                 offline(&Config::load(file)?, &request)?
             }
             (Err(error), _) => return Err(error.into()),

@@ -56,6 +56,8 @@ pub trait Backend: Send + Sync + 'static {
     fn policy_files(&self) -> impl Future<Output = Answer<Vec<PolicyFileReport>>> + Send;
     /// `GET /v1/observed`.
     fn observed(&self) -> impl Future<Output = Answer<Vec<ObservedReport>>> + Send;
+    /// `GET /v1/denied`.
+    fn denied(&self) -> impl Future<Output = Answer<Vec<ObservedReport>>> + Send;
     /// `GET /v1/learned`.
     fn learned(&self) -> impl Future<Output = Answer<LearnedReport>> + Send;
     /// `DELETE /v1/learned`.

@@ -135,6 +135,11 @@ impl Client {
         self.ask("/v1/observed").await
     }
 
+    /// `GET /v1/denied`.
+    pub async fn denied(&self) -> Result<Vec<ObservedReport>, ClientError> {
+        self.ask("/v1/denied").await
+    }
+
     /// `GET /v1/learned`.
     pub async fn learned(&self) -> Result<LearnedReport, ClientError> {
         self.ask("/v1/learned").await

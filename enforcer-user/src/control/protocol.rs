@@ -219,11 +219,20 @@ pub struct CountersReport {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainRequest {
     /// The caller: a SPIFFE ID, or the name of a workload of this node.
+    #[serde(default)]
     pub from: String,
     /// The callee, likewise.
+    #[serde(default)]
     pub to: String,
     /// The callee's port.
+    #[serde(default)]
     pub port: u16,
+    /// Instead of these, the number of a denial that is remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denial: Option<u64>,
+    /// Instead of these, a flow that lives: `LOCAL,REMOTE` as `GET /v1/flows` tells them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<String>,
     /// `tcp` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
@@ -233,6 +242,20 @@ pub struct ExplainRequest {
     /// Labels of a callee that the daemon does not know.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub to_labels: BTreeMap<String, String>,
+}
+
+impl ExplainRequest {
+    /// Whether it says whom it is about.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_of_the_daemon() || !(self.from.is_empty() || self.to.is_empty())
+    }
+
+    /// Whether only a daemon that runs can answer it.
+    #[must_use]
+    pub fn is_of_the_daemon(&self) -> bool {
+        self.denial.is_some() || self.flow.is_some()
+    }
 }
 
 /// The answer to an [`ExplainRequest`].
@@ -343,9 +366,12 @@ impl PolicyChange {
     }
 }
 
-/// `GET /v1/observed`: something that would have been denied and passed.
+/// `GET /v1/observed` and `/v1/denied`: something that would have been denied and passed, or was denied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedReport {
+    /// By which `enforcer explain --denial` asks for it.
+    #[serde(default)]
+    pub number: u64,
     /// The caller's SPIFFE ID.
     pub from: String,
     /// The callee's SPIFFE ID.

@@ -18,7 +18,7 @@ use crate::metrics;
 
 /// Every route of the control socket, for the refusal of an unknown one.
 const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /v1/policy \
-                      /v1/observed /v1/learned /v1/overrides /metrics, \
+                      /v1/observed /v1/denied /v1/learned /v1/overrides /metrics, \
                       POST /v1/explain /v1/reload /v1/overrides, PUT and DELETE /v1/policy/NAMESPACE/NAME.cedar, \
                       DELETE /v1/overrides/NUMBER /v1/learned";
 
@@ -55,7 +55,7 @@ pub(super) async fn control<B: Backend>(
     let expected = match request.uri().path() {
         "/v1/explain" | "/v1/reload" => Method::POST,
         "/v1/status" | "/v1/workloads" | "/v1/flows" | "/v1/identities" | "/v1/counters"
-        | POLICY | "/v1/observed" | "/metrics" => Method::GET,
+        | POLICY | "/v1/observed" | "/v1/denied" | "/metrics" => Method::GET,
         path => {
             let text = format!("no route {path:?}; expected one of {ROUTES}");
             return refusal(StatusCode::NOT_FOUND, text);
@@ -82,6 +82,7 @@ pub(super) async fn control<B: Backend>(
         "/v1/reload" => answer(backend.reload()).await,
         POLICY => answer(backend.policy_files()).await,
         "/v1/observed" => answer(backend.observed()).await,
+        "/v1/denied" => answer(backend.denied()).await,
         _ => metrics_text(&*backend).await,
     }
 }
@@ -225,13 +226,14 @@ async fn explain<B: Backend>(backend: &B, request: Request<Incoming>) -> Reply {
         Ok(bytes) => bytes,
         Err(refused) => return refused,
     };
-    match serde_json::from_slice::<ExplainRequest>(&bytes) {
-        Ok(question) => answer(backend.explain(question)).await,
-        Err(error) => {
-            let text = format!("explain request: {error}; expected {{from, to, port}}");
-            refusal(StatusCode::BAD_REQUEST, text)
-        }
-    }
+    let fault = match serde_json::from_slice::<ExplainRequest>(&bytes) {
+        Ok(question) if question.is_complete() => return answer(backend.explain(question)).await,
+        Ok(_) => "it does not say whom it is about".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let text =
+        format!("explain request: {fault}; expected {{from, to, port}}, {{denial}} or {{flow}}");
+    refusal(StatusCode::BAD_REQUEST, text)
 }
 
 async fn metrics_text<B: Backend>(backend: &B) -> Reply {
@@ -256,7 +258,7 @@ fn flow_query(text: &str) -> Result<FlowQuery, String> {
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("limit", value)) => query.limit = flow_limit(value)?,
-            // Names of workloads have no character that a query would escape.
+            // Names and paths of workloads have no character that a query would escape.
             Some(("workload", value)) => query.workload = Some(value.to_owned()),
             _ => return Err(format!("query {pair:?}: expected limit=N or workload=NAME")),
         }

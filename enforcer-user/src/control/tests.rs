@@ -62,6 +62,10 @@ impl Backend for Fake {
         Ok(Vec::new())
     }
 
+    async fn denied(&self) -> Answer<Vec<ObservedReport>> {
+        Ok(Vec::new())
+    }
+
     async fn learned(&self) -> Answer<LearnedReport> {
         Ok(LearnedReport { lost: 3, ..Default::default() })
     }
@@ -192,7 +196,7 @@ async fn refusals_reach_the_client_in_the_daemons_words() {
     let refused = client.identities().await.unwrap_err();
     assert!(matches!(refused, ClientError::Refused { status: 503, .. }), "{refused:?}");
     assert_eq!(refused.to_string(), "identities: still starting; try again");
-    let nobody = ExplainRequest { from: "nobody".into(), ..Default::default() };
+    let nobody = ExplainRequest { from: "nobody".into(), to: "b".into(), ..Default::default() };
     let refused = client.explain(&nobody).await.unwrap_err();
     assert_eq!(refused.to_string(), "from \"nobody\": no such workload");
     let refused = client.put_policy("/not/yours/a.cedar", String::new()).await.unwrap_err();
@@ -235,7 +239,7 @@ async fn malformed_requests_are_refused_by_status() {
         (
             "POST /v1/explain HTTP/1.1\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}",
             "400",
-            "missing field",
+            "expected {from, to, port}, {denial} or {flow}",
         ),
         (long_body.as_str(), "413", "at most 65536 bytes"),
         (long_path.as_str(), "4", ""),

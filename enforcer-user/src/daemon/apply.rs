@@ -77,7 +77,7 @@ impl Core {
                 self.ran(begun);
             }
             Some(Output::Remember(vetted)) => self.remember(&vetted.hash, &vetted.bytes()),
-            Some(Output::Log(denial)) => self.log.denial(&denial),
+            Some(Output::Log(denial)) => self.log.denial(&self.engine, &denial, now()),
             Some(Output::LogRefusal(refusal)) => self.log.refusal(&self.engine, &refusal),
             Some(Output::Problem(problem)) => {
                 self.log.problem(&problem);

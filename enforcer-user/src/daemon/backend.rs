@@ -26,6 +26,7 @@ pub(super) enum Request {
     Reload(Reply<ReloadReport>),
     PolicyFiles(Reply<Vec<PolicyFileReport>>),
     Observed(Reply<Vec<ObservedReport>>),
+    Denied(Reply<Vec<ObservedReport>>),
     Learned(Reply<LearnedReport>),
     ForgetLearned(Reply<LearnedReport>),
     Overrides(Reply<Vec<Override>>),
@@ -96,6 +97,10 @@ impl Backend for Remote {
 
     async fn observed(&self) -> Answer<Vec<ObservedReport>> {
         self.ask(Request::Observed).await
+    }
+
+    async fn denied(&self) -> Answer<Vec<ObservedReport>> {
+        self.ask(Request::Denied).await
     }
 
     async fn learned(&self) -> Answer<LearnedReport> {

@@ -51,15 +51,15 @@ impl Log {
     }
 
     /// A connection that the policy denies.
-    pub(super) fn denial(&mut self, denial: &Denial) {
-        let Some(suppressed) = self.denials.admit(crate::datapath::boot_ns()) else { return };
+    pub(super) fn denial(&mut self, engine: &Engine, denial: &Denial, now: Now) {
+        let Some(suppressed) = self.denials.admit(now.boot_ns) else { return };
         let verb = if denial.observed { "would be denied" } else { "denied" };
         tracing::info!(
             workload = denial.workload,
             peer = denial.peer,
             port = denial.port,
             direction = denial.direction,
-            because = denial.because,
+            because = why(engine, denial, now),
             suppressed,
             "connection {verb}"
         );
@@ -95,7 +95,7 @@ impl Log {
         let from_workload = segment.from_workload != 0;
         let denied = segment.reason == DropReason::PolicyDenied as u16;
         let denial = if denied { engine.denial(&question(segment), now) } else { None };
-        let because = denial.map(|denial| denial.because);
+        let because = denial.map(|denial| why(engine, &denial, now));
         tracing::info!(
             workload = name(engine.workload_identity(key.workload)),
             peer = if segment.peer == 0 { "none".to_owned() } else { name(engine.identity(segment.peer)) },
@@ -134,6 +134,13 @@ impl Log {
 }
 
 /// What the policy would be asked for a dropped segment of a handshake.
+/// As `enforcer explain` says it; what passes is told by its rule alone. Only for what is logged: it looks at every rule.
+fn why(engine: &Engine, denial: &Denial, now: Now) -> String {
+    let explained = engine.explain(&denial.asked, &denial.peer_identity, now);
+    let explained = explained.filter(|explained| !explained.allow);
+    explained.map_or_else(|| denial.because.clone(), |explained| explained.line())
+}
+
 fn question(segment: &RejectedSegment) -> Question {
     const SYN: u8 = 2;
     const ACK: u8 = 16;

@@ -20,9 +20,9 @@ use crate::control::protocol::{
 use crate::control::{Answer, BackendError};
 use crate::datapath::{DatapathError, GuardMode, Mechanism, live_flow};
 use crate::engine::{Question, SECOND_NS, ip_address};
-use crate::explain::{Known, explain};
+use crate::explain::{Known, as_request, explain, explained};
 use crate::identity::Identity;
-use crate::policy::{Action, Policy, Protocol};
+use crate::policy::{Action, Direction, Policy, Protocol};
 
 impl Core {
     /// Answers a question of the control socket. Who asked may be gone by then.
@@ -36,7 +36,8 @@ impl Core {
             Request::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Request::Reload(reply) => self.reload(Some(reply)),
             Request::PolicyFiles(reply) => drop(reply.send(self.policy_files())),
-            Request::Observed(reply) => drop(reply.send(Ok(self.observed()))),
+            Request::Observed(reply) => drop(reply.send(Ok(self.denials(true)))),
+            Request::Denied(reply) => drop(reply.send(Ok(self.denials(false)))),
             Request::Learned(reply) => drop(reply.send(Ok(self.engine.learned().report()))),
             Request::ForgetLearned(reply) => drop(reply.send(Ok(self.forget_learned()))),
             Request::Overrides(reply) => drop(reply.send(Ok(self.overrides.list().to_vec()))),
@@ -331,20 +332,34 @@ impl Core {
         self.engine.policy().map(|policy| &**policy).ok_or_else(unavailable)
     }
 
-    fn observed(&self) -> Vec<ObservedReport> {
-        let all = self.engine.observed().list().into_iter();
-        all.map(|(denial, seen)| {
-            let (own, peer) = (denial.workload.clone(), denial.peer.clone());
-            let (from, to, action) = match denial.direction {
-                "egress" => (own, peer, Action::Connect),
-                _ => (peer, own, Action::Accept),
-            };
-            let (port, because) = (denial.port, denial.because.clone());
-            let (first_unix, last_unix, times) = (seen.first, seen.last, seen.times);
-            let action = action.to_string();
-            ObservedReport { from, to, port, action, because, first_unix, last_unix, times }
-        })
-        .collect()
+    /// What was denied, or what would have been and passed.
+    fn denials(&self, observed: bool) -> Vec<ObservedReport> {
+        let all = self.engine.denials().list().into_iter();
+        let wanted = all.filter(|(denial, _)| denial.observed == observed);
+        wanted
+            .map(|(denial, seen)| {
+                let (own, peer) = (denial.workload.clone(), denial.peer.clone());
+                let (from, to, action) = match denial.direction {
+                    "egress" => (own, peer, Action::Connect),
+                    _ => (peer, own, Action::Accept),
+                };
+                let (port, because) = (denial.port, denial.because.clone());
+                let (first_unix, last_unix, times) = (seen.first, seen.last, seen.times);
+                let action = action.to_string();
+                let number = seen.number;
+                ObservedReport {
+                    number,
+                    from,
+                    to,
+                    port,
+                    action,
+                    because,
+                    first_unix,
+                    last_unix,
+                    times,
+                }
+            })
+            .collect()
     }
 
     /// The files with rules, in the order in which they were read.
@@ -370,8 +385,78 @@ impl Core {
         let peers: Vec<&Identity> = self.engine.known_peers().collect();
         let known = Known { workloads: &workloads, peers: &peers };
         let unix_seconds = i64::try_from(now().unix_seconds()).unwrap_or(i64::MAX);
+        if let Some(number) = request.denial {
+            return self.explain_denial(policy, number);
+        }
+        if let Some(flow) = &request.flow {
+            return self.explain_flow(policy, flow, unix_seconds);
+        }
         explain(policy, request, known, unix_seconds)
             .map_err(|error| BackendError::BadRequest(error.to_string()))
+    }
+
+    fn explain_denial(&self, policy: &Policy, number: u64) -> Answer<ExplainReport> {
+        let unknown = || {
+            BackendError::BadRequest(format!(
+                "denial {number} is not remembered; `enforcer policy denied` and `enforcer policy observed` list those that \
+                 are"
+            ))
+        };
+        let (denial, seen) = self.engine.denials().numbered(number).ok_or_else(unknown)?;
+        let own = self.engine.workload_identity(denial.asked.workload).ok_or_else(unknown)?;
+        let at = i64::try_from(seen.last).unwrap_or(i64::MAX);
+        let asked = as_request(own, &denial.peer_identity, &denial.asked, at);
+        let mut report = explained(policy, &asked);
+        let head = format!(
+            "denial {number}: {} times, last at {} (Unix time): {}\nby the policy in force now, at that time:\n",
+            seen.times, seen.last, denial.because
+        );
+        report.text.insert_str(0, &head);
+        Ok(report)
+    }
+
+    fn explain_flow(&self, policy: &Policy, flow: &str, unix: i64) -> Answer<ExplainReport> {
+        let bad = |text: String| BackendError::BadRequest(text);
+        let (local, remote) = flow.split_once(',').ok_or_else(|| {
+            bad(format!("flow {flow:?}: expected LOCAL,REMOTE as `enforcer flows` shows them"))
+        })?;
+        let mut found = None;
+        let visited = self.datapath.maps.for_each_flow(|key, value| {
+            if endpoint(&key.local, key.local_port) == local
+                && endpoint(&key.remote, key.remote_port) == remote
+            {
+                found = Some((*key, *value));
+            }
+        });
+        visited.map_err(|error| internal(&error))?;
+        let (key, value) = found.ok_or_else(|| {
+            bad(format!("flow {flow:?}: there is none; `enforcer flows` shows those that live"))
+        })?;
+        let shown = self.flow(&key, &value, now().boot_ns);
+        let live = live_flow(&key, &value);
+        let own = self.engine.workload_identity(key.workload);
+        let own = own.ok_or_else(|| bad(format!("flow {flow:?}: its workload is gone")))?;
+        let head = format!("flow {local} {remote}: {}, {}\n", shown.direction, shown.state);
+        if let Some(peer) = self.engine.identity(value.peer).filter(|_| value.peer != 0) {
+            let mut report = explained(policy, &as_request(own, peer, &live.question(), unix));
+            report.text.insert_str(0, &head);
+            return Ok(report);
+        }
+        let egress = live.direction == direction::EGRESS;
+        let way = if egress { Direction::Egress } else { Direction::Ingress };
+        let (address, protocol) = (ip_address(&key.remote), Protocol::from_number(key.protocol));
+        let rule = policy.networks_match(own, way, address, protocol, live.port);
+        let text = match rule {
+            Some(rule) => {
+                format!("{head}its peer has no identity; network rule {rule:?} lets it pass")
+            }
+            None => format!(
+                "{head}its peer has no identity, and no network rule lets it pass: it is older than the rules"
+            ),
+        };
+        let from = if egress { own.spiffe_id() } else { address.to_string() };
+        let to = if egress { address.to_string() } else { own.spiffe_id() };
+        Ok(ExplainReport { allow: rule.is_some(), text, from, to, ..ExplainReport::default() })
     }
 }
 

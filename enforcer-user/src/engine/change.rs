@@ -50,7 +50,7 @@ impl Engine {
         match self.stage(policy, live, now) {
             Ok(staged) => {
                 for denial in &staged.observed {
-                    self.observed.note(denial, now);
+                    self.denials.note(denial, now);
                 }
                 self.change(policy, staged, out);
             }

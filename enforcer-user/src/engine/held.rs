@@ -193,7 +193,7 @@ impl Engine {
         self.install_verdict(judged.answered(asked), value, now, out);
         self.learn(&asked, now);
         if let Some(denial) = judged.denial {
-            self.observed.note(&denial, now);
+            self.denials.note(&denial, now);
             out.push(Output::Log(denial));
         }
         Ok(())

@@ -249,9 +249,13 @@ impl fmt::Debug for OwnCredential {
     }
 }
 
-/// A connection that the policy denies, for the log.
+/// A connection that the policy denies, for the log and whoever asks later.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Denial {
+    /// What was asked.
+    pub asked: Question,
+    /// Who its peer is, with the labels that it had.
+    pub peer_identity: Identity,
     /// The local workload's SPIFFE ID.
     pub workload: String,
     /// The peer's SPIFFE ID.

@@ -7,7 +7,9 @@ use super::clock::Now;
 use super::io::{Denial, Question};
 use super::peers::{identity_of, lease_limit};
 use super::workloads::Workload;
-use crate::policy::{Action, Decision, Policy, Protocol, Request, Rule};
+use crate::explain::as_request;
+use crate::identity::Identity;
+use crate::policy::{Decision, Explanation, Policy, Request, Rule};
 
 /// How long a denial is cached, in seconds: a label or a clock may be set right at the peer.
 pub const DENIED_SECONDS: u64 = 10;
@@ -66,20 +68,14 @@ impl Engine {
         let peer = identity_of(self.peers.known(asked.peer)?);
         let own = workload.identity();
         let inbound = asked.direction == direction::INGRESS;
-        let (caller, callee) = if inbound { (peer, own) } else { (own, peer) };
         let Some(policy) = policy else { return Some(no_policy()) };
-        let decision = policy.decide(&Request {
-            action: if inbound { Action::Accept } else { Action::Connect },
-            caller,
-            callee,
-            port: asked.port,
-            protocol: Protocol::from_number(asked.protocol),
-            unix_seconds: i64::try_from(unix_seconds).unwrap_or(i64::MAX),
-        });
+        let decision = policy.decide(&request(own, peer, asked, unix_seconds));
         let observed = workload.value.flags & workload_flags::OBSERVE != 0;
         let against = if decision.allow { would_deny(&decision) } else { Some(because(&decision)) };
         let observed = observed || decision.allow;
         let denial = against.map(|because| Denial {
+            asked: *asked,
+            peer_identity: peer.clone(),
             workload: own.spiffe_id(),
             peer: peer.spiffe_id(),
             port: asked.port,
@@ -108,6 +104,13 @@ impl Engine {
                 .min(),
             denial,
         })
+    }
+
+    /// Why the policy in force decides as it does, at this node's end.
+    #[must_use]
+    pub fn explain(&self, asked: &Question, peer: &Identity, now: Now) -> Option<Explanation> {
+        let own = self.workloads.get(asked.workload)?.identity();
+        Some(self.policy()?.explain(&request(own, peer, asked, now.unix_seconds())))
     }
 
     /// What the policy in force says against a connection; none if it says nothing.
@@ -154,6 +157,11 @@ impl Engine {
         };
         own.min(peer)
     }
+}
+
+/// The question in the policy's words.
+fn request<'a>(own: &'a Identity, peer: &'a Identity, asked: &Question, unix: u64) -> Request<'a> {
+    as_request(own, peer, asked, i64::try_from(unix).unwrap_or(i64::MAX))
 }
 
 fn newest_end(workload: &Workload) -> Option<u64> {

@@ -70,7 +70,7 @@ pub use io::{
 };
 pub use jobs::{Job, JobId, JobResult, MAX_JOBS, MAX_JOBS_A_SOURCE, MAX_WAITERS};
 pub use networks::{Mesh, ip_address};
-pub use observed::{Observed, Seen};
+pub use observed::{Denials, Seen};
 pub use peers::Vetted;
 pub use report::{IdentityView, Status, WorkloadView};
 
@@ -112,7 +112,7 @@ pub struct Engine {
     negative: negative::Negative,
     ended: ended::Ended,
     guard: guard::Guard,
-    observed: Observed,
+    denials: Denials,
     learned: Learned,
     /// Boot time at which it is noted again who is watched.
     watched_ns: u64,
@@ -144,7 +144,7 @@ impl Engine {
             negative: negative::Negative::default(),
             ended: ended::Ended::default(),
             guard: guard::Guard::default(),
-            observed: Observed::default(),
+            denials: Denials::default(),
             learned: Learned::default(),
             watched_ns: 0,
             counters: Counters::default(),

@@ -1,4 +1,4 @@
-//! What would have been denied and passed: for whoever is about to enforce it.
+//! What was denied, and what would have been and passed: for whoever asks why, or is about to enforce it.
 
 use std::collections::HashMap;
 
@@ -8,15 +8,18 @@ use super::io::Denial;
 /// The most that is remembered; what was not seen for longest goes first.
 pub const MAX_OBSERVED: usize = 4096;
 
-/// What would have been denied, each once, with when it was asked about.
+/// Denials, each once, with when they were asked about.
 #[derive(Debug, Default)]
-pub struct Observed {
+pub struct Denials {
     table: HashMap<Denial, Seen>,
+    last: u64,
 }
 
 /// When something was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
+    /// By which it can be asked for; unique among those remembered.
+    pub number: u64,
     /// Unix time, seconds, of the first.
     pub first: u64,
     /// Unix time, seconds, of the last.
@@ -25,12 +28,9 @@ pub struct Seen {
     pub times: u64,
 }
 
-impl Observed {
-    /// Notes a denial that was let pass; any other is none of these.
+impl Denials {
+    /// Notes a denial.
     pub fn note(&mut self, denial: &Denial, now: Now) {
-        if !denial.observed {
-            return;
-        }
         let at = now.unix_seconds();
         if let Some(seen) = self.table.get_mut(denial) {
             (seen.last, seen.times) = (at, seen.times + 1);
@@ -41,7 +41,16 @@ impl Observed {
                 self.table.iter().min_by_key(|(_, seen)| seen.last).map(|(one, _)| one.clone());
             oldest.map(|one| self.table.remove(&one));
         }
-        self.table.insert(denial.clone(), Seen { first: at, last: at, times: 1 });
+        self.last += 1;
+        let seen = Seen { number: self.last, first: at, last: at, times: 1 };
+        self.table.insert(denial.clone(), seen);
+    }
+
+    /// One by its number.
+    #[must_use]
+    pub fn numbered(&self, number: u64) -> Option<(&Denial, Seen)> {
+        let found = self.table.iter().find(|(_, seen)| seen.number == number);
+        found.map(|(denial, seen)| (denial, *seen))
     }
 
     /// All of it, in the order of workloads, directions, peers and ports.
@@ -58,36 +67,42 @@ impl Observed {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::at;
+    use super::super::io::Question;
+    use super::super::tests::{at, identity};
     use super::*;
 
-    fn denial(port: u16, observed: bool) -> Denial {
+    fn denial(port: u16) -> Denial {
         let (workload, peer, because) = ("web".to_owned(), "cli".to_owned(), "r".to_owned());
-        Denial { workload, peer, port, direction: "ingress", observed, because }
+        let asked = Question { peer: 1, workload: 1, port, protocol: 6, direction: 2 };
+        let (peer_identity, observed) = (identity("cli"), false);
+        let direction = "ingress";
+        Denial { asked, peer_identity, workload, peer, port, direction, observed, because }
     }
 
     #[test]
     fn each_is_told_once_with_its_times() {
-        let mut observed = Observed::default();
+        let mut denials = Denials::default();
         for second in [1, 5, 9] {
-            observed.note(&denial(80, true), at(second));
+            denials.note(&denial(80), at(second));
         }
-        observed.note(&denial(81, false), at(9));
-        let list = observed.list();
-        assert_eq!(list.len(), 1);
+        denials.note(&denial(81), at(9));
+        let list = denials.list();
+        assert_eq!(list.len(), 2);
         let (first, last) = (at(1).unix_seconds(), at(9).unix_seconds());
-        assert_eq!(list[0].1, Seen { first, last, times: 3 });
+        assert_eq!(list[0].1, Seen { number: 1, first, last, times: 3 });
+        assert_eq!(denials.numbered(2).unwrap().0.port, 81);
+        assert!(denials.numbered(3).is_none());
     }
 
     #[test]
     fn what_was_not_seen_for_longest_goes_first() {
-        let mut observed = Observed::default();
+        let mut denials = Denials::default();
         for port in 0..u16::try_from(MAX_OBSERVED).unwrap() {
-            observed.note(&denial(port, true), at(u64::from(port)));
+            denials.note(&denial(port), at(u64::from(port)));
         }
-        observed.note(&denial(0, true), at(10_000));
-        observed.note(&denial(50_000, true), at(10_001));
-        let ports: Vec<u16> = observed.list().iter().map(|(one, _)| one.port).collect();
+        denials.note(&denial(0), at(10_000));
+        denials.note(&denial(50_000), at(10_001));
+        let ports: Vec<u16> = denials.list().iter().map(|(one, _)| one.port).collect();
         assert_eq!(ports.len(), MAX_OBSERVED);
         assert!(ports.contains(&0) && !ports.contains(&1) && ports.contains(&50_000));
     }

@@ -8,7 +8,7 @@ use enforcer_common::abi::Handle;
 use super::Engine;
 use super::clock::Now;
 use super::counters::Counters;
-use super::observed::Observed;
+use super::observed::Denials;
 use super::peers::Vetted;
 use crate::identity::Identity;
 use crate::learn::Learned;
@@ -78,8 +78,8 @@ impl Engine {
 
     /// What would have been denied and passed.
     #[must_use]
-    pub fn observed(&self) -> &Observed {
-        &self.observed
+    pub fn denials(&self) -> &Denials {
+        &self.denials
     }
 
     /// What workloads that learn did.

@@ -346,6 +346,16 @@ impl fmt::Display for Explanation {
     }
 }
 
+impl Explanation {
+    /// Why, in one line: for a log.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let lines = self.because();
+        let lines: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
+        lines.join("; ")
+    }
+}
+
 impl fmt::Display for BothEnds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ends: Vec<&Explanation> = self.different().collect();

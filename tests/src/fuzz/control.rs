@@ -105,6 +105,10 @@ impl Backend for Fake {
         Ok(Vec::new())
     }
 
+    async fn denied(&self) -> Answer<Vec<ObservedReport>> {
+        Ok(Vec::new())
+    }
+
     async fn learned(&self) -> Answer<LearnedReport> {
         Ok(LearnedReport::default())
     }

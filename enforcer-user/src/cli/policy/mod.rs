@@ -28,6 +28,7 @@ pub(super) enum Command {
     Put(tree::Put),
     Remove(tree::Remove),
     Observed(observed::Arguments),
+    Denied(observed::Denied),
     Override(overrides::Arguments),
     Overrides(overrides::List),
 }
@@ -42,6 +43,7 @@ pub(super) fn execute(command: &Command, out: &Output) -> anyhow::Result<ExitCod
         Command::Put(arguments) => tree::put(arguments, out),
         Command::Remove(arguments) => tree::remove(arguments, out),
         Command::Observed(arguments) => observed::execute(arguments, out),
+        Command::Denied(arguments) => observed::denied(arguments, out),
         Command::Override(arguments) => overrides::make(arguments, out),
         Command::Overrides(arguments) => overrides::list(arguments, out),
     }

@@ -33,7 +33,7 @@ pub(super) fn at(seconds: u64) -> Now {
     Now { boot_ns: (1000 + seconds) * SECOND_NS, unix_ns: (UNIX + seconds) * SECOND_NS }
 }
 
-fn identity(name: &str) -> Identity {
+pub(super) fn identity(name: &str) -> Identity {
     Identity::new(TRUST_DOMAIN, "/acme".parse().unwrap(), name, BTreeMap::new()).unwrap()
 }
 
