@@ -4,6 +4,7 @@
 //! without a NetworkPolicy is open, so every namespace has a rule for its pods that none selects.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::block::Block;
 use super::cluster::{Cluster, Pod};
@@ -32,6 +33,8 @@ const WAYS: [Way; 2] = [
     Way { action: "connect", word: "egress", subject: Side::Caller, peer: Side::Callee },
 ];
 
+/// The most rules of a direction for pods that are open.
+const OPEN_RULES_MAX: usize = 64;
 /// The most bytes of an id, with room for a number behind it.
 const ID_BYTES_MAX: usize = 224;
 
@@ -44,7 +47,11 @@ enum Unknown {
     Outside,
 }
 
-/// Writes the rules; pods of namespace `x` are workloads of `x` below `above`.
+/// The most bytes of all rules: what many policies of the whole cluster say of each other grows with their square.
+pub(super) const BYTES_MAX: usize = 8 << 20;
+
+/// Writes the rules; pods of namespace `x` are workloads of `x` below `above`. More than [`BYTES_MAX`] are not all of
+/// them.
 pub(super) fn write(cluster: &Cluster, above: &Namespace) -> String {
     let mut writer = Writer { cluster, above, text: String::new(), ids: BTreeSet::new() };
     writer.all();
@@ -63,13 +70,15 @@ impl<'a> Writer<'a> {
     fn all(&mut self) {
         self.itself();
         for way in WAYS {
-            self.strangers(way);
             self.admin_tier(way);
             for policy in &self.cluster.network_policies {
                 self.network_policy(policy, way);
             }
-            for namespace in self.cluster.namespaces.keys() {
-                self.not_isolated(namespace, way);
+            let namespaces: Vec<&str> =
+                self.cluster.namespaces.keys().map(String::as_str).collect();
+            // Each rule names all of them as peers: of many, some are one rule.
+            for some in namespaces.chunks(namespaces.len().div_ceil(OPEN_RULES_MAX).max(1)) {
+                self.open(some, way);
             }
         }
     }
@@ -78,17 +87,6 @@ impl<'a> Writer<'a> {
     fn itself(&mut self) {
         let is = all([itself(), self.lives_in_any(Side::Caller)]);
         self.rule("permit", "a pod reaches itself", "principal, action, resource", &is);
-    }
-
-    /// What policies say of a namespace's labels cannot be asked of one that no manifest describes.
-    fn strangers(&mut self, way: Way) {
-        let is = all([
-            self.lives_in_any(way.subject),
-            self.lives_below(way.peer),
-            self.lives_in_any(way.peer).not(),
-        ]);
-        let id = format!("its namespace has no manifest, {}", way.word);
-        self.rule("forbid", &id, &way.head(None), &is);
     }
 
     fn admin_tier(&mut self, way: Way) {
@@ -116,14 +114,14 @@ impl<'a> Writer<'a> {
         let Some(rules) = policy.rules(way.word == "ingress") else { return };
         for (number, rule) in rules.iter().enumerate() {
             let peers = match &rule.peers {
-                None => Condition::Always,
+                None => self.lives_in_any(way.peer),
                 Some(peers) => any(peers.iter().map(|peer| self.peer(peer, policy, way))),
             };
             let is = all([
                 self.lives_in(way.subject, &policy.namespace),
                 policy.subject.condition(way.subject),
                 peers,
-                self.ports(rule.ports.as_deref()),
+                self.ports(rule.ports.as_deref(), Unknown::Outside),
             ]);
             let id = format!(
                 "NetworkPolicy {}/{}, {} {number}",
@@ -135,7 +133,18 @@ impl<'a> Writer<'a> {
     }
 
     /// Pods that no NetworkPolicy is for are open, but for what the baseline says.
-    fn not_isolated(&mut self, namespace: &str, way: Way) {
+    fn open(&mut self, namespaces: &[&str], way: Way) {
+        let open = any(namespaces.iter().map(|namespace| self.is_open(namespace, way)));
+        let is = all([self.lives_in_any(way.peer), open]);
+        let (id, head) = match namespaces {
+            [one] => (format!("a pod of {one}"), way.head(Some(&self.namespace(one)))),
+            several => (format!("a pod of {}", several.join(", ")), way.head(None)),
+        };
+        let id = format!("no NetworkPolicy, {}, is for {id}", way.word);
+        self.rule("permit", &id, &head, &is);
+    }
+
+    fn is_open(&self, namespace: &str, way: Way) -> Condition {
         let own = self.cluster.network_policies.iter().filter(|policy| {
             policy.namespace == namespace && policy.rules(way.word == "ingress").is_some()
         });
@@ -143,13 +152,11 @@ impl<'a> Writer<'a> {
         let selectors: BTreeSet<String> =
             own.map(|policy| policy.subject.condition(way.subject).to_string()).collect();
         let is_isolated = any(selectors.into_iter().map(Condition::from));
-        let is = all([
+        all([
             self.lives_in(way.subject, namespace),
             is_isolated.not(),
             self.baseline_denies(namespace, way).not(),
-        ]);
-        let id = format!("no NetworkPolicy is for a pod of {namespace}, {}", way.word);
-        self.rule("permit", &id, &way.head(Some(&self.namespace(namespace))), &is);
+        ])
     }
 
     fn baseline_denies(&self, namespace: &str, way: Way) -> Condition {
@@ -185,7 +192,7 @@ impl<'a> Writer<'a> {
         all([
             self.pods(&policy.subject, way.subject),
             any(peers),
-            self.ports(rule.ports.as_deref()),
+            self.ports(rule.ports.as_deref(), unknown),
         ])
     }
 
@@ -223,19 +230,23 @@ impl<'a> Writer<'a> {
         all([self.lives_where(side, &pods.namespaces), pods.pods.condition(side)])
     }
 
-    /// Pods are in a block by the addresses that manifests give them.
+    /// Pods are in a block by the addresses that manifests give them: to be accepted by all of them, to be denied by one.
     fn block(&self, block: &Block, side: Side, unknown: Unknown) -> Condition {
-        let inside = self.named(side, |pod| {
-            pod.addresses.iter().any(|address| block.contains((*address).into()))
-        });
+        let mut inside = |address: &IpAddr| block.contains((*address).into());
+        let has_some = |pod: &Pod| !pod.addresses.is_empty();
         match unknown {
-            Unknown::Outside => inside,
-            Unknown::Inside => any([inside, self.named(side, |p| !p.addresses.is_empty()).not()]),
+            Unknown::Outside => {
+                self.named(side, |pod| has_some(pod) && pod.addresses.iter().all(&mut inside))
+            }
+            Unknown::Inside => any([
+                self.named(side, |pod| pod.addresses.iter().any(&mut inside)),
+                self.named(side, has_some).not(),
+            ]),
         }
     }
 
     /// The pods of manifests for which `is` holds, by name.
-    fn named(&self, side: Side, is: impl Fn(&Pod) -> bool) -> Condition {
+    fn named(&self, side: Side, mut is: impl FnMut(&Pod) -> bool) -> Condition {
         let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for pod in self.cluster.pods.iter().filter(|pod| pod.is_governed() && is(pod)) {
             names.entry(&pod.namespace).or_default().push(&pod.name);
@@ -246,17 +257,26 @@ impl<'a> Writer<'a> {
     }
 
     /// The port of a connection between pods, which is always TCP here.
-    fn ports(&self, ports: Option<&[PortMatch]>) -> Condition {
+    fn ports(&self, ports: Option<&[PortMatch]>, unknown: Unknown) -> Condition {
         let Some(ports) = ports else { return Condition::Always };
         let tcp = ports.iter().filter(|port| port.protocol.is_none_or(|p| p == Protocol::Tcp));
         any(tcp.map(|port| match &port.ports {
             Ports::All => Condition::Always,
             Ports::Range(first, last) => Condition::port_within(*first, *last),
-            Ports::Named(name) => self.named_port(name),
+            Ports::Named(name) => self.named_port(name, unknown),
         }))
     }
 
-    fn named_port(&self, name: &str) -> Condition {
+    /// Of a callee that no manifest describes, nobody knows what its ports are called.
+    fn named_port(&self, name: &str, unknown: Unknown) -> Condition {
+        let known = self.known_port(name);
+        match unknown {
+            Unknown::Outside => known,
+            Unknown::Inside => any([known, self.named(Side::Callee, |_| true).not()]),
+        }
+    }
+
+    fn known_port(&self, name: &str) -> Condition {
         let ports = self.cluster.pods.iter().flat_map(|pod| &pod.named_ports);
         let tcp = ports.filter(|p| p.name == name && p.port.protocol == Protocol::Tcp);
         let numbers: BTreeSet<u16> = tcp.map(|named| named.port.number).collect();
@@ -271,25 +291,34 @@ impl<'a> Writer<'a> {
         }))
     }
 
+    /// A pod there: one with its node's network is nobody that a policy can mean.
     fn lives_in(&self, side: Side, namespace: &str) -> Condition {
-        Condition::namespace_is(side, &self.namespace(namespace))
+        self.lives_in_one_of(side, &[namespace])
     }
 
+    /// In a namespace that some manifest describes: only of these policies say something.
     fn lives_in_any(&self, side: Side) -> Condition {
-        any(self.cluster.namespaces.keys().map(|namespace| self.lives_in(side, namespace)))
+        let namespaces: Vec<&str> = self.cluster.namespaces.keys().map(String::as_str).collect();
+        self.lives_in_one_of(side, &namespaces)
     }
 
     fn lives_where(&self, side: Side, selector: &Selector) -> Condition {
-        if selector.is_empty() {
-            return self.lives_below(side);
-        }
-        let selected =
-            self.cluster.namespaces.iter().filter(|(_, labels)| selector.selects(labels));
-        any(selected.map(|(namespace, _)| self.lives_in(side, namespace)))
+        let all = self.cluster.namespaces.iter();
+        let selected = all.filter(|(_, labels)| selector.selects(labels));
+        let selected: Vec<&str> = selected.map(|(namespace, _)| namespace.as_str()).collect();
+        self.lives_in_one_of(side, &selected)
     }
 
-    fn lives_below(&self, side: Side) -> Condition {
-        Condition::namespace_is_below(side, self.above)
+    fn lives_in_one_of(&self, side: Side, namespaces: &[&str]) -> Condition {
+        let paths: Vec<String> = namespaces.iter().map(|name| self.namespace(name)).collect();
+        let of_nodes = self.cluster.pods.iter().filter(|pod| {
+            pod.is_host_network && !pod.has_ended && namespaces.contains(&pod.namespace.as_str())
+        });
+        let is_of_a_node = any(of_nodes.map(|pod| {
+            let home = Condition::namespace_is_one_of(side, &[self.namespace(&pod.namespace)]);
+            all([home, Condition::name_is_one_of(side, &[&pod.name])])
+        }));
+        all([Condition::namespace_is_one_of(side, &paths), is_of_a_node.not()])
     }
 
     fn namespace(&self, name: &str) -> String {
@@ -301,18 +330,26 @@ impl<'a> Writer<'a> {
             return;
         }
         let id = self.id(id);
-        let text = format!("@id({})\n{effect} ({head})\nwhen {{ {is} }};\n\n", quoted(&id));
-        self.text.push_str(&text);
+        // What is too long is refused as a whole; no more than that is kept.
+        if self.text.len() <= BYTES_MAX {
+            let text = format!("@id({})\n{effect} ({head})\nwhen {{ {is} }};\n\n", quoted(&id));
+            self.text.push_str(&text);
+        }
     }
 
     /// An id that no other rule has, as short and as plain as those of files are.
     fn id(&mut self, wanted: &str) -> String {
         let plain: String = wanted.chars().filter(|c| !c.is_control()).collect();
-        let mut id = plain[..plain.floor_char_boundary(ID_BYTES_MAX)].to_owned();
-        if self.ids.contains(&id) {
-            id = format!("{id}, rule {}", self.ids.len());
+        let mut id = format!("kubernetes: {plain}");
+        id.truncate(id.floor_char_boundary(ID_BYTES_MAX));
+        let base = id.clone();
+        // One of so many is free.
+        for number in 2..=self.ids.len() + 2 {
+            if self.ids.insert(id.clone()) {
+                break;
+            }
+            id = format!("{base} ({number})");
         }
-        self.ids.insert(id.clone());
         id
     }
 }

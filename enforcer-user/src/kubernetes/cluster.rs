@@ -31,7 +31,7 @@ pub struct Cluster {
 }
 
 /// A pod.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pod {
     pub(super) namespace: String,
     pub(super) name: String,
@@ -96,7 +96,12 @@ pub enum Peer<'a> {
     /// A host outside.
     Host(&'a Host),
     /// Whoever has an address of this network and of no smaller one that policies name.
-    Network(IpNet),
+    Network {
+        /// Where they are.
+        network: IpNet,
+        /// Whether pods may be among them that no manifest tells the addresses of.
+        may_be_pod: bool,
+    },
 }
 
 /// `namespace/name` of a pod, the name of a host, the network itself.
@@ -105,7 +110,7 @@ impl fmt::Display for Peer<'_> {
         match self {
             Self::Pod(pod) => write!(f, "{}/{}", pod.namespace, pod.name),
             Self::Host(host) => f.write_str(&host.name),
-            Self::Network(network) => write!(f, "{network}"),
+            Self::Network { network, .. } => write!(f, "{network}"),
         }
     }
 }
@@ -115,14 +120,19 @@ impl<'a> Peer<'a> {
     pub(super) fn governed(self) -> Option<&'a Pod> {
         match self {
             Self::Pod(pod) if !pod.is_host_network => Some(pod),
-            Self::Pod(_) | Self::Host(_) | Self::Network(_) => None,
+            Self::Pod(_) | Self::Host(_) | Self::Network { .. } => None,
         }
+    }
+
+    /// Whether it may be a pod that no manifest describes.
+    pub(super) fn may_be_pod(self) -> bool {
+        matches!(self, Self::Network { may_be_pod: true, .. })
     }
 
     pub(super) fn named_ports(self) -> &'a [NamedPort] {
         match self {
             Self::Pod(pod) => &pod.named_ports,
-            Self::Host(_) | Self::Network(_) => &[],
+            Self::Host(_) | Self::Network { .. } => &[],
         }
     }
 
@@ -139,7 +149,7 @@ impl<'a> Peer<'a> {
         match self {
             Self::Pod(pod) => pod.addresses.iter().copied().map(IpNet::from).collect(),
             Self::Host(host) => vec![IpNet::from(host.address)],
-            Self::Network(network) => vec![network],
+            Self::Network { network, .. } => vec![network],
         }
     }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::selector::{Requirement, Selector, Test};
-use crate::identity::Namespace;
 use crate::policy::quoted;
 
 /// One of the workloads of a connection.
@@ -92,16 +91,14 @@ impl Condition {
         }
     }
 
-    pub(super) fn namespace_is(side: Side, namespace: &str) -> Self {
-        Self::Text(format!("{side}.namespace == Namespace::{}", quoted(namespace)))
-    }
-
-    /// In it or below.
-    pub(super) fn namespace_is_below(side: Side, namespace: &Namespace) -> Self {
-        if *namespace == Namespace::root() {
-            return Self::Always;
-        }
-        Self::Text(format!("{side}.namespace in Namespace::{}", quoted(namespace.as_str())))
+    pub(super) fn namespace_is_one_of(side: Side, namespaces: &[String]) -> Self {
+        let literals: Vec<String> =
+            namespaces.iter().map(|path| format!("Namespace::{}", quoted(path))).collect();
+        Self::Text(match literals.as_slice() {
+            [] => return Self::Never,
+            [one] => format!("{side}.namespace == {one}"),
+            several => format!("[{}].contains({side}.namespace)", several.join(", ")),
+        })
     }
 
     pub(super) fn name_is_one_of(side: Side, names: &[&str]) -> Self {

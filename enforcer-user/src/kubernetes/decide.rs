@@ -188,7 +188,16 @@ impl Cluster {
     ) -> bool {
         let peer = connection.far(way);
         let is_port = connection.is_to(rule.ports.as_deref());
-        is_port && rule.peers.iter().any(|entry| self.cluster_peer(entry, peer, connection))
+        // Whom nobody knows is not accepted, and denied with those it may be one of.
+        let may_be_meant = |entry: &cluster_policy::RulePeer| {
+            let is_pods = matches!(entry, cluster_policy::RulePeer::Pods(_));
+            rule.action == Action::Deny && is_pods && peer.may_be_pod()
+        };
+        is_port
+            && rule
+                .peers
+                .iter()
+                .any(|entry| self.cluster_peer(entry, peer, connection) || may_be_meant(entry))
     }
 
     fn cluster_peer(
@@ -212,7 +221,7 @@ impl Cluster {
             }
             RulePeer::Names(names) => match peer {
                 Peer::Host(host) => names.iter().any(|name| name.means(&host.name)),
-                Peer::Pod(_) | Peer::Network(_) => false,
+                Peer::Pod(_) | Peer::Network { .. } => false,
             },
         }
     }

@@ -32,6 +32,29 @@ pub enum EnforcedError {
          namespaces -o yaml` prints them"
     )]
     Undescribed(String),
+    /// Nothing would be permitted.
+    #[error(
+        "no namespace is in the manifests: nothing would be permitted; add them, or leave `kubernetes` out"
+    )]
+    Empty,
+    /// Nobody knows who is meant.
+    #[error(
+        "two pods have the address {0}: nobody can tell who is meant; leave out the one that has ended"
+    )]
+    Address(IpAddr),
+    /// Nodes are selected, and none is known.
+    #[error(
+        "ClusterNetworkPolicy {0}: selects nodes, and no Node is in the manifests; add them, as `kubectl get nodes -o yaml` \
+         prints them"
+    )]
+    Nodes(String),
+    /// More rules than are read.
+    #[error(
+        "the policies become more than {} MiB of rules: rules of ClusterNetworkPolicies name all before them that decide \
+         otherwise; let fewer of them accept and pass",
+        cedar::BYTES_MAX >> 20
+    )]
+    TooLong,
     /// A name's addresses are not known.
     #[error("ClusterNetworkPolicy {0}: domainNames are not enforced: name networks instead")]
     Names(String),
@@ -45,6 +68,9 @@ pub struct Enforced {
     above: Namespace,
     /// Where peers are known by identity when they speak TCP.
     mesh: Vec<IpNet>,
+    /// Pods by address.
+    known: BTreeMap<IpNet, Pod>,
+    cedar: String,
     rules: BTreeMap<String, u16>,
     names: Vec<String>,
 }
@@ -81,15 +107,31 @@ impl Enforced {
         if let Some(policy) = named {
             return Err(EnforcedError::Names(policy.name.clone()));
         }
+        if cluster.namespaces.is_empty() {
+            return Err(EnforcedError::Empty);
+        }
+        let of_nodes = cluster.wide_policies.iter().find(|policy| {
+            let peers = policy.egress.iter().flat_map(|rule| &rule.peers);
+            peers.into_iter().any(|peer| matches!(peer, RulePeer::Nodes(_)))
+        });
+        if let (Some(policy), []) = (of_nodes, cluster.nodes.as_slice()) {
+            return Err(EnforcedError::Nodes(policy.name.clone()));
+        }
+        let known =
+            networks::by_address(&cluster).map_err(|net| EnforcedError::Address(net.addr()))?;
+        let cedar = cedar::write(&cluster, above);
+        if cedar.len() > cedar::BYTES_MAX {
+            return Err(EnforcedError::TooLong);
+        }
         let names = names(&cluster);
         let rules = (0_u16..).zip(&names).map(|(number, name)| (name.clone(), number)).collect();
-        Ok(Self { cluster, above: above.clone(), mesh, rules, names })
+        Ok(Self { cluster, above: above.clone(), mesh, known, cedar, rules, names })
     }
 
     /// The rules between pods, as a policy of the enforcer.
     #[must_use]
     pub fn cedar(&self) -> SourceFile {
-        SourceFile::new(FILE, cedar::write(&self.cluster, &self.above))
+        SourceFile::new(FILE, self.cedar.clone())
     }
 
     /// What a reader should know who takes the policies for the whole truth.
@@ -103,10 +145,10 @@ impl Enforced {
     /// manifest: nothing is open for it then.
     pub(crate) fn networks(&self, workload: &Identity) -> Option<Vec<NetworkPrefix>> {
         let namespace = self.namespace_of(workload)?;
-        let pod = self.pod(namespace, workload);
+        let pod = self.pod(namespace, workload)?;
         let number =
             |because: &Because| self.rules.get(&name_of(because)).copied().unwrap_or(u16::MAX);
-        Some(networks::prefixes(&self.cluster, &pod, &self.mesh, &number))
+        Some(networks::prefixes(&self.cluster, &pod, &self.mesh, &self.known, &number))
     }
 
     /// What a rule of [`Self::networks`] is called.
@@ -128,10 +170,14 @@ impl Enforced {
 
     /// The pod that a workload is. Its labels are those of its identity; only the names of its ports are the
     /// manifest's. It has an address of each family, whichever: what is asked is who its peers are.
-    fn pod(&self, namespace: &str, workload: &Identity) -> Pod {
+    /// `None` if it has its node's network.
+    fn pod(&self, namespace: &str, workload: &Identity) -> Option<Pod> {
         let same = |pod: &&Pod| pod.namespace == namespace && pod.name == workload.name();
         let manifest = self.cluster.pods.iter().find(same);
-        Pod {
+        if manifest.is_some_and(|pod| pod.is_host_network) {
+            return None;
+        }
+        Some(Pod {
             namespace: namespace.to_owned(),
             name: workload.name().to_owned(),
             labels: workload.labels().clone(),
@@ -139,7 +185,7 @@ impl Enforced {
             has_ended: false,
             named_ports: manifest.map(|pod| pod.named_ports.clone()).unwrap_or_default(),
             addresses: vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
-        }
+        })
     }
 }
 

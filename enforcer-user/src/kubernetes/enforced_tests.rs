@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -88,7 +89,7 @@ fn check_networks(name: &str, cluster: Cluster, mut again: Cluster) {
             let (address, is_pod): (IpAddr, bool) = match peers[far] {
                 Peer::Pod(pod) => (pod.addresses[0], true),
                 Peer::Host(host) => (host.address, false),
-                Peer::Network(_) => unreachable!("no peer of a cluster"),
+                Peer::Network { .. } => unreachable!("no peer of a cluster"),
             };
             // The pods of the corpus have no such address: no pair of them can be asked.
             let is_asked = address.is_ipv4();
@@ -176,11 +177,180 @@ fn a_namespace_without_a_manifest_is_nobodys() {
 
 #[test]
 fn what_cannot_be_enforced_is_refused() {
-    let text = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: w}, spec: \
-                {podSelector: {}}}";
-    let read = Cluster::parse(std::path::Path::new("test.yaml"), text).unwrap();
+    let namespace = "{apiVersion: v1, kind: Namespace, metadata: {name: w}}\n---\n";
+    let pod = |name: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: w}}, status: {{podIP: 192.0.2.1}}}}\n---\n"
+        )
+    };
+    let nodes = "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: p}, spec: \
+                 {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{nodes: {}}]}]}}";
+    for (text, fault) in [
+        (pod("a"), "namespaces w have no manifest"),
+        (String::new(), "no namespace is in the manifests"),
+        ([namespace, &pod("a"), &pod("b")].concat(), "two pods have the address 192.0.2.1"),
+        ([namespace, nodes].concat(), "ClusterNetworkPolicy p: selects nodes, and no Node"),
+    ] {
+        let read = Cluster::parse(Path::new("test.yaml"), &text).unwrap();
+        let error = Enforced::new(read, &Namespace::root(), Vec::new()).unwrap_err().to_string();
+        assert!(error.contains(fault), "{error}");
+    }
+}
+
+/// Policies of the whole cluster that are for everybody.
+fn wide(rules: &str) -> Cluster {
+    let text = format!(
+        "{{metadata: {{name: p}}, spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, {rules}}}}}"
+    );
+    cluster(&[yaml_serde::from_str(&text).unwrap()]).unwrap()
+}
+
+#[test]
+fn an_empty_selector_means_pods_and_nobody_else() {
+    let of = |id: &str| Identity::from_spiffe_id(id, BTreeMap::default()).unwrap();
+    let (pod, stranger) = (of("spiffe://example.org/x/a"), of("spiffe://example.org/infra/a"));
+    let below = of("spiffe://example.org/x/sub/a");
+    let all = "ingress: [{action: ACTION, from: [{namespaces: {}}]}], egress: [{action: ACTION, to: [{namespaces: {}}]}]";
+    let accepts = policy_of(wide(&all.replace("ACTION", "Accept")), "/");
+    for action in [Action::Connect, Action::Accept] {
+        for (from, to) in
+            [(&pod, &stranger), (&stranger, &pod), (&stranger, &stranger), (&below, &pod)]
+        {
+            assert!(!allows(&accepts, from, to, 80, action), "{from} to {to}, {action:?}");
+        }
+    }
+    // What is for others is theirs to say, whatever is denied to pods.
+    let denies =
+        Enforced::new(wide(&all.replace("ACTION", "Deny")), &Namespace::root(), Vec::new());
+    let own = SourceFile::new("own", "permit (principal, action, resource);");
+    let both = Policy::from_sources(&[denies.unwrap().cedar(), own], Vec::new()).unwrap();
+    assert!(allows(&both, &pod, &stranger, 80, Action::Connect));
+    assert!(!allows(&both, &pod, &of("spiffe://example.org/y/b"), 80, Action::Connect));
+}
+
+#[test]
+fn who_may_be_a_pod_is_denied_what_it_would_be_denied() {
+    let rules = "ingress: [{action: Deny, from: [{namespaces: {matchLabels: {ns: y}}}]}]";
+    let policy = policy_of(wide(rules), "/");
+    let pod = Identity::from_spiffe_id("spiffe://example.org/x/a", BTreeMap::default()).unwrap();
+    let asks = |address: &str| {
+        let protocol = "udp".parse().unwrap();
+        policy.networks_match(&pod, Direction::Ingress, address.parse().unwrap(), protocol, 80)
+    };
+    assert!(asks("192.0.2.33").is_none(), "a pod of y");
+    assert!(asks("192.0.2.17").is_some(), "a pod of x");
+    assert!(asks("192.0.2.200").is_none(), "nobody knows whose it is");
+    assert!(asks("198.51.100.1").is_some(), "outside of the mesh there are no pods");
+}
+
+/// A namespace with pods of two addresses each, and a policy.
+fn dual(policy: &str) -> Cluster {
+    let pod = |name: &str, last: u8, more: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: x, labels: {{pod: {name}}}}}{more}, \
+             status: {{podIP: 192.0.2.{last}, podIPs: [{{ip: 192.0.2.{last}}}, {{ip: 'fd00::{last}'}}]}}}}\n"
+        )
+    };
+    let text = format!(
+        "{{apiVersion: v1, kind: Namespace, metadata: {{name: x}}}}\n{}{}{}---\n{policy}\n",
+        pod("a", 1, ""),
+        pod("b", 2, ""),
+        pod("host", 3, ", spec: {hostNetwork: true}")
+    );
+    Cluster::parse(Path::new("test.yaml"), &text).unwrap()
+}
+
+#[test]
+fn each_address_of_a_pod_is_judged_by_itself() {
+    let policy = "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: p}, spec: \
+                  {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: \
+                  ['fd00::/8']}]}]}}";
+    let policy = policy_of(dual(policy), "/");
+    let pod = Identity::from_spiffe_id("spiffe://example.org/x/a", BTreeMap::default()).unwrap();
+    let asks = |address: &str| {
+        let protocol = "udp".parse().unwrap();
+        policy.networks_match(&pod, Direction::Egress, address.parse().unwrap(), protocol, 80)
+    };
+    assert!(asks("192.0.2.2").is_some());
+    assert!(asks("fd00::2").is_none());
+    assert!(asks("fd00::77").is_none());
+}
+
+#[test]
+fn a_block_lets_in_who_is_in_it_by_every_address() {
+    let policy = |block: &str| {
+        let text = format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p, namespace: x}}, spec: \
+             {{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: '{block}'}}}}]}}]}}}}"
+        );
+        policy_of(dual(&text), "/")
+    };
+    let of = |name: &str| {
+        let labels = [("pod".to_owned(), name.to_owned())].into();
+        Identity::from_spiffe_id(&format!("spiffe://example.org/x/{name}"), labels).unwrap()
+    };
+    assert!(!allows(&policy("fd00::/64"), &of("a"), &of("b"), 80, Action::Accept));
+    assert!(!allows(&policy("192.0.2.0/24"), &of("a"), &of("b"), 80, Action::Accept));
+}
+
+#[test]
+fn a_pod_with_its_nodes_network_is_nobody_that_selectors_mean() {
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: x}, spec: \
+                  {podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}}";
+    let policy = policy_of(dual(policy), "/");
+    let of = |name: &str| {
+        Identity::from_spiffe_id(&format!("spiffe://example.org/x/{name}"), BTreeMap::default())
+            .unwrap()
+    };
+    assert!(allows(&policy, &of("a"), &of("b"), 80, Action::Accept));
+    assert!(!allows(&policy, &of("host"), &of("b"), 80, Action::Accept));
+    assert!(!allows(&policy, &of("host"), &of("b"), 80, Action::Connect));
+    assert!(policy.network_table(&of("host")).unwrap().prefixes().is_empty());
+}
+
+#[test]
+fn thousands_of_namespaces_are_read() {
+    let namespace =
+        |n: usize| format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: n{n}}}}}\n");
+    let text: String = (0..1500).map(namespace).collect();
+    let cluster = Cluster::parse(Path::new("test.yaml"), &text).unwrap();
+    let enforced = Enforced::new(cluster, &Namespace::root(), Vec::new()).unwrap();
+    assert!(enforced.cedar().text.len() < 5 << 20, "{} bytes", enforced.cedar().text.len());
+    let of = |id: &str| Identity::from_spiffe_id(id, BTreeMap::default()).unwrap();
+    let policy = Policy::from_sources(&[enforced.cedar()], Vec::new()).unwrap();
+    assert_eq!(policy.set().left_to_cedar(), 0);
+    let (first, last) = (of("spiffe://example.org/n0/a"), of("spiffe://example.org/n1499/b"));
+    assert!(allows(&policy, &first, &last, 80, Action::Connect));
+    assert!(!allows(&policy, &of("spiffe://example.org/n1500/a"), &last, 80, Action::Accept));
+}
+
+#[test]
+fn more_rules_than_are_read_are_refused() {
+    let rules = |action: &str| {
+        (0..25)
+            .map(|n| {
+                format!(
+                    "{{action: {action}, from: [{{pods: {{podSelector: {{matchLabels: {{l{n}: '{}'}}}}}}}}]}}",
+                    "v".repeat(60)
+                )
+            })
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let policies: Vec<Value> = (0..60)
+        .map(|n| {
+            let action = if n % 2 == 0 { "Pass" } else { "Deny" };
+            let text = format!(
+                "{{metadata: {{name: p{n}}}, spec: {{tier: Admin, priority: {n}, subject: {{namespaces: {{}}}}, ingress: \
+                 [{}]}}}}",
+                rules(action)
+            );
+            yaml_serde::from_str(&text).unwrap()
+        })
+        .collect();
+    let read = cluster(&policies).unwrap();
     let error = Enforced::new(read, &Namespace::root(), Vec::new()).unwrap_err().to_string();
-    assert!(error.contains("namespaces w have no manifest"), "{error}");
+    assert!(error.contains("become more than 8 MiB of rules"), "{error}");
 }
 
 fn selector() -> impl Strategy<Value = &'static str> {

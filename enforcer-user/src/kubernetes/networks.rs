@@ -4,7 +4,7 @@
 //! Every address belongs to the smallest network that some policy names and that holds it. For each such network and
 //! each span of ports between those that policies name the answer is one, so it is asked for once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -23,15 +23,16 @@ const ICMP_V6: u8 = 58;
 const ANY: u8 = 0;
 
 /// What the policies for `pod` allow at every network that they name. `mesh` is where TCP has identities: nothing is
-/// said of it there. `number` gives the rule's number for a reason.
+/// said of it there. `known` has the pods by address, `number` gives the rule's number for a reason.
 pub(super) fn prefixes(
     cluster: &Cluster,
     pod: &Pod,
     mesh: &[IpNet],
+    known: &BTreeMap<IpNet, Pod>,
     number: &impl Fn(&Because) -> u16,
 ) -> Vec<NetworkPrefix> {
     let subject = decide::subject(cluster, Peer::Pod(pod));
-    let asked = Asked { cluster, subject: &subject, pod, mesh, number };
+    let asked = Asked { cluster, subject: &subject, pod, mesh, known, number };
     let starts = port_starts(cluster, &subject);
     let networks = networks(cluster, &subject, mesh).into_iter();
     networks
@@ -44,6 +45,7 @@ struct Asked<'a, F> {
     subject: &'a Subject<'a>,
     pod: &'a Pod,
     mesh: &'a [IpNet],
+    known: &'a BTreeMap<IpNet, Pod>,
     number: &'a F,
 }
 
@@ -56,7 +58,7 @@ impl<F: Fn(&Because) -> u16> Asked<'_, F> {
     }
 
     fn entries_of(&self, network: IpNet, starts: &[u16], way: Direction) -> Vec<NetworkEntry> {
-        let is_mesh = self.mesh.iter().any(|mesh| mesh.contains(&network));
+        let is_mesh = self.is_mesh(network);
         let protocols = PROTOCOLS.into_iter().filter(|p| !(is_mesh && *p == Protocol::Tcp));
         let mut entries: Vec<NetworkEntry> =
             protocols.flat_map(|protocol| self.spans(network, starts, way, protocol)).collect();
@@ -111,11 +113,29 @@ impl<F: Fn(&Because) -> u16> Asked<'_, F> {
     }
 
     fn peer_at(&self, network: IpNet) -> Peer<'_> {
-        let is_there = |pod: &&Pod| {
-            pod.is_governed() && pod.addresses.iter().any(|one| IpNet::from(*one) == network)
-        };
-        self.cluster.pods.iter().find(is_there).map_or(Peer::Network(network), Peer::Pod)
+        let unknown = Peer::Network { network, may_be_pod: self.is_mesh(network) };
+        self.known.get(&network).map_or(unknown, Peer::Pod)
     }
+
+    fn is_mesh(&self, network: IpNet) -> bool {
+        self.mesh.iter().any(|mesh| mesh.contains(&network))
+    }
+}
+
+/// Pods by address, each as one that has this address alone: what is asked of one must not be answered for another. The
+/// error is an address of two.
+pub(super) fn by_address(cluster: &Cluster) -> Result<BTreeMap<IpNet, Pod>, IpNet> {
+    let mut known = BTreeMap::new();
+    for pod in cluster.pods.iter().filter(|pod| pod.is_governed()) {
+        for address in &pod.addresses {
+            let network = IpNet::from(*address);
+            let alone = Pod { addresses: vec![*address], ..pod.clone() };
+            if known.insert(network, alone).is_some() {
+                return Err(network);
+            }
+        }
+    }
+    Ok(known)
 }
 
 fn entry(way: Direction, protocol: u8, ports: (u16, u16), rule: u16) -> NetworkEntry {

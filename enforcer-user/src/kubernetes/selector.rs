@@ -56,11 +56,6 @@ impl Selector {
         self.0.iter().all(|requirement| requirement.holds(labels))
     }
 
-    /// Whether it selects everything.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// All of which must hold.
     pub(super) fn requirements(&self) -> &[Requirement] {
         &self.0

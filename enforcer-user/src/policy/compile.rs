@@ -205,19 +205,19 @@ impl Compiler<'_> {
         Some(Test::Is(Slot::spiffe_id(side), literal))
     }
 
-    /// `[…].contains(x)`, of texts or numbers that are written out.
+    /// `[…].contains(x)`, of texts, namespaces or numbers that are written out.
     fn contains(&mut self, set: &Expr, wanted: &Expr) -> Option<Test> {
         let ExprKind::Set(members) = set.expr_kind() else { return None };
         match self.operand(wanted)? {
-            Operand::Text(slot) => {
-                let literal = |member: &Expr| match member.expr_kind() {
-                    ExprKind::Lit(Value::String(text)) => self.words.literal(text),
+            Operand::Text(slot) => self.one_of(slot, members, |member| match member.expr_kind() {
+                ExprKind::Lit(Value::String(text)) => Some(text),
+                _ => None,
+            }),
+            Operand::Namespace(side) => {
+                self.one_of(Slot::namespace(side), members, |member| match member.expr_kind() {
+                    ExprKind::Lit(Value::EntityUID(uid)) => namespace(uid),
                     _ => None,
-                };
-                let mut literals =
-                    members.iter().map(literal).collect::<Option<Box<[Literal]>>>()?;
-                literals.sort_unstable();
-                Some(Test::OneOf(slot, literals))
+                })
             }
             Operand::Port => {
                 let port = |member: &Expr| match member.expr_kind() {
@@ -230,6 +230,19 @@ impl Compiler<'_> {
             }
             _ => None,
         }
+    }
+
+    /// One of the texts that `text` finds in the members of a list; none if it finds no text in one of them.
+    fn one_of(
+        &mut self,
+        slot: Slot,
+        members: &[Expr],
+        text: impl Fn(&Expr) -> Option<&str>,
+    ) -> Option<Test> {
+        let literals = members.iter().map(|member| self.words.literal(text(member)?));
+        let mut literals = literals.collect::<Option<Box<[Literal]>>>()?;
+        literals.sort_unstable();
+        Some(Test::OneOf(slot, literals))
     }
 
     /// `left < right`, or `left <= right` where not `strict`.
