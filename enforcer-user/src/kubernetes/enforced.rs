@@ -151,7 +151,7 @@ impl Enforced {
         Some(networks::prefixes(&self.cluster, &pod, &self.mesh, &self.known, &number))
     }
 
-    /// What a rule of [`Self::networks`] is called.
+    /// What a rule of the networks is called: a policy, or that there is none.
     #[must_use]
     pub fn rule_name(&self, number: u16) -> Option<&str> {
         self.names.get(usize::from(number)).map(String::as_str)

@@ -254,7 +254,8 @@ fn overrides_are_made_with_a_reason_and_an_end() {
 #[test]
 fn what_is_observed_is_listed() {
     let daemon = Daemon::start(0);
-    assert!(daemon.ask(&["policy", "observed"]).good().starts_with("FROM"));
+    assert!(daemon.ask(&["policy", "observed"]).good().starts_with("NUMBER"));
+    assert!(daemon.ask(&["policy", "denied"]).good().starts_with("NUMBER"));
     assert_eq!(
         json(&daemon.ask(&["policy", "observed", "--json"]).good()),
         Value::Array(Vec::new())
