@@ -243,8 +243,13 @@ impl Model<'_> {
             }
         }
         let judged = on_segment(flow, &packet, from, now);
-        if judged.is_ok() && is_ended_by(flow, &packet, from) && may_end {
-            end(flow, now);
+        if judged.is_ok() && is_ended_by(flow, &packet, from) {
+            if may_end {
+                end(flow, now);
+            } else if counted.replace(Event::ResetUnverified).is_some() {
+                // Confirmed too: two counters, which no other case has.
+                return Ok(Expected::Undecided(None));
+            }
         }
         match judged {
             // Confirmed and dropped all the same: two counters, which no other case has.
