@@ -13,7 +13,6 @@ use crate::policy::{Decision, Explanation, Policy, Request, Rule};
 
 /// How long a denial is cached, in seconds: a label or a clock may be set right at the peer.
 pub const DENIED_SECONDS: u64 = 10;
-const HOUR_SECONDS: u64 = 3600;
 
 /// An answer of the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,14 +93,9 @@ impl Engine {
                 (None, Some(rule)) => rule_number(rule),
                 _ => 0,
             },
+            // Of whoever learns every port is to be known.
             port_matters: decision.port_matters || workload.spec.learns,
-            valid_until: decision
-                .valid_until
-                .map(|at| u64::try_from(at).unwrap_or_default())
-                .into_iter()
-                // Whoever learns is asked again in every hour, for every port.
-                .chain(workload.spec.learns.then(|| next_hour(unix_seconds)))
-                .min(),
+            valid_until: decision.valid_until.map(|at| u64::try_from(at).unwrap_or_default()),
             denial,
         })
     }
@@ -166,10 +160,6 @@ fn request<'a>(own: &'a Identity, peer: &'a Identity, asked: &Question, unix: u6
 
 fn newest_end(workload: &Workload) -> Option<u64> {
     workload.credentials.iter().map(|own| own.deadline_ns).max()
-}
-
-fn next_hour(unix_seconds: u64) -> u64 {
-    (unix_seconds / HOUR_SECONDS + 1) * HOUR_SECONDS
 }
 
 /// Without a policy nothing is allowed, in observe mode neither.

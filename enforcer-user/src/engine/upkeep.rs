@@ -73,9 +73,6 @@ impl Engine {
     fn is_wanted(&self, asked: &Question, verdict: &Verdict, now: Now) -> bool {
         let recently = now.boot_ns.saturating_sub(USED_SECONDS * SECOND_NS);
         let known = self.peers.known(asked.peer);
-        // Whoever learns is to be asked again, unless flows show what they do.
-        let learns = self.workloads.get(asked.workload).is_some_and(|one| one.spec.learns);
-        let known = known.filter(|_| !learns);
         let alive = known.is_some_and(|known| known.latest.ends.credential_ns > recently);
         alive || (verdict.used_ns > 0 && verdict.used_ns >= recently)
     }
