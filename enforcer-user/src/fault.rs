@@ -10,6 +10,8 @@
 //!
 //! In a release build nothing here reads the environment, and [`reached`] is empty.
 
+use crate::datapath::Mechanism;
+
 /// When a daemon passes a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -26,7 +28,8 @@ pub enum Phase {
 }
 
 macro_rules! kill_points {
-    ($($(#[doc = $doc:literal])+ $point:ident = $name:literal in [$($phase:ident $times:literal),+];)+) => {
+    ($($(#[doc = $doc:literal])+ $point:ident = $name:literal in [$($phase:ident $times:literal),+]
+        $(where $mechanism:ident)?;)+) => {
         /// Every step at which a daemon's death is tested, in the order of a start.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum KillPoint {
@@ -45,9 +48,15 @@ macro_rules! kill_points {
                 }
             }
 
-            /// How often a daemon with one workload passes it in a phase.
+            /// How often a daemon with one workload passes it in a phase, where programs are attached so.
             #[must_use]
-            pub fn times(self, phase: Phase) -> u32 {
+            pub fn times(self, phase: Phase, attached: Mechanism) -> u32 {
+                let only: Option<Mechanism> = match self {
+                    $(Self::$point => None$(.or(Some(Mechanism::$mechanism)))?,)+
+                };
+                if only.is_some_and(|only| only != attached) {
+                    return 0;
+                }
                 let all: &[(Phase, u32)] = match self {
                     $(Self::$point => &[$((Phase::$phase, $times)),+],)+
                 };
@@ -125,13 +134,19 @@ kill_points! {
     /// The entry of a workload's interface is written.
     InterfaceWritten = "interface_written" in [Start 1, Adoption 1];
     /// A program took the place of an earlier daemon's.
-    LinkSwapped = "link_swapped" in [Adoption 2];
+    LinkSwapped = "link_swapped" in [Adoption 2] where Tcx;
     /// A program is attached by a link that only this process holds.
-    LinkMade = "link_made" in [Start 2];
+    LinkMade = "link_made" in [Start 2] where Tcx;
     /// The link is pinned under the name of one that waits.
-    LinkPinned = "link_pinned" in [Start 2];
+    LinkPinned = "link_pinned" in [Start 2] where Tcx;
     /// The link has its own name.
-    LinkRenamed = "link_renamed" in [Start 2];
+    LinkRenamed = "link_renamed" in [Start 2] where Tcx;
+    /// An interface has the qdisc that holds filters.
+    QdiscMade = "qdisc_made" in [Start 1] where Clsact;
+    /// A program is attached by a filter.
+    FilterMade = "filter_made" in [Start 2] where Clsact;
+    /// A program took the place of an earlier daemon's in its filter.
+    FilterSwapped = "filter_swapped" in [Adoption 2] where Clsact;
     /// What nobody has any more is taken off.
     StaleTakenOff = "stale_taken_off" in [Start 1, Adoption 1];
     /// The programs are pinned for inspection.

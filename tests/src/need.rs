@@ -30,6 +30,21 @@ fn check() -> Result<()> {
     Ok(())
 }
 
+/// Major and minor number of the running kernel.
+///
+/// # Panics
+/// The kernel's release does not begin with two numbers.
+#[must_use]
+pub fn kernel_version() -> (u32, u32) {
+    let release = nix::sys::utsname::uname().expect("uname(2) fails for no argument of ours");
+    let release = release.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor),
+        _ => panic!("{release} is no kernel release"),
+    }
+}
+
 /// The path of a program of the system, found as a shell finds it.
 pub fn tool(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -17,6 +17,12 @@ const ROOT: &str = "/sys/fs/bpf/enforcer-tests";
 /// Starts the name of every instance; the process id of its maker follows.
 const PREFIX: &str = "t";
 
+/// Where all are.
+#[must_use]
+pub fn root() -> &'static Path {
+    Path::new(ROOT)
+}
+
 /// A place of its own for one daemon, whose other files are in `folder`.
 #[must_use]
 pub fn place(folder: &Path) -> Place {

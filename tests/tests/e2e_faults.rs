@@ -11,7 +11,7 @@ use enforcer_tests::mounted::Mounted;
 use enforcer_tests::onlooked::Onlooked;
 use enforcer_tests::policy;
 use enforcer_tests::scenario::{Contact, NAMESPACE, PORT, Setup, contact};
-use enforcer_tests::stranger;
+use enforcer_tests::stranger::Stand;
 use enforcer_tests::tcp::{Got, SILENCE, Server, Service, dial};
 use enforcer_tests::topology::{INTERFACE, OneNode, ThreeHosts, TwoHosts, configure, link, near};
 use serde_json::Value;
@@ -116,10 +116,10 @@ fn a_wall_clock_that_is_set_back_prolongs_no_credential() {
     let known = || scene.server.ask::<Value>(&["identities"]).unwrap();
     let end = |known: &Value| known[0]["expires_unix"].as_u64().unwrap();
     let before = known();
-    scene.server.shift_clock(-BACK.cast_signed()).unwrap();
-    // It has noticed when what this node shows is replaced.
     let issued = || scene.server.counters().unwrap().event("engine_credentials_issued");
     let first = issued();
+    scene.server.shift_clock(-BACK.cast_signed()).unwrap();
+    // It has noticed when what this node shows is replaced.
     let mut tries = 0..100;
     assert!(tries.any(|_| {
         std::thread::sleep(Duration::from_millis(100));
@@ -299,12 +299,8 @@ fn a_bpf_file_system_that_is_unmounted_is_told_and_pinned_to_again() {
 fn a_program_that_a_stranger_detaches_is_attached_again() {
     let scene = Onlooked::start().unwrap();
     let mut stream = scene.open().unwrap();
-    let pins = scene.server.pins();
-    let names = fs::read_dir(&pins).unwrap().map(|entry| entry.unwrap().file_name());
-    let links: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("link_")).collect();
-    assert_eq!(links.len(), 2);
-    for pin in &links {
-        stranger::detach_link(&pins.join(pin)).unwrap();
+    for stand in Stand::both(&scene.server, &scene.net.server, INTERFACE).unwrap() {
+        stand.detach().unwrap();
     }
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while scene.server.log().matches("\"eth0\"").count() < 3 {

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 const BULK: u64 = 8 << 20;
 /// Long enough for a load to run through a restart.
-const LONG: Duration = Duration::from_mins(1);
+const LONG: Duration = Duration::from_mins(10);
 
 fn guarded() -> Setup {
     let mut setup = Setup::psk().unwrap();

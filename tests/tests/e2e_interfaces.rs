@@ -1,9 +1,6 @@
 //! Interfaces that come and go, and strangers at their hooks: noticed by the kernel's word and by glances, with the
 //! tick that looks at everything held back.
 
-use std::fs;
-use std::path::PathBuf;
-
 use enforcer_tests::config::Workload;
 use enforcer_tests::enforcer::{Enforcer, Reload};
 use enforcer_tests::host::Family;
@@ -11,7 +8,7 @@ use enforcer_tests::interactive::Interactive;
 use enforcer_tests::intruder::Intruder;
 use enforcer_tests::policy;
 use enforcer_tests::scenario::{Contact, NAMESPACE, PORT, Setup, contact};
-use enforcer_tests::stranger::Passing;
+use enforcer_tests::stranger::{Passing, Stand};
 use enforcer_tests::tcp::{Server, Service};
 use enforcer_tests::topology::{INTERFACE, ThreeHosts, TwoHosts, configure, link, near};
 use serde_json::Value;
@@ -95,27 +92,19 @@ impl Scene {
         Self { server, _client: client, _echo: echo, net }
     }
 
-    fn links(&self) -> Vec<PathBuf> {
-        let pins = fs::read_dir(self.server.pins()).unwrap().map(|entry| entry.unwrap().path());
-        let is_link =
-            |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("link_");
-        pins.filter(is_link).collect()
-    }
-
     fn event(&self, name: &str) -> u64 {
         self.server.counters().unwrap().event(name)
     }
 }
 
 #[test]
-fn programs_that_a_stranger_replaces_in_their_links_are_put_back() {
+fn programs_that_a_stranger_replaces_in_their_place_are_put_back() {
     let scene = Scene::start();
     let to = scene.net.server.at(Family::V4, PORT);
     let mut stream = Interactive::open(&scene.net.client, to).unwrap();
-    let links = scene.links();
-    assert_eq!(links.len(), 2);
-    for (times, pin) in (1..).zip(&links) {
-        Passing::load().unwrap().replace(pin).unwrap();
+    let stands = Stand::both(&scene.server, &scene.net.server, INTERFACE).unwrap();
+    for (times, stand) in (1..).zip(&stands) {
+        stand.replace(&Passing::load().unwrap()).unwrap();
         scene
             .server
             .wait_status(|status| {
@@ -131,7 +120,7 @@ fn programs_that_a_stranger_replaces_in_their_links_are_put_back() {
 fn a_program_in_front_of_ours_is_told_for_as_long_as_it_is_there() {
     let scene = Scene::start();
     let other = Passing::load().unwrap();
-    let front = scene.net.server.run(|| other.stand_in_front(INTERFACE)).unwrap();
+    let front = other.stand_in_front(&scene.net.server, INTERFACE).unwrap();
     let in_front =
         |status: &Value| status["reasons_not_ready"].to_string().contains("stands before");
     scene.server.wait_status(|status| in_front(status) && !is_ready(status)).unwrap();

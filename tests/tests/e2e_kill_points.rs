@@ -15,6 +15,7 @@ use enforcer_tests::policy;
 use enforcer_tests::scenario::{Contact, PORT, Setup, client, contact, server as server_workload};
 use enforcer_tests::tcp::{End, Got, PATIENCE, Server, Service, dial};
 use enforcer_tests::topology::ThreeHosts;
+use enforcer_user::datapath::Mechanism;
 use enforcer_user::fault::{KillPoint, Phase};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -105,7 +106,9 @@ fn pins(daemon: &Enforcer) -> BTreeSet<String> {
 
 /// Every time that every point is passed in a phase.
 fn deaths(phase: Phase) -> impl Iterator<Item = (KillPoint, u32)> {
-    KillPoint::ALL.iter().flat_map(move |point| (1..=point.times(phase)).map(|nth| (*point, nth)))
+    let attached = Mechanism::probe();
+    let times = move |point: KillPoint| 1..=point.times(phase, attached);
+    KillPoint::ALL.iter().flat_map(move |point| times(*point).map(|nth| (*point, nth)))
 }
 
 #[test]
@@ -247,6 +250,8 @@ fn the_table_names_each_point_once() {
     assert_eq!(names.len(), KillPoint::ALL.len());
     let phases = [Phase::Start, Phase::Adoption, Phase::Upgrade, Phase::Change, Phase::Rotation];
     for point in KillPoint::ALL {
-        assert!(phases.iter().any(|phase| point.times(*phase) > 0), "{point:?} is never tried");
+        let tried = |attached| phases.iter().any(|phase| point.times(*phase, attached) > 0);
+        let somewhere = [Mechanism::Tcx, Mechanism::Clsact].into_iter().any(tried);
+        assert!(somewhere, "{point:?} is never tried");
     }
 }

@@ -19,7 +19,7 @@ use enforcer_tests::topology::{ThreeHosts, TwoHosts};
 use enforcer_tests::twin::Enforcement;
 
 /// Long enough for a load to run through whatever happens to the daemons.
-const LONG: Duration = Duration::from_mins(1);
+const LONG: Duration = Duration::from_mins(10);
 /// As long as a stack sends SYNs, nearly: the last of them may be the first that finds both daemons.
 const SYN_RETRIES: Duration = Duration::from_mins(2);
 

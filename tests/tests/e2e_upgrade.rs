@@ -26,6 +26,7 @@ use enforcer_tests::tcp::{PATIENCE, Server, Service};
 use enforcer_tests::topology::OneNode;
 use enforcer_tests::twin::Enforcement;
 use enforcer_tests::udp::{Responder, ask};
+use enforcer_user::datapath::Mechanism;
 use enforcer_user::fault::{KillPoint, Phase};
 use serde_json::Value;
 
@@ -40,7 +41,7 @@ const DNS: u16 = 53;
 /// Bytes of each bulk stream; one follows the other.
 const BULK: u64 = 16 << 20;
 /// Long enough for a load to run through an upgrade.
-const LONG: Duration = Duration::from_mins(2);
+const LONG: Duration = Duration::from_mins(10);
 /// What the later version is refused with in the other direction.
 const LATER: &str = "made by a later version";
 /// What the earlier version is refused with once the later one has begun to take over.
@@ -247,7 +248,8 @@ fn start_earlier(scene: &mut Onlooked, refused: bool, point: KillPoint) {
 
 /// Every time that every point of an upgrade is passed.
 fn deaths() -> impl Iterator<Item = (KillPoint, u32)> {
-    let times = |point: KillPoint| 1..=point.times(Phase::Upgrade);
+    let attached = Mechanism::probe();
+    let times = move |point: KillPoint| 1..=point.times(Phase::Upgrade, attached);
     KillPoint::ALL.iter().flat_map(move |point| times(*point).map(|nth| (*point, nth)))
 }
 

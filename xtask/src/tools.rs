@@ -40,8 +40,9 @@ pub struct Tool {
 
 use Group::{Arm64, Bench, Check, Dist, E2e, Fuzz, Vm};
 
-const TOOLS: [Tool; 30] = [
+const TOOLS: [Tool; 31] = [
     tool(&[E2e, Bench, Vm], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
+    tool(&[E2e, Vm], "ss", "iproute2", "states of sockets, and their end"),
     tool(&[E2e, Bench, Vm], "tc", "iproute2", "loss and delay on links; what is attached where"),
     tool(&[E2e, Bench, Vm], "nft", "nftables", "NAT between hosts; the firewall baseline"),
     tool(&[E2e], "tcpdump", "tcpdump", "captures at the server's side"),
@@ -50,7 +51,7 @@ const TOOLS: [Tool; 30] = [
     tool(&[E2e, Bench, Check, Vm], "bpftool", "bpftool", "map dumps and program statistics"),
     tool(&[E2e], "openssl", "openssl", "reads our certificates as a second implementation"),
     tool(&[E2e], "socat", "socat", "clients and servers that are not ours, IPv6 and UDP included"),
-    tool(&[E2e], "curl", "curl", "HTTP clients that are not ours"),
+    tool(&[E2e, Vm], "curl", "curl", "HTTP clients that are not ours"),
     tool(&[E2e, Vm], "systemd-analyze", "systemd", "the unit is well-formed and closed"),
     tool(&[E2e], "ping", "iputils-ping", "ICMP through the datapath"),
     tool(&[Fuzz], "c++", "g++", "compiles libFuzzer"),

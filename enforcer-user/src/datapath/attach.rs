@@ -3,33 +3,23 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::path::Path;
 
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
-};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::tc::{TcAttachOptions, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError};
 use aya_obj::generated::bpf_attach_type;
 
 use super::error::DatapathError;
 use super::folder::PinFolder;
-use super::load::{CLSACT_PREFIX, LINK_PREFIX, Loaded, PROGRAM_PREFIX, PROGRAMS, program_error};
+use super::load::{LINK_PREFIX, Loaded, PROGRAM_PREFIX, PROGRAMS, program_error};
 use super::netlink::{self, EGRESS_PARENT, INGRESS_PARENT, LinkFacts};
-use super::sys;
+use super::{clsact, sys, tcx};
 use crate::fault::{self, KillPoint};
-
-/// Priority of our filters: no other can come before it.
-const PRIORITY: u16 = 1;
-
-/// Number of our filters within the priority.
-const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// The number of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
 
 /// Suffix of the pin under which a link waits to take the place of another.
-const NEXT_SUFFIX: &str = "_next";
+pub(super) const NEXT_SUFFIX: &str = "_next";
 
 /// A hook of an interface, from the host's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +29,9 @@ pub(super) enum Hook {
 }
 
 impl Hook {
-    const fn tc(self) -> TcAttachType {
+    pub(super) const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    pub(super) const fn tc(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
@@ -53,7 +45,7 @@ impl Hook {
         }
     }
 
-    const fn parent(self) -> u32 {
+    pub(super) const fn parent(self) -> u32 {
         match self {
             Self::Ingress => INGRESS_PARENT,
             Self::Egress => EGRESS_PARENT,
@@ -64,7 +56,7 @@ impl Hook {
 /// The programs of a workload's interface, what their pins are called, and the hook of each. What
 /// a workload sends leaves by the egress hook of its own interface, and arrives at the ingress
 /// hook of the host's side of its veth.
-fn programs(host_side: bool) -> [(&'static str, &'static str, Hook); 2] {
+pub(super) fn programs(host_side: bool) -> [(&'static str, &'static str, Hook); 2] {
     let (from, to) =
         if host_side { (Hook::Ingress, Hook::Egress) } else { (Hook::Egress, Hook::Ingress) };
     [("from_workload", "from", from), ("to_workload", "to", to)]
@@ -111,8 +103,8 @@ impl Mechanism {
         for (program, suffix, hook) in programs(host_side) {
             let classifier = loaded.program(program)?;
             match self {
-                Self::Tcx => attach_tcx(folder, classifier, program, suffix, facts, hook)?,
-                Self::Clsact => attach_clsact(folder, classifier, program, facts, hook)?,
+                Self::Tcx => tcx::attach(folder, classifier, program, suffix, facts, hook)?,
+                Self::Clsact => clsact::attach(folder, classifier, program, facts, hook)?,
             }
             let info = classifier.info().map_err(program_error(program, "read its number"))?;
             hooks.push(AttachedHook { program, hook, program_id: info.id() });
@@ -137,8 +129,8 @@ impl Mechanism {
         let options = match self {
             Self::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
             Self::Clsact => {
-                add_clsact(facts, program)?;
-                TcAttachOptions::Netlink(our_filter())
+                clsact::add_qdisc(None, facts, program)?;
+                clsact::new_filter()
             }
         };
         loaded
@@ -149,10 +141,6 @@ impl Mechanism {
     }
 }
 
-fn our_filter() -> NlOptions {
-    NlOptions { priority: PRIORITY, handle: HANDLE, classid: None }
-}
-
 pub(super) fn link_pin(ifindex: u32, suffix: &str) -> String {
     format!("{LINK_PREFIX}{ifindex}_{suffix}")
 }
@@ -160,143 +148,6 @@ pub(super) fn link_pin(ifindex: u32, suffix: &str) -> String {
 /// The interface number in the name of a link's pin.
 pub(super) fn ifindex_of_pin(name: &str) -> Option<u32> {
     name.strip_prefix(LINK_PREFIX)?.split('_').next()?.parse().ok()
-}
-
-fn attach_tcx(
-    folder: &PinFolder,
-    classifier: &mut SchedClassifier,
-    program: &'static str,
-    suffix: &str,
-    facts: &LinkFacts,
-    hook: Hook,
-) -> Result<(), DatapathError> {
-    let pin = link_pin(facts.ifindex, suffix);
-    // A link whose interface is gone, or that sits on another hook or in another namespace since
-    // the configuration changed, cannot be taken over: it is replaced once the new one is there.
-    // One behind another program stays: the kernel takes a program once in a chain, and taking
-    // it off first would enforce nothing for a moment.
-    let adopted = folder.has(&pin)
-        && swap(folder, classifier, &pin).is_ok()
-        && position(classifier, program, facts, hook)?.is_some();
-    if adopted {
-        fault::reached(KillPoint::LinkSwapped);
-        return Ok(());
-    }
-    let next = format!("{pin}{NEXT_SUFFIX}");
-    folder.remove(&next)?;
-    let link = attach_first(classifier, program, facts, hook)?;
-    fault::reached(KillPoint::LinkMade);
-    let pinned = link
-        .pin(folder.pin(&next))
-        .map_err(|e| DatapathError::file(&folder.pin(&next), "pin", io::Error::other(e)))?;
-    fault::reached(KillPoint::LinkPinned);
-    std::fs::rename(folder.pin(&next), folder.pin(&pin))
-        .map_err(|e| DatapathError::file(&folder.pin(&pin), "rename", e))?;
-    drop(pinned);
-    fault::reached(KillPoint::LinkRenamed);
-    Ok(())
-}
-
-/// Puts the new program into a pinned link, in one step of the kernel.
-fn swap(
-    folder: &PinFolder,
-    classifier: &mut SchedClassifier,
-    pin: &str,
-) -> Result<(), ProgramError> {
-    let link = open_link(&folder.pin(pin)).map_err(link_failed)?;
-    let id = classifier.attach_to_link(link)?;
-    // Only this descriptor of the link is closed; the pin keeps it.
-    classifier.take_link(id).map(drop)
-}
-
-fn link_failed(error: LinkError) -> ProgramError {
-    ProgramError::IOError(io::Error::other(error))
-}
-
-fn attach_first(
-    classifier: &mut SchedClassifier,
-    program: &'static str,
-    facts: &LinkFacts,
-    hook: Hook,
-) -> Result<FdLink, DatapathError> {
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let attach = || {
-        let id = classifier.attach_with_options(&facts.name, hook.tc(), options)?;
-        FdLink::try_from(classifier.take_link(id)?).map_err(link_failed)
-    };
-    attach().map_err(program_error(program, format!("attach to {}", facts.name)))
-}
-
-/// Where in the chain of a hook the program stands; 0 is first.
-fn position(
-    classifier: &SchedClassifier,
-    program: &'static str,
-    facts: &LinkFacts,
-    hook: Hook,
-) -> Result<Option<usize>, DatapathError> {
-    let id = classifier.info().map_err(program_error(program, "read its number"))?.id();
-    let chain = chain(program, &facts.name, facts.ifindex, hook)?;
-    Ok(chain.iter().position(|other| *other == id))
-}
-
-/// The numbers of the programs of a hook, in the order in which they run.
-fn chain(
-    program: &'static str,
-    interface: &str,
-    ifindex: u32,
-    hook: Hook,
-) -> Result<Vec<u32>, DatapathError> {
-    let action = format!("query the chain of {interface}");
-    sys::query_chain(ifindex, hook.tcx()).map_err(|e| program_error(program, action)(e.into()))
-}
-
-fn attach_clsact(
-    folder: &PinFolder,
-    classifier: &mut SchedClassifier,
-    program: &'static str,
-    facts: &LinkFacts,
-    hook: Hook,
-) -> Result<(), DatapathError> {
-    if add_clsact(facts, program)? {
-        folder.mark(&format!("{CLSACT_PREFIX}{}", facts.ifindex))?;
-    }
-    let present = netlink::filters(facts.ifindex, hook.parent())?.iter().any(is_ours);
-    let mut attach = || {
-        let id = if present {
-            let (priority, handle) = (PRIORITY, HANDLE);
-            classifier.attach_to_link(SchedClassifierLink::attached(
-                &facts.name,
-                hook.tc(),
-                priority,
-                handle,
-                None,
-            )?)?
-        } else {
-            let options = TcAttachOptions::Netlink(our_filter());
-            classifier.attach_with_options(&facts.name, hook.tc(), options)?
-        };
-        // A filter lives in the kernel until it is removed; aya would remove it with the handle.
-        std::mem::forget(classifier.take_link(id)?);
-        Ok(())
-    };
-    attach().map_err(program_error(program, format!("attach to {} as a filter", facts.name)))
-}
-
-/// Adds the clsact qdisc; `false` if it was there.
-fn add_clsact(facts: &LinkFacts, program: &'static str) -> Result<bool, DatapathError> {
-    if netlink::has_clsact(facts.ifindex)? {
-        return Ok(false);
-    }
-    let action =
-        format!("add the clsact qdisc (kernel modules sch_ingress, cls_bpf) to {}", facts.name);
-    qdisc_add_clsact(&facts.name).map_err(|e| program_error(program, action)(e.into()))?;
-    Ok(true)
-}
-
-fn is_ours(filter: &netlink::Filter) -> bool {
-    filter.priority == PRIORITY
-        && filter.handle == u32::from(HANDLE)
-        && filter.name.as_deref().is_some_and(|name| PROGRAMS.contains(&name))
 }
 
 /// Both programs of a workload's interface.
@@ -390,7 +241,7 @@ impl Attachment {
 
     fn check_tcx(&self, hook: &AttachedHook) -> Result<Health, DatapathError> {
         let program = hook.program;
-        let chain = chain(program, &self.interface, self.ifindex, hook.hook)?;
+        let chain = tcx::chain(program, &self.interface, self.ifindex, hook.hook)?;
         if !chain.contains(&hook.program_id) {
             return Ok(Health::Detached { program });
         }
@@ -405,12 +256,13 @@ impl Attachment {
 
     fn check_clsact(&self, hook: &AttachedHook) -> Result<Health, DatapathError> {
         let program = hook.program;
-        let filters = netlink::filters(self.ifindex, hook.hook.parent())?;
-        if !filters.iter().any(is_ours) {
+        let filters = clsact::filters(self.ifindex, hook.hook)?;
+        let is_this = |filter: &netlink::Filter| filter.program_id == Some(hook.program_id);
+        if !filters.iter().any(is_this) {
             return Ok(Health::Detached { program });
         }
         match filters.first() {
-            Some(first) if !is_ours(first) => {
+            Some(first) if !is_this(first) => {
                 let by = first.name.clone().unwrap_or_else(|| "without a name".to_owned());
                 Ok(Health::Displaced { program, by })
             }
@@ -441,7 +293,7 @@ pub(super) fn replace_everywhere(
 ) -> Result<(), DatapathError> {
     let classifier = loaded.program(program)?;
     for pin in folder.names()?.iter().filter(|pin| program_of_pin(pin) == Some(program)) {
-        match swap(folder, classifier, pin) {
+        match tcx::swap(folder, classifier, pin) {
             // The interface is gone, and the link's place with it.
             Err(error) if is_gone(&error) => continue,
             other => other.map_err(program_error(program, format!("put into {pin}")))?,
@@ -450,11 +302,11 @@ pub(super) fn replace_everywhere(
     }
     for ifindex in interfaces {
         let Some(facts) = netlink::link_of(*ifindex)? else { continue };
-        for hook in [Hook::Ingress, Hook::Egress] {
-            let filters = netlink::filters(*ifindex, hook.parent())?;
+        for hook in Hook::BOTH {
+            let filters = clsact::filters(*ifindex, hook)?;
             let is_same = |filter: &netlink::Filter| filter.name.as_deref() == Some(program);
-            if filters.iter().any(|filter| is_ours(filter) && is_same(filter)) {
-                attach_clsact(folder, classifier, program, &facts, hook)?;
+            if filters.iter().any(|filter| clsact::is_ours(filter) && is_same(filter)) {
+                clsact::attach(folder, classifier, program, &facts, hook)?;
                 fault::reached(KillPoint::PlaceTaken);
             }
         }
@@ -483,18 +335,7 @@ pub(super) fn detach(folder: &PinFolder, ifindex: u32) -> Result<Vec<String>, Da
             removed.push(format!("link {name}"));
         }
     }
-    for hook in [Hook::Ingress, Hook::Egress] {
-        if detach_filter(ifindex, hook)? {
-            removed.push(format!("{hook:?} filter of interface {ifindex}"));
-        }
-    }
-    let mark = format!("{CLSACT_PREFIX}{ifindex}");
-    if folder.has(&mark) {
-        if is_unused(ifindex)? && netlink::remove_clsact(ifindex)? {
-            removed.push(format!("clsact qdisc of interface {ifindex}"));
-        }
-        folder.remove(&mark)?;
-    }
+    removed.extend(clsact::detach(folder, ifindex)?);
     Ok(removed)
 }
 
@@ -511,22 +352,6 @@ pub(super) fn remove_link(folder: &PinFolder, pin: &str) -> Result<bool, Datapat
         }
     }
     folder.remove(pin)
-}
-
-fn open_link(path: &Path) -> Result<SchedClassifierLink, LinkError> {
-    SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(path)?))
-}
-
-fn detach_filter(ifindex: u32, hook: Hook) -> Result<bool, DatapathError> {
-    if !netlink::filters(ifindex, hook.parent())?.iter().any(is_ours) {
-        return Ok(false);
-    }
-    netlink::remove_filter(ifindex, hook.parent(), PRIORITY, u32::from(HANDLE))
-}
-
-fn is_unused(ifindex: u32) -> Result<bool, DatapathError> {
-    Ok(netlink::filters(ifindex, INGRESS_PARENT)?.is_empty()
-        && netlink::filters(ifindex, EGRESS_PARENT)?.is_empty())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod attach;
 mod changes;
 mod checksum;
 mod clock;
+mod clsact;
 mod counters;
 mod detach;
 mod error;
@@ -32,6 +33,7 @@ mod shares;
 mod sweep;
 mod sys;
 mod table;
+mod tcx;
 mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +48,7 @@ use crate::fault::{self, KillPoint};
 
 pub use attach::{Attachment, Health, Mechanism};
 pub use changes::{Changes, Watcher};
-pub use clock::{Clock, boot_ns};
+pub use clock::boot_ns;
 pub use detach::Report;
 pub use error::DatapathError;
 pub use events::{EventCounters, Events, Readers};
@@ -300,6 +302,7 @@ impl Datapath {
         for pin in attachment.link_pins() {
             self.keeper.hold(&self.folder, &pin)?;
         }
+        self.keeper.hold_mark(&self.folder, attachment.ifindex);
         let health = attachment.check_first()?;
         let ifindex = attachment.ifindex;
         let before = self.attachments.insert(id, attachment);

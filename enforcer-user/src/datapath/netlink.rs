@@ -32,6 +32,7 @@ const ADDR_GEN_MODE_NONE: u8 = 1;
 /// Every protocol (`<linux/if_ether.h>`).
 const ETH_P_ALL: u16 = 3;
 const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_ID: u16 = 11;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 
@@ -71,6 +72,8 @@ pub(super) struct Filter {
     pub(super) handle: u32,
     /// Name that a BPF classifier carries.
     pub(super) name: Option<String>,
+    /// Number of its program.
+    pub(super) program_id: Option<u32>,
 }
 
 /// The interface of this name, in the network namespace of the calling thread; `None` if there is
@@ -337,7 +340,9 @@ fn read_filter(body: &[u8]) -> Option<Filter> {
     // A filter without options is only the head of its priority's chain.
     let options = options?;
     let priority = u16::try_from(info >> 16).unwrap_or(u16::MAX);
-    Some(Filter { priority, handle, name: find(options, TCA_BPF_NAME).map(text) })
+    let name = find(options, TCA_BPF_NAME).map(text);
+    let program_id = find(options, TCA_BPF_ID).and_then(|bytes| read_u32(bytes, 0));
+    Some(Filter { priority, handle, name, program_id })
 }
 
 fn text(bytes: &[u8]) -> String {

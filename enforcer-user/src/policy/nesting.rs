@@ -27,7 +27,7 @@ pub(super) fn check(file: &SourceFile) -> Result<(), PolicyError> {
 }
 
 /// The place at which it is too much.
-fn too_deep(text: &str) -> Option<usize> {
+pub(super) fn too_deep(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let (mut depth, mut ifs, mut operators) = (0_usize, 0_usize, 0_usize);
     let mut offset = 0;

@@ -127,7 +127,9 @@ pub(super) fn check(all: &[Override]) -> Result<(), PolicyError> {
 }
 
 impl Whom {
-    fn is(&self, identity: &Identity) -> bool {
+    /// Whether the workload is meant.
+    #[must_use]
+    pub fn is(&self, identity: &Identity) -> bool {
         match self {
             Self::Everybody => true,
             Self::Namespace(namespace) => namespace.contains(identity.namespace()),

@@ -124,16 +124,24 @@ impl Owners {
     }
 }
 
+/// None also where the system has no list of users or groups, which some C libraries call an error (getpwnam(3)).
+fn known<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
+    match found {
+        Err(nix::Error::ENOENT | nix::Error::ESRCH) => Ok(None),
+        other => other,
+    }
+}
+
 impl Writer {
     /// Looks the user and its groups up.
     pub fn of(uid: u32) -> Result<Self, String> {
         let unknown = |error: nix::Error| format!("uid {uid} cannot be looked up: {error}");
-        let Some(user) = User::from_uid(Uid::from_raw(uid)).map_err(unknown)? else {
+        let Some(user) = known(User::from_uid(Uid::from_raw(uid))).map_err(unknown)? else {
             return Ok(Self { uid, name: None, groups: Vec::new() });
         };
         let name = CString::new(user.name.as_str()).map_err(|error| error.to_string())?;
         let gids = getgrouplist(&name, user.gid).map_err(unknown)?;
-        let group = |gid: Gid| Group::from_gid(gid).map_err(unknown);
+        let group = |gid: Gid| known(Group::from_gid(gid)).map_err(unknown);
         let groups: Vec<Option<Group>> = gids.into_iter().map(group).collect::<Result<_, _>>()?;
         let groups = groups.into_iter().flatten().map(|group| group.name).collect();
         Ok(Self { uid, name: Some(user.name), groups })

@@ -84,10 +84,19 @@ static ACCEPT: LazyLock<EntityUid> = LazyLock::new(|| uid(&entity_type("Action")
 /// The schema in Cedar's schema syntax, with these label names.
 #[must_use]
 pub fn schema_text<'a>(labels: impl IntoIterator<Item = &'a String>) -> String {
+    schema_text_with(labels, "")
+}
+
+/// The same with more attributes of `Labels`, as written in a schema.
+pub(super) fn schema_text_with<'a>(
+    labels: impl IntoIterator<Item = &'a String>,
+    more: &str,
+) -> String {
     let mut text = String::from("entity Labels {\n");
     for label in labels {
         let _ = writeln!(text, "    \"{}\": String,", label.escape_debug());
     }
+    text.push_str(more);
     text.push_str("};\n");
     text.push_str(FIXED);
     text
@@ -111,7 +120,12 @@ pub fn schema<'a>(
 /// The entity of a namespace, `Namespace::"/acme/prod"`.
 #[must_use]
 pub fn namespace_uid(namespace: &Namespace) -> EntityUid {
-    uid(&NAMESPACE, namespace.as_str())
+    namespace_of_path(namespace.as_str())
+}
+
+/// The same by the path.
+pub(super) fn namespace_of_path(path: &str) -> EntityUid {
+    uid(&NAMESPACE, path)
 }
 
 /// The entity of a workload, `Workload::"spiffe://example.org/acme/prod/web"`.

@@ -14,6 +14,7 @@ use enforcer_common::abi::{
     WorkloadValue,
 };
 use enforcer_tests::need;
+use enforcer_tests::need::kernel_version;
 use enforcer_user::config::Config;
 use enforcer_user::datapath::{Datapath, DatapathError, Events, Health, Mechanism};
 use nix::mount::{MsFlags, mount};
@@ -93,11 +94,12 @@ pub fn config(root: &Path, more: &str) -> Config {
 
 /// The mechanisms that this kernel has by its version, the one that is to be used first.
 pub fn mechanisms() -> &'static [Mechanism] {
-    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse::<u32>().unwrap());
-    let version = (numbers.next().unwrap(), numbers.next().unwrap());
     // Linux 6.6, commit e420bed02507.
-    if version >= (6, 6) { &[Mechanism::Tcx, Mechanism::Clsact] } else { &[Mechanism::Clsact] }
+    if kernel_version() >= (6, 6) {
+        &[Mechanism::Tcx, Mechanism::Clsact]
+    } else {
+        &[Mechanism::Clsact]
+    }
 }
 
 /// The mechanism that is to be used on this kernel.

@@ -36,7 +36,8 @@ impl Accelerator {
         Ok(if booted { Self::Kvm } else { Self::Emulation })
     }
 
-    /// qemu with a guest of two processors and its console on the standard output, stopped after `seconds`.
+    /// qemu with a guest of two processors and its console on the standard output, stopped after `seconds`. What the
+    /// tests write stays in the guest's memory, half of which its files may take.
     pub fn command(self, image: &Path, initramfs: &Path, seconds: &str) -> Command {
         self.command_with(image, initramfs, seconds, "")
     }
@@ -55,7 +56,7 @@ impl Accelerator {
             Self::Kvm => ["-accel", "kvm"],
             Self::Emulation => ["-accel", "tcg,thread=multi"],
         });
-        qemu.args(["-cpu", "max", "-smp", "2", "-m", "2048"]);
+        qemu.args(["-cpu", "max", "-smp", "2", "-m", "4096"]);
         qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         qemu.arg("-append").arg(format!("console=ttyS0 panic=-1 quiet {parameters}"));
         qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs);

@@ -16,7 +16,14 @@ use crate::process;
 
 /// Programs of the system that the tests call, as the tools of the end-to-end tests say; the guest's busybox has other
 /// programs of the same names.
-const TOOLS: [&str; 5] = ["ip", "tc", "nft", "ethtool", "bpftool"];
+const TOOLS: [&str; 7] = ["ip", "tc", "ss", "nft", "ethtool", "bpftool", "curl"];
+/// The users and groups that tests name, with the numbers that Debian gives them.
+const USERS: [(&str, &str); 2] = [
+    ("passwd", "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"),
+    ("group", "root:x:0:\nnogroup:x:65534:\n"),
+];
+/// What of the kernel's log is told behind each program: calls that a filter refused, and the kernel's own faults.
+const TOLD: &str = "type=1326|BUG|WARNING|Oops|Out of memory";
 /// Stands before the exit status of each program on the console.
 pub const STATUS: &str = "guest: status ";
 /// Stands on the console when the init got to its end.
@@ -45,6 +52,10 @@ pub fn pack(
     }
     for step in steps {
         copy_stripped(&step.program, &tree.join("programs").join(&step.name), &tree)?;
+    }
+    fs::create_dir_all(tree.join("etc"))?;
+    for (file, text) in USERS {
+        fs::write(tree.join("etc").join(file), text)?;
     }
     write_init(&tree, &init(steps)?)?;
     archive(&tree)
@@ -111,6 +122,7 @@ fn init(steps: &[Step]) -> Result<String> {
          mount -t bpf bpf /sys/fs/bpf\n\
          mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
          mount -t tmpfs tmpfs /run\n\
+         mount -t tmpfs -o mode=1777 tmpfs /tmp\n\
          ip link set lo up\n\
          modprobe tun\n\
          uname -r\n",
@@ -127,6 +139,7 @@ fn init(steps: &[Step]) -> Result<String> {
             format!(" --exact {}", step.tests.join(" "))
         };
         writeln!(init, "/programs/{name}{arguments}; echo \"{STATUS}$? {name}\"")?;
+        writeln!(init, "dmesg -c | grep -E '{TOLD}'")?;
     }
     writeln!(init, "echo '{DONE}'\npoweroff -f")?;
     Ok(init)
