@@ -17,6 +17,7 @@ mod run;
 mod setup;
 mod simulate;
 mod soak;
+mod solver;
 mod tally;
 mod test;
 mod toolchain;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::toolchain::Toolchain;
 use crate::tools::{self, Group};
-use crate::{apt, process};
+use crate::{apt, process, solver};
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
@@ -39,7 +39,11 @@ pub fn ensure(group: Group) -> Result<()> {
     packages.sort_unstable();
     packages.dedup();
     apt::install(&packages)?;
-    if group == Group::Check { ensure_checkers() } else { Ok(()) }
+    match group {
+        Group::Check => ensure_checkers(),
+        Group::Unit => solver::ensure().map(drop),
+        _ => Ok(()),
+    }
 }
 
 fn ensure_checkers() -> Result<()> {

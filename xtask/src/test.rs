@@ -17,7 +17,7 @@ use crate::build::{self, Variant};
 use crate::pool::Pool;
 use crate::tally::Tally;
 use crate::tools::Group;
-use crate::{dist, fuzz, mutate, process, project, setup, vm};
+use crate::{dist, fuzz, mutate, process, project, setup, solver, vm};
 
 const TESTS: &str = "enforcer-tests";
 /// Test files that run single packets through programs are named so.
@@ -105,6 +105,8 @@ fn run_layer(layer: Layer, options: &Options) -> Result<Tally> {
 
 fn unit(arguments: &[OsString]) -> Result<Tally> {
     build::ebpf()?;
+    setup::ensure(Group::Unit)?;
+    let solver = solver::ensure()?;
     let packages: [&[&str]; 4] = [
         &["--package", "enforcer-common"],
         &["--package", "enforcer-common", "--features", "user"],
@@ -115,6 +117,7 @@ fn unit(arguments: &[OsString]) -> Result<Tally> {
     for selection in packages {
         let mut test = process::cargo();
         test.args(["test", "--no-fail-fast"]).args(selection).arg("--").args(arguments);
+        test.env(solver::VARIABLE, &solver);
         sum += tallied(&mut test)?;
     }
     Ok(sum)

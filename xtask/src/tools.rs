@@ -11,6 +11,8 @@ use crate::process;
 pub enum Group {
     /// The eBPF toolchain and nothing else
     Build,
+    /// Tests without a kernel
+    Unit,
     /// Program tests, end-to-end tests, and the demo
     E2e,
     /// The benchmark
@@ -38,9 +40,11 @@ pub struct Tool {
     pub why: &'static str,
 }
 
-use Group::{Arm64, Bench, Check, Dist, E2e, Fuzz, Vm};
+use Group::{Arm64, Bench, Check, Dist, E2e, Fuzz, Unit, Vm};
 
-const TOOLS: [Tool; 31] = [
+const TOOLS: [Tool; 33] = [
+    tool(&[Unit], "python3", "python3", "runs the solver for proofs about policies"),
+    tool(&[Unit], "pip3", "python3-pip", "downloads it"),
     tool(&[E2e, Bench, Vm], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
     tool(&[E2e, Vm], "ss", "iproute2", "states of sockets, and their end"),
     tool(&[E2e, Bench, Vm], "tc", "iproute2", "loss and delay on links; what is attached where"),

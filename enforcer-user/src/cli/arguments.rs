@@ -53,3 +53,18 @@ pub(super) fn unix_now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }
+
+/// `90s`, `30m` or `2h`, in seconds.
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
+    let parse = || {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let scale = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(scale)
+    };
+    parse().ok_or_else(|| "expected a time such as 90s, 30m or 2h".to_owned())
+}

@@ -21,6 +21,7 @@ mod overrides;
 mod owners;
 mod parse;
 mod protocol;
+pub mod prove;
 mod request;
 mod rule;
 mod schema;
@@ -43,7 +44,7 @@ pub use network::{Direction, NetworkRule, NetworkRuleError, NetworkRuleSpec, Net
 pub use overrides::{MAX_OVERRIDE_SECONDS, MAX_OVERRIDES, Override, Whom, WhomError};
 pub use owners::{Owners, Writer};
 pub use protocol::{Protocol, ProtocolError};
-pub use request::{Action, Request};
+pub use request::{Action, Request, datetime};
 pub use rule::{Effect, Rule, RuleReference};
 pub use set::{Decision, Outside, PolicySet, RuleFailure};
 pub use source::{SourceFile, Sources, check_size};

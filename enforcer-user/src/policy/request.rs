@@ -246,7 +246,8 @@ fn namespace_entity(namespace: &Namespace) -> Entity {
 }
 
 /// RFC 3339 in UTC, the form that Cedar's `datetime` reads; none outside 1970 to 9999.
-pub(super) fn datetime(unix_seconds: i64) -> Option<String> {
+#[must_use]
+pub fn datetime(unix_seconds: i64) -> Option<String> {
     if !(0..=LAST_SECOND).contains(&unix_seconds) {
         return None;
     }

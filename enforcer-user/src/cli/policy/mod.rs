@@ -6,6 +6,7 @@ mod grid;
 mod matrix;
 mod observed;
 mod overrides;
+mod prove;
 mod svg;
 mod translate;
 mod tree;
@@ -23,6 +24,7 @@ pub(super) enum Command {
     Matrix(matrix::Arguments),
     Diff(diff::Arguments),
     Test(expectations::Arguments),
+    Prove(prove::Arguments),
     Translate(translate::Arguments),
     List(tree::List),
     Put(tree::Put),
@@ -38,6 +40,7 @@ pub(super) fn execute(command: &Command, out: &Output) -> anyhow::Result<ExitCod
         Command::Matrix(arguments) => matrix::execute(arguments, out),
         Command::Diff(arguments) => diff::execute(arguments, out),
         Command::Test(arguments) => expectations::execute(arguments, out),
+        Command::Prove(arguments) => prove::execute(arguments, out),
         Command::Translate(arguments) => translate::execute(arguments, out),
         Command::List(arguments) => tree::list(arguments, out),
         Command::Put(arguments) => tree::put(arguments, out),

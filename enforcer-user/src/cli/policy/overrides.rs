@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::super::arguments::{Daemon, Form, block_on, unix_now};
+use super::super::arguments::{Daemon, Form, block_on, seconds, unix_now};
 use super::super::output::Output;
 use super::super::table::{Table, until};
 use crate::control::protocol::OverrideRequest;
@@ -38,7 +38,7 @@ pub(in crate::cli) struct Arguments {
     #[arg(long, value_name = "N")]
     port: Option<u16>,
     /// How long, at most a day: 90s, 30m, 2h
-    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    #[arg(long = "for", value_name = "TIME", value_parser = override_seconds)]
     seconds: u64,
     /// Why, for the log and whoever looks
     #[arg(long, value_name = "TEXT")]
@@ -121,19 +121,9 @@ fn table(overrides: &[Override]) -> Table {
     table
 }
 
-/// `30m` and the like, in seconds.
-fn seconds(text: &str) -> Result<u64, String> {
-    let parse = || {
-        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let scale = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            _ => return None,
-        };
-        number.parse::<u64>().ok()?.checked_mul(scale)
-    };
-    let seconds = parse().ok_or("expected a time such as 90s, 30m or 2h")?;
+/// How long an override lasts.
+fn override_seconds(text: &str) -> Result<u64, String> {
+    let seconds = seconds(text)?;
     if (1..=MAX_OVERRIDE_SECONDS).contains(&seconds) {
         return Ok(seconds);
     }
@@ -142,7 +132,7 @@ fn seconds(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::seconds;
+    use super::override_seconds as seconds;
 
     #[test]
     fn times_have_a_unit_and_a_bound() {
