@@ -46,6 +46,8 @@ pub struct Load {
     pub close: Close,
     /// The longest wait for one connect.
     pub timeout: Duration,
+    /// How long each client rests behind an exchange.
+    pub rest: Duration,
 }
 
 impl Load {
@@ -58,7 +60,15 @@ impl Load {
             until: Until::Connections(count),
             close: Close::InOrder,
             timeout: PATIENCE,
+            rest: Duration::ZERO,
         }
+    }
+
+    /// The same load with a moment's rest behind each exchange: it goes on all the time, and leaves processors for what
+    /// happens meanwhile.
+    #[must_use]
+    pub fn resting(self) -> Self {
+        Self { rest: Duration::from_millis(1), ..self }
     }
 
     /// The same load with this many client threads.
@@ -227,6 +237,9 @@ fn client(shared: &Shared) -> Report {
                 report.failed += 1;
                 report.first_failure.get_or_insert_with(|| format!("{error:#}"));
             }
+        }
+        if !shared.load.rest.is_zero() {
+            std::thread::sleep(shared.load.rest);
         }
     }
     report

@@ -17,7 +17,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long silence must last to count as silence: past the first two SYN retransmissions (1 s, 3 s).
 pub const SILENCE: Duration = Duration::from_millis(3500);
 /// A connection that is open and idle is given up after this.
-const IDLE: Duration = Duration::from_mins(2);
+const IDLE: Duration = Duration::from_mins(10);
 
 /// How a connect ended.
 #[derive(Debug)]

@@ -57,7 +57,7 @@ fn allowed_calls_go_on_through_a_restart_that_swaps_the_guard() {
     let mut stream = Interactive::open(&pair.net.client, to).unwrap();
     prepare_client(&pair.net.client).unwrap();
     let rate = pair.net.server.at(Family::V4, PORT + 1);
-    let load = Load::connections(rate, 0).clients(2).lasting(LONG);
+    let load = Load::connections(rate, 0).clients(2).lasting(LONG).resting();
     let running = load.start(&pair.net.client).unwrap();
     running.wait_completed(50, PATIENCE).unwrap();
     swap(&mut pair);

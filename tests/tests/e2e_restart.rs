@@ -126,7 +126,7 @@ fn under_load(happens: impl FnOnce(&mut Pair)) {
     let mut stream = open(&pair);
     let to = pair.net.server.at(Family::V4, PORT + 1);
     enforcer_tests::load::prepare_client(&pair.net.client).unwrap();
-    let load = Load::connections(to, 0).clients(2).lasting(LONG);
+    let load = Load::connections(to, 0).clients(2).lasting(LONG).resting();
     let running = load.start(&pair.net.client).unwrap();
     running.wait_completed(100, PATIENCE).unwrap();
     happens(&mut pair);

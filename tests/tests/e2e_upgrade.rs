@@ -85,7 +85,7 @@ fn under_load(guarded: bool, side: impl Fn(&mut Pair) -> &mut Enforcer) {
     question().expect("an answer before the upgrade");
     let mut idle = Interactive::open(&client, server.at(Family::V6, PORT)).unwrap();
     prepare_client(&client).unwrap();
-    let load = Load::connections(server.at(Family::V4, RATE), 0).clients(2).lasting(LONG);
+    let load = Load::connections(server.at(Family::V4, RATE), 0).clients(2).lasting(LONG).resting();
     let running = load.start(&client).unwrap();
     let traffic = Traffic::start(&client, &server);
     running.wait_completed(100, PATIENCE).unwrap();
@@ -129,7 +129,7 @@ fn two_workloads_of_one_host_and_a_stranger_in_it_notice_no_upgrade() {
     let _servers = Servers::start(&net.b);
     // The node itself has no identity.
     let intruder = Intruder::start(&net.node, net.b.at(Family::V4, PORT));
-    let load = Load::connections(net.b.at(Family::V4, RATE), 0).clients(1).lasting(LONG);
+    let load = Load::connections(net.b.at(Family::V4, RATE), 0).clients(1).lasting(LONG).resting();
     prepare_client(&net.a).unwrap();
     let running = load.start(&net.a).unwrap();
     let traffic = Traffic::start(&net.a, &net.b);

@@ -35,8 +35,8 @@ pub fn run(options: &Options) -> Result<()> {
     if is_side_by_side(arguments) {
         install_others(&tunnel);
     }
-    let enforcer = build::enforcer(&Variant::RELEASE)?;
-    let program = build::binary("enforcer-tests", "bench", &Variant::RELEASE)?;
+    let enforcer = build::enforcer(Variant::Release)?;
+    let program = build::binary("enforcer-tests", "bench", Variant::Release)?;
     let settings =
         [(build::ENFORCER_VARIABLE, enforcer.as_os_str()), (TUNNEL_VARIABLE, tunnel.as_os_str())];
     process::run(process::root_command(&program, &settings)?.args(arguments))

@@ -81,7 +81,7 @@ pub fn hold(measured: &Programs) -> Result<()> {
 
 fn measure() -> Result<Programs> {
     build::ebpf()?;
-    let gate = build::binary("enforcer-tests", "verifier_gate", &Variant::default())?;
+    let gate = build::binary("enforcer-tests", "verifier_gate", Variant::default())?;
     let mut command = process::root_command(&gate, &[])?;
     command.arg(project::ebpf_object());
     let (output, success) = process::captured(&mut command)?;

@@ -38,9 +38,9 @@ pub struct Options {
 /// Builds everything.
 pub fn run(options: &Options) -> Result<()> {
     if options.next {
-        next_enforcer()?;
+        next_enforcer(Variant::default())?;
         // The ordinary one back to its place.
-        return enforcer(&Variant::default()).map(drop);
+        return enforcer(Variant::default()).map(drop);
     }
     ebpf()?;
     let mut build = process::cargo();
@@ -72,27 +72,40 @@ pub fn ebpf_with(
     replace_if_changed(&Toolchain::output(PROFILE), object)
 }
 
-/// How a host build differs from the ordinary one.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Variant {
+/// By which of cargo's profiles the host crates are built.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Variant {
+    /// Not optimised, with faults on demand.
+    #[default]
+    Dev,
+    /// The same, optimised a little: for guests whose processor is emulated.
+    Guest,
     /// Optimised.
-    pub release: bool,
+    Release,
 }
 
 impl Variant {
-    /// The ordinary build, optimised.
-    pub const RELEASE: Self = Self { release: true };
-
     /// Adds what differs to a cargo command.
-    pub fn apply(&self, command: &mut Command) {
-        if self.release {
-            command.arg("--release");
+    pub fn apply(self, command: &mut Command) {
+        match self {
+            Self::Dev => {}
+            Self::Guest => drop(command.args(["--profile", "guest"])),
+            Self::Release => drop(command.arg("--release")),
         }
+    }
+
+    /// Where its programs lie.
+    fn folder(self) -> PathBuf {
+        project::target_dir().join(match self {
+            Self::Dev => "debug",
+            Self::Guest => "guest",
+            Self::Release => "release",
+        })
     }
 }
 
 /// Builds the eBPF object and the enforcer, and returns the latter's path.
-pub fn enforcer(variant: &Variant) -> Result<PathBuf> {
+pub fn enforcer(variant: Variant) -> Result<PathBuf> {
     ebpf()?;
     binary("enforcer-user", "enforcer", variant)
 }
@@ -100,14 +113,15 @@ pub fn enforcer(variant: &Variant) -> Result<PathBuf> {
 /// Builds the enforcer of the next layout of the maps, with its own eBPF object, and returns its path. It is
 /// built where the ordinary one is, so that both share all they depend on: the ordinary one must be built
 /// behind it.
-pub fn next_enforcer() -> Result<PathBuf> {
+pub fn next_enforcer(variant: Variant) -> Result<PathBuf> {
     let object = project::ebpf_object().with_file_name("enforcer-ebpf-next");
     ebpf_with(&[NEXT_FEATURE], &object, process::run)?;
     let mut build = process::cargo();
     build.args(["build", "--package", "enforcer-user", "--bin", "enforcer"]);
     build.args(["--features", NEXT_FEATURE]).env(OBJECT_VARIABLE, &object);
+    variant.apply(&mut build);
     process::run(&mut build)?;
-    let folder = project::target_dir().join("debug");
+    let folder = variant.folder();
     let next = folder.join("enforcer-next");
     replace_if_changed(&folder.join("enforcer"), &next)?;
     let permissions = fs::metadata(folder.join("enforcer"))?.permissions();
@@ -116,13 +130,12 @@ pub fn next_enforcer() -> Result<PathBuf> {
 }
 
 /// Builds one program of the host crates and returns its path.
-pub fn binary(package: &str, name: &str, variant: &Variant) -> Result<PathBuf> {
+pub fn binary(package: &str, name: &str, variant: Variant) -> Result<PathBuf> {
     let mut build = process::cargo();
     build.args(["build", "--package", package, "--bin", name]);
     variant.apply(&mut build);
     process::run(&mut build)?;
-    let profile = if variant.release { "release" } else { "debug" };
-    Ok(project::target_dir().join(profile).join(name))
+    Ok(variant.folder().join(name))
 }
 
 /// Copies `from` over `to` unless they hold the same bytes: a new time stamp alone would rebuild

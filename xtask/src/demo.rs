@@ -25,8 +25,8 @@ pub fn run(options: &Options) -> Result<()> {
 /// Builds the enforcer and program `name` of the test crate, and runs that as root.
 pub fn run_in_namespaces(name: &str, group: Group, arguments: &[OsString]) -> Result<()> {
     setup::ensure(group)?;
-    let enforcer = build::enforcer(&Variant::RELEASE)?;
-    let program = build::binary("enforcer-tests", name, &Variant::RELEASE)?;
+    let enforcer = build::enforcer(Variant::Release)?;
+    let program = build::binary("enforcer-tests", name, Variant::Release)?;
     let settings = [(build::ENFORCER_VARIABLE, enforcer.as_os_str())];
     process::run(process::root_command(&program, &settings)?.args(arguments))
 }

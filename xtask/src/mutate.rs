@@ -92,7 +92,7 @@ const MUTATIONS: [Mutation; 19] = [
 pub fn run() -> Result<Tally> {
     setup::ensure(Group::E2e)?;
     build::ebpf()?;
-    let tests = Tests { programs: test::test_programs(&Variant::default())? };
+    let tests = Tests { programs: test::test_programs(Variant::default())? };
     let mut sum = Tally::default();
     sum += told("nothing left out", &tests, Tests::all_pass);
     for mutation in &MUTATIONS {

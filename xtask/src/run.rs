@@ -18,6 +18,6 @@ pub struct Options {
 
 /// Starts the enforcer as root with the given arguments and waits for it.
 pub fn run(options: &Options) -> Result<()> {
-    let enforcer = build::enforcer(&Variant::RELEASE)?;
+    let enforcer = build::enforcer(Variant::Release)?;
     process::run(process::root_command(&enforcer, &[])?.args(&options.arguments))
 }

@@ -24,6 +24,6 @@ pub fn run(options: &Options) -> Result<()> {
     setup::ensure(Group::Build)?;
     // The room of the maps is that of the object which the crates embed.
     build::ebpf()?;
-    let program = build::binary("enforcer-tests", "simulate", &Variant::RELEASE)?;
+    let program = build::binary("enforcer-tests", "simulate", Variant::Release)?;
     process::run(Command::new(program).args(&options.arguments))
 }

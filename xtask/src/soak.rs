@@ -21,8 +21,8 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     setup::ensure(Group::E2e)?;
     let variant = Variant::default();
-    let enforcer = build::enforcer(&variant)?;
-    let program = build::binary("enforcer-tests", "soak", &variant)?;
+    let enforcer = build::enforcer(variant)?;
+    let program = build::binary("enforcer-tests", "soak", variant)?;
     let settings = [(build::ENFORCER_VARIABLE, enforcer.as_os_str())];
     process::run(process::root_command(&program, &settings)?.args(&options.arguments))
 }

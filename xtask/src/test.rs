@@ -133,7 +133,7 @@ fn prog(arguments: &[OsString]) -> Result<Tally> {
 }
 
 fn e2e(arguments: &[OsString]) -> Result<Tally> {
-    let kernel = ThisKernel::new(Some(build::next_enforcer()?))?;
+    let kernel = ThisKernel::new(Some(build::next_enforcer(Variant::default())?))?;
     let threads = threads()?;
     let pool = Pool { settings: &kernel.settings(), arguments, threads };
     pool.run(kernel.programs.iter().filter(|program| !program.is_of_program_layer()))
@@ -159,8 +159,8 @@ impl ThisKernel {
     fn new(next: Option<PathBuf>) -> Result<Self> {
         setup::ensure(Group::E2e)?;
         let variant = Variant::default();
-        let enforcer = build::enforcer(&variant)?;
-        Ok(Self { enforcer, next, programs: test_programs(&variant)? })
+        let enforcer = build::enforcer(variant)?;
+        Ok(Self { enforcer, next, programs: test_programs(variant)? })
     }
 
     fn settings(&self) -> Vec<(&str, &OsStr)> {
@@ -225,7 +225,7 @@ struct Target {
 
 /// Builds the test crate's test programs; they are run by path since they need root and cargo does
 /// not.
-pub fn test_programs(variant: &Variant) -> Result<Vec<TestProgram>> {
+pub fn test_programs(variant: Variant) -> Result<Vec<TestProgram>> {
     let mut build = process::cargo();
     build.args(["test", "--no-run", "--package", TESTS, "--lib", "--tests"]);
     build.arg("--message-format=json-render-diagnostics");

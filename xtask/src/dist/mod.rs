@@ -116,7 +116,7 @@ fn make(release: &Release, folder: &Path, compilers: &[Compiler]) -> Result<Vec<
 fn documents(binaries: &[(Architecture, PathBuf)]) -> Result<Documents> {
     match binaries.iter().find(|(architecture, _)| *architecture == Architecture::Amd64) {
         Some((_, binary)) => Documents::of(binary),
-        None => Documents::of(&build::enforcer(&Variant::default())?),
+        None => Documents::of(&build::enforcer(Variant::default())?),
     }
 }
 
@@ -179,7 +179,7 @@ pub fn layer() -> Result<Tally> {
     setup::ensure(Group::Dist)?;
     setup::ensure(Group::E2e)?;
     let release = Release::of_commit()?;
-    let enforcer = build::enforcer(&Variant::default())?;
+    let enforcer = build::enforcer(Variant::default())?;
     let folder = project::target_dir().join("package-test");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let binary = folder.join("enforcer");
@@ -203,8 +203,8 @@ pub fn layer() -> Result<Tally> {
 fn check(old: &Path, new: &Path) -> Result<Tally> {
     setup::ensure(Group::E2e)?;
     let variant = Variant::default();
-    let enforcer = build::enforcer(&variant)?;
-    let checker = build::binary("enforcer-tests", CHECKER, &variant)?;
+    let enforcer = build::enforcer(variant)?;
+    let checker = build::binary("enforcer-tests", CHECKER, variant)?;
     let settings = [(build::ENFORCER_VARIABLE, enforcer.as_os_str())];
     test::tallied(process::root_command(&checker, &settings)?.arg(old).arg(new))
 }

@@ -15,7 +15,7 @@ use std::{iter, thread};
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, Variant};
+use crate::build;
 use crate::tally::Tally;
 use crate::tools::Group;
 use crate::{budget, project, setup};
@@ -36,13 +36,14 @@ const WITH_SYSTEMD: Version = Version::Stable;
 pub fn run(versions: &[Version], extent: Extent, only: &[String]) -> Result<Tally> {
     setup::ensure(Group::Vm)?;
     let versions = if versions.is_empty() { &Version::ALL } else { versions };
+    let variant = extent.variant();
     let matrix = Matrix {
         // The ordinary one is built behind the next: they share a place.
         next: match extent {
             Extent::Smoke => None,
-            Extent::Full => Some(build::next_enforcer()?),
+            Extent::Full => Some(build::next_enforcer(variant)?),
         },
-        enforcer: build::enforcer(&Variant::default())?,
+        enforcer: build::enforcer(variant)?,
         steps: plan::steps(extent, only)?,
         extent,
         with_systemd: extent == Extent::Full && only.is_empty(),

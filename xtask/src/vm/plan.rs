@@ -72,6 +72,14 @@ impl Extent {
         if full { Self::Full } else { Self::Smoke }
     }
 
+    /// How the programs are built: the smoke set's are at hand.
+    pub const fn variant(self) -> Variant {
+        match self {
+            Self::Smoke => Variant::Dev,
+            Self::Full => Variant::Guest,
+        }
+    }
+
     /// What a boot and its tests may take, in seconds. Emulated code is some tens of times slower.
     pub const fn patience(self) -> &'static str {
         match self {
@@ -84,9 +92,9 @@ impl Extent {
 /// The tests at boot, the load gate, the program layer, and the end-to-end tests of `extent`; of all test files those
 /// whose names contain one of `only`, if there is any.
 pub fn steps(extent: Extent, only: &[String]) -> Result<Vec<Step>> {
-    let variant = Variant::default();
-    let gate = Step::all(GATE, build::binary("enforcer-tests", GATE, &variant)?);
-    let mut programs = test::test_programs(&variant)?;
+    let variant = extent.variant();
+    let gate = Step::all(GATE, build::binary("enforcer-tests", GATE, variant)?);
+    let mut programs = test::test_programs(variant)?;
     programs.sort_by(|left, right| left.name().cmp(right.name()));
     let (boot, programs) = partition(programs, |program| program.name() == BOOT);
     let (layer, rest) = partition(programs, TestProgram::is_of_program_layer);
