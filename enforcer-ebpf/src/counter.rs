@@ -3,7 +3,7 @@
 use enforcer_common::{
     abi::{
         BucketKey, BucketValue, COUNTER_BLOCKS as BLOCKS, CounterBlock, CounterKey, DropReason,
-        Event, RejectedSegment, record_kind,
+        Event, ReportedSegment, obligation, record_kind,
     },
     datapath::bucket,
 };
@@ -78,8 +78,27 @@ pub fn drop_counted(s: &mut Scratch, reason: u16, from_workload: u32) -> u32 {
     if !take(s.interface.workload, [0; 8], Limit::Samples, s.now_ns, config.samples_per_second) {
         return 0;
     }
-    s.rejected = RejectedSegment {
-        kind: record_kind::REJECTED,
+    if report(s, record_kind::REJECTED, reason, from_workload) {
+        count(s, Event::Sampled);
+    }
+    1
+}
+
+/// Reports a connection that is open now, if its verdict obliges to that.
+#[inline(never)]
+pub fn connected(s: &mut Scratch) -> u32 {
+    if s.obligations & u32::from(obligation::LOG) != 0 {
+        let reported = report(s, record_kind::CONNECTED, 0, 0);
+        count(s, if reported { Event::Reported } else { Event::Unreported });
+    }
+    0
+}
+
+/// Puts the packet at hand into the ring for the log; `false` if that is full.
+#[inline(always)]
+fn report(s: &mut Scratch, kind: u32, reason: u16, from_workload: u32) -> bool {
+    s.reported = ReportedSegment {
+        kind,
         ifindex: s.ifindex,
         time_ns: s.now_ns,
         key: s.key,
@@ -89,10 +108,7 @@ pub fn drop_counted(s: &mut Scratch, reason: u16, from_workload: u32) -> u32 {
         tcp_flags: s.packet.flags,
         zero: 0,
     };
-    if REJECTED.output_untyped::<RejectedSegment>(&s.rejected, 0).is_ok() {
-        count(s, Event::Sampled);
-    }
-    1
+    REJECTED.output_untyped::<ReportedSegment>(&s.reported, 0).is_ok()
 }
 
 /// Takes a token of a workload and source; `false` when none is left or the table refuses.

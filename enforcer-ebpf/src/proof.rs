@@ -159,6 +159,7 @@ fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
         return Err(DropReason::NoFlow);
     }
     check(open_flow(skb, s))?;
+    counter::connected(s);
     attempt::remove(s);
     quota::peer_proved(s);
     check(segment::strip(skb, s, 0, 0))?;

@@ -3,7 +3,7 @@
 //! and overwrites it.
 
 use enforcer_common::{
-    abi::{AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, Nonce, RejectedSegment},
+    abi::{AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, Nonce, ReportedSegment},
     crypto::{KEY_WORDS, MacInput, Transcript},
     datapath::opaque::Opaque,
     wire::{
@@ -37,8 +37,8 @@ pub struct Scratch {
     pub sum: u64,
     /// One's complement sum of the bytes that were just cut off.
     pub cut: u32,
-    /// Zero.
-    pub zero: u32,
+    /// What the verdict at hand obliges to.
+    pub obligations: u32,
     /// Offset of a loop over the packet.
     pub position: Opaque,
     /// What becomes of the packet, as `outcome::Outcome` numbers it.
@@ -73,8 +73,8 @@ pub struct Scratch {
     pub prefix: AnswerPrefix,
     /// All options of the segment.
     pub options: [u8; OPTIONS_MAX],
-    /// A sampled drop.
-    pub rejected: RejectedSegment,
+    /// What is reported for the log.
+    pub reported: ReportedSegment,
     /// A held segment; its frame also serves as a buffer.
     pub held: HeldSegment,
 }

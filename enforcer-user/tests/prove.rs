@@ -153,6 +153,16 @@ fn hours_are_found_and_closed_ones_prove_nothing() {
 }
 
 #[test]
+fn what_must_be_encrypted_reaches_nobody() {
+    let secret =
+        "@encrypt permit(principal, action, resource) when { resource.labels.app == \"db\" };";
+    never(ask(&policy(&[("/", secret)]), "*", "*"));
+    let beside = format!("{secret} permit(principal, action, resource);");
+    let found = reaches(ask(&policy(&[("/", &beside)]), "*", "*"));
+    assert_ne!(found.callee.labels().get("app").map(String::as_str), Some("db"));
+}
+
+#[test]
 fn names_are_what_they_say() {
     const TILL: &str = "spiffe://example.org/shop/till";
     let text =

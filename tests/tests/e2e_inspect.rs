@@ -102,6 +102,51 @@ fn a_live_flow_is_explained_by_its_ends() {
     assert!(nobodys.to_string().contains("`enforcer flows` shows those that live"), "{nobodys}");
 }
 
+#[test]
+fn every_connection_of_a_logged_rule_is_told_at_both_ends() {
+    const CONNECTIONS: usize = 5;
+    let logged = r#"@id("told") @log permit(principal, action, resource);"#;
+    let setup = Setup::psk().unwrap().server_policy(logged).client_policy(logged);
+    let mut pair = setup.start_pair(Enforcement::Enforced).unwrap();
+    let listener = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
+    let to = pair.net.server.at(Family::V4, PORT);
+    for _ in 0..CONNECTIONS {
+        assert!(contact(&pair.net.client, to, &listener).unwrap().is_made());
+    }
+    for end in ["egress", "ingress"] {
+        let daemon = match end {
+            "egress" => pair.daemons.client().unwrap(),
+            _ => pair.daemons.server().unwrap(),
+        };
+        daemon
+            .wait_status(|_| daemon.log().matches("connected workload").count() == CONNECTIONS)
+            .unwrap_or_else(|error| panic!("{end}: {error:#}\n{}", daemon.log()));
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains("connected workload")).unwrap();
+        assert!(line.contains(CLIENT) && line.contains(SERVER) && line.contains(end), "{line}");
+        assert!(line.contains("permitted by told"), "{line}");
+        let counters = daemon.counters().unwrap();
+        assert_eq!(counters.event("reported"), CONNECTIONS as u64);
+        assert_eq!(counters.event("unreported"), 0);
+    }
+}
+
+#[test]
+fn what_must_be_encrypted_is_refused_and_told() {
+    let secret = r#"@id("secret") @encrypt permit(principal, action, resource);"#;
+    let setup = Setup::psk().unwrap().server_policy(secret);
+    let mut pair = setup.start_pair(Enforcement::Enforced).unwrap();
+    let listener = Server::start(&pair.net.server, PORT, &Service::Echo).unwrap();
+    let to = pair.net.server.at(Family::V4, PORT);
+    assert!(!contact(&pair.net.client, to, &listener).unwrap().is_made());
+    let server = pair.daemons.server().unwrap();
+    let (code, why) = server.explain(CLIENT, SERVER, PORT).unwrap();
+    assert_eq!(code, 3, "{why}");
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("connection denied")).unwrap();
+    assert!(line.contains("secret") && line.contains("asks for encryption"), "{line}");
+}
+
 /// The rule that comes nearest, and what keeps it from applying.
 const NEAREST: &str = "its action is not accept";
 

@@ -164,7 +164,13 @@ impl Pair {
             // Also of the workload's own port, when it calls and is called at once.
             for port in [SERVICE, 0] {
                 let key = VerdictKey { port, ..World::verdict_key(asked, epoch) };
-                let value = VerdictValue { deadline_ns, rule: 1, action: said, zero: [0; 3] };
+                let value = VerdictValue {
+                    deadline_ns,
+                    rule: 1,
+                    action: said,
+                    obligations: 0,
+                    zero: [0; 2],
+                };
                 self.world.kernel.put("VERDICTS", key, value);
                 self.node.verdicts.insert((PEER, epoch, port, asked), (said, deadline_ns));
             }

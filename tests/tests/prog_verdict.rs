@@ -217,7 +217,8 @@ fn a_verdict_for_every_port_holds_where_none_is_for_this_one() {
             deadline_ns: later,
             rule: 1,
             action: verdict_action::ALLOW,
-            zero: [0; 3],
+            obligations: 0,
+            zero: [0; 2],
         };
         let mut key = World::verdict_key(direction::INGRESS, EPOCH);
         key.port = 0;

@@ -46,7 +46,7 @@ const VERDICT: Home = Home::Programs("prog_verdict");
 const FLOW: Home = Home::Programs("prog_flow");
 
 /// One line for each check, in the order of docs/PROTOCOL.md.
-const MUTATIONS: [Mutation; 19] = [
+const MUTATIONS: [Mutation; 20] = [
     Mutation::new("source-address", HANDSHAKE, "client::s1_that_must_not_leave"),
     Mutation::new("expiry", HANDSHAKE, "a_peer_past_its_deadline_is_unknown"),
     Mutation::new("credential-length", HANDSHAKE, "server::s1_that_must_not_be_accepted"),
@@ -63,6 +63,7 @@ const MUTATIONS: [Mutation; 19] = [
     Mutation::new("step-label", HANDSHAKE, "a_mac_of_another_step_is_dropped"),
     Mutation::new("proof-numbers", HANDSHAKE, "server::s3_that_must_not_be_accepted"),
     Mutation::new("proof-verdict", VERDICT, "a_handshake_asks_under_the_current_epoch"),
+    Mutation::new("obligation", HANDSHAKE, "what_cannot_be_done_denies_whatever_the_answer"),
     Mutation::new("epoch", VERDICT, "a_verdict_of_an_older_epoch_is_a_miss"),
     Mutation::new("workload-in-flow-key", FLOW, "a_flow_of_another_workload_is_not_found"),
     Mutation::new("reset-checksum", FLOW, "a_reset_with_a_wrong_checksum_marks_no_flow"),

@@ -234,6 +234,10 @@ numbered! {
         /// A RST passed that would have ended its flow, had its checksum been found right: it was wrong, or the
         /// segment too long to look.
         ResetUnverified = 272, "reset_unverified";
+        /// Connection reported for the log, as its rule wants it (`@log`).
+        Reported = 273, "reported";
+        /// Connection that should have been, and was not: the ring is full.
+        Unreported = 274, "unreported";
     }
 }
 

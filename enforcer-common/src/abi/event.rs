@@ -9,8 +9,10 @@ pub const HELD_FRAME_MAX: usize = 1536;
 pub mod record_kind {
     /// A [`super::HeldSegment`]: the kernel dropped it and asks for what it lacks.
     pub const HELD: u32 = 1;
-    /// A [`super::RejectedSegment`]: a sampled drop, for the log.
+    /// A [`super::ReportedSegment`]: a sampled drop, for the log.
     pub const REJECTED: u32 = 2;
+    /// A [`super::ReportedSegment`] without a reason: it opened a connection whose rule wants it logged.
+    pub const CONNECTED: u32 = 3;
 }
 
 /// A segment of an unknown peer or without a verdict. Only the first `frame_length` bytes of
@@ -53,13 +55,13 @@ impl HeldSegment {
     pub const HEADER_BYTES: usize = size_of::<Self>() - HELD_FRAME_MAX;
 }
 
-/// A sampled drop.
+/// A sampled drop, or what opened a connection that is to be logged.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub struct RejectedSegment {
-    /// [`record_kind::REJECTED`].
+pub struct ReportedSegment {
+    /// [`record_kind::REJECTED`] or [`record_kind::CONNECTED`].
     pub kind: u32,
-    /// Interface of the drop.
+    /// Interface where it happened.
     pub ifindex: u32,
     /// Boot-time nanoseconds.
     pub time_ns: u64,
@@ -67,7 +69,7 @@ pub struct RejectedSegment {
     pub key: FlowKey,
     /// Identity id of the peer; 0 while unknown.
     pub peer: u64,
-    /// Number of the [`super::DropReason`].
+    /// Number of the [`super::DropReason`]; 0 for a connection.
     pub reason: u16,
     /// 1 for a segment from the workload, 0 for one towards it.
     pub from_workload: u8,
@@ -88,4 +90,4 @@ pub struct ReinjectTrailer {
     pub ingress: u32,
 }
 
-pod!(HeldSegment = 1624, RejectedSegment = 72, ReinjectTrailer = 8);
+pod!(HeldSegment = 1624, ReportedSegment = 72, ReinjectTrailer = 8);

@@ -21,12 +21,12 @@ pub use config::{Config, NonceState, config_flags};
 pub use counter::{
     BLOCK_COUNTS, COUNTED_BEFORE, COUNTER_BLOCKS, CounterBlock, CounterKey, DropReason, Event,
 };
-pub use event::{HELD_FRAME_MAX, HeldSegment, ReinjectTrailer, RejectedSegment, record_kind};
+pub use event::{HELD_FRAME_MAX, HeldSegment, ReinjectTrailer, ReportedSegment, record_kind};
 pub use flow::{FlowKey, FlowKey4, FlowKey6, FlowValue, PacketCount, flow_flags, flow_state};
 pub use network::{NETWORK_ENTRIES, NetworkEntry, NetworkKey, NetworkValue, network_flags};
 pub use peer::{CredentialValue, MAX_CREDENTIAL_BYTES, PeerKey, PeerValue};
 pub use share::{SHARE_COUNTS, SHARE_OF_ALL, ShareValue};
-pub use verdict::{VerdictKey, VerdictValue, direction, verdict_action};
+pub use verdict::{VerdictKey, VerdictValue, direction, obligation, verdict_action};
 pub use workload::{
     AddressKey, BucketKey, BucketValue, INTERFACE_SLOTS, InterfaceSlot, InterfaceValue,
     WORKLOAD_ID_MAX, WORKLOAD_NAME_BYTES, WORKLOAD_ROWS, WorkloadValue, interface_flags,

@@ -33,8 +33,10 @@ pub struct VerdictValue {
     pub rule: u32,
     /// One of [`verdict_action`].
     pub action: u8,
+    /// What allowing obliges to: any of [`obligation`]. One that is not known denies.
+    pub obligations: u8,
     /// Zero.
-    pub zero: [u8; 3],
+    pub zero: [u8; 2],
 }
 
 pod!(VerdictKey = 24, VerdictValue = 16);
@@ -45,6 +47,16 @@ pub mod direction {
     pub const EGRESS: u8 = 1;
     /// The workload is connected to.
     pub const INGRESS: u8 = 2;
+}
+
+/// What a rule asks for beside its answer.
+pub mod obligation {
+    /// Each connection is reported for the log.
+    pub const LOG: u8 = 1;
+    /// The connection must be encrypted.
+    pub const ENCRYPT: u8 = 2;
+    /// What the programs can do; they deny what obliges to more.
+    pub const HONOURED: u8 = LOG;
 }
 
 /// Answers. Any other number denies.

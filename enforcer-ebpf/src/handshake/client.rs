@@ -185,7 +185,8 @@ fn judge_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 #[inline(never)]
 fn open_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
-    if a.answered == 0 {
+    let is_first = a.answered == 0;
+    if is_first {
         quota::call_answered(s);
     }
     a.proof = mac_bytes(s.tag);
@@ -198,6 +199,9 @@ fn open_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let opened = open_flow(skb, s);
     if opened != 0 {
         return opened;
+    }
+    if is_first {
+        counter::connected(s);
     }
     let stripped = segment::strip(skb, s, s.credential_sum, 1);
     if stripped == 0 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer_common::abi::RejectedSegment;
+use enforcer_common::abi::ReportedSegment;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval};
@@ -80,7 +80,7 @@ pub(super) struct Core {
 enum Happened {
     Held(HeldFrame),
     Result(JobResult),
-    Rejected(RejectedSegment),
+    Reported(ReportedSegment),
     Request(Request),
     Reload,
     Loaded(Box<Result<Loaded, BackendError>>),
@@ -104,7 +104,7 @@ impl Core {
             match self.next(&mut stopped).await {
                 Happened::Held(held) => self.tell(Input::Held(held)),
                 Happened::Result(result) => self.tell(Input::Verified(result)),
-                Happened::Rejected(segment) => self.log.rejected(&self.engine, &segment, now()),
+                Happened::Reported(segment) => self.log.reported(&self.engine, &segment, now()),
                 Happened::Request(request) => self.on_request(request),
                 Happened::Reload => self.reload(None),
                 Happened::Loaded(loaded) => self.on_loaded(*loaded),
@@ -134,7 +134,7 @@ impl Core {
             ended = self.events.readers.ended() => Happened::Lost(ended),
             Some(held) = self.events.held.recv() => Happened::Held(held),
             Some(result) = self.pool.results.recv() => Happened::Result(result),
-            Some(segment) = self.events.rejected.recv() => Happened::Rejected(segment),
+            Some(segment) = self.events.rejected.recv() => Happened::Reported(segment),
             Some(request) = self.requests.recv() => Happened::Request(request),
             Some(()) = self.hangup.recv() => Happened::Reload,
             Some(()) = self.reloading.changes.recv() => Happened::Reload,

@@ -1,12 +1,15 @@
 //! Lines for people: denied connections, sampled drops and failures, so many a second.
 
-use enforcer_common::abi::{DropReason, RejectedSegment, direction};
+use enforcer_common::abi::{DropReason, ReportedSegment, direction, record_kind};
 
 use crate::datapath::DatapathError;
 use crate::engine::{Denial, Engine, Now, Question, Refusal, SECOND_NS, ip_address};
+use crate::identity::Identity;
 
 /// Failures logged a second; a full map fails for every segment.
 const FAILURES_PER_SECOND: u32 = 10;
+/// Connections logged a second, of those whose rules want it (`@log`).
+const CONNECTIONS_PER_SECOND: u32 = 1000;
 
 /// At most so many a second.
 #[derive(Debug)]
@@ -43,11 +46,16 @@ impl Rate {
 pub(super) struct Log {
     denials: Rate,
     failures: Rate,
+    connections: Rate,
 }
 
 impl Log {
     pub(super) fn new(denials_per_second: u32) -> Self {
-        Self { denials: Rate::new(denials_per_second), failures: Rate::new(FAILURES_PER_SECOND) }
+        Self {
+            denials: Rate::new(denials_per_second),
+            failures: Rate::new(FAILURES_PER_SECOND),
+            connections: Rate::new(CONNECTIONS_PER_SECOND),
+        }
     }
 
     /// A connection that the policy denies.
@@ -71,7 +79,7 @@ impl Log {
         let key = &refusal.key;
         let workload = engine.workload_identity(key.workload);
         tracing::info!(
-            workload = workload.map_or_else(String::new, crate::identity::Identity::spiffe_id),
+            workload = workload.map_or_else(String::new, Identity::spiffe_id),
             local = %format_args!("{}:{}", ip_address(&key.local), key.local_port),
             remote = %format_args!("{}:{}", ip_address(&key.remote), key.remote_port),
             because = refusal.because,
@@ -80,16 +88,40 @@ impl Log {
         );
     }
 
+    /// What the kernel reports.
+    pub(super) fn reported(&mut self, engine: &Engine, segment: &ReportedSegment, now: Now) {
+        match segment.kind {
+            record_kind::CONNECTED => self.connected(engine, segment, now),
+            _ => self.rejected(engine, segment, now),
+        }
+    }
+
+    /// A connection whose rule wants it logged.
+    fn connected(&mut self, engine: &Engine, segment: &ReportedSegment, now: Now) {
+        let Some(suppressed) = self.connections.admit(now.boot_ns) else { return };
+        let asked = question(segment);
+        let key = &segment.key;
+        let explained =
+            engine.identity(segment.peer).and_then(|peer| engine.explain(&asked, peer, now));
+        tracing::info!(
+            workload = name(engine.workload_identity(key.workload)),
+            peer = name(engine.identity(segment.peer)),
+            local = %format_args!("{}:{}", ip_address(&key.local), key.local_port),
+            remote = %format_args!("{}:{}", ip_address(&key.remote), key.remote_port),
+            direction = if asked.direction == direction::EGRESS { "egress" } else { "ingress" },
+            because = explained.map_or_else(String::new, |explained| explained.line()),
+            suppressed,
+            "connected"
+        );
+    }
+
     /// A drop that the kernel reports.
-    pub(super) fn rejected(&mut self, engine: &Engine, segment: &RejectedSegment, now: Now) {
+    fn rejected(&mut self, engine: &Engine, segment: &ReportedSegment, now: Now) {
         // A held segment is not refused: the engine says what becomes of it.
         if segment.reason == DropReason::Held as u16 {
             return;
         }
         let Some(suppressed) = self.denials.admit(now.boot_ns) else { return };
-        let name = |identity: Option<&crate::identity::Identity>| {
-            identity.map_or_else(|| "unknown".to_owned(), crate::identity::Identity::spiffe_id)
-        };
         let key = &segment.key;
         let reason = DropReason::from_number(segment.reason).map_or("unknown", DropReason::name);
         let from_workload = segment.from_workload != 0;
@@ -133,7 +165,10 @@ impl Log {
     }
 }
 
-/// What the policy would be asked for a dropped segment of a handshake.
+fn name(identity: Option<&Identity>) -> String {
+    identity.map_or_else(|| "unknown".to_owned(), Identity::spiffe_id)
+}
+
 /// As `enforcer explain` says it; what passes is told by its rule alone. Only for what is logged: it looks at every rule.
 fn why(engine: &Engine, denial: &Denial, now: Now) -> String {
     let explained = engine.explain(&denial.asked, &denial.peer_identity, now);
@@ -141,7 +176,8 @@ fn why(engine: &Engine, denial: &Denial, now: Now) -> String {
     explained.map_or_else(|| denial.because.clone(), |explained| explained.line())
 }
 
-fn question(segment: &RejectedSegment) -> Question {
+/// What the policy was or would be asked for a segment of a handshake.
+fn question(segment: &ReportedSegment) -> Question {
     const SYN: u8 = 2;
     const ACK: u8 = 16;
     let (key, from_workload) = (&segment.key, segment.from_workload != 0);

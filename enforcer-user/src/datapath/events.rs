@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya_log::EbpfLogger;
-use enforcer_common::abi::RejectedSegment;
+use enforcer_common::abi::ReportedSegment;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use super::error::DatapathError;
 use super::folder::PinFolder;
 use super::load::Loaded;
 use super::maps::map_error;
-use super::record::{parse_held, parse_rejected};
+use super::record::{parse_held, parse_reported};
 use crate::engine::HeldFrame;
 
 /// Rings of held segments; a segment's ring is chosen by its source.
@@ -46,7 +46,7 @@ pub struct Events {
     /// Segments that the kernel asks about.
     pub held: mpsc::Receiver<HeldFrame>,
     /// Sampled drops.
-    pub rejected: mpsc::Receiver<RejectedSegment>,
+    pub rejected: mpsc::Receiver<ReportedSegment>,
     /// What was lost.
     pub counters: Arc<EventCounters>,
     /// The tasks that fill the queues.
@@ -83,7 +83,7 @@ impl Events {
         }
         let ring = open(folder, "REJECTED")?;
         let sender = rejected_sender;
-        readers.spawn(read("REJECTED", ring, parse_rejected, sender, Arc::clone(&counters)));
+        readers.spawn(read("REJECTED", ring, parse_reported, sender, Arc::clone(&counters)));
         if let Some(logger) = open_log(loaded)? {
             readers.spawn(read_log(logger));
         }

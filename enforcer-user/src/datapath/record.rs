@@ -1,7 +1,7 @@
 //! Records of the event rings, read without trust in their lengths.
 
 use enforcer_common::abi::{
-    Address, FlowKey, HELD_FRAME_MAX, HeldSegment, RejectedSegment, record_kind,
+    Address, FlowKey, HELD_FRAME_MAX, HeldSegment, ReportedSegment, record_kind,
 };
 
 use crate::engine::HeldFrame;
@@ -44,12 +44,12 @@ pub fn parse_held(record: &[u8]) -> Option<HeldFrame> {
     })
 }
 
-/// Reads a record of a sampled drop; `None` if it is not whole.
+/// Reads a record of a sampled drop or of a connection for the log; `None` if it is not whole.
 #[must_use]
-pub fn parse_rejected(record: &[u8]) -> Option<RejectedSegment> {
+pub fn parse_reported(record: &[u8]) -> Option<ReportedSegment> {
     let mut fields = Fields(record);
     let kind = fields.u32()?;
-    if kind != record_kind::REJECTED {
+    if ![record_kind::REJECTED, record_kind::CONNECTED].contains(&kind) {
         return None;
     }
     let ifindex = fields.u32()?;
@@ -59,7 +59,7 @@ pub fn parse_rejected(record: &[u8]) -> Option<RejectedSegment> {
     let reason = fields.u16()?;
     let [from_workload, tcp_flags] = fields.take()?;
     let zero = fields.u32()?;
-    Some(RejectedSegment {
+    Some(ReportedSegment {
         kind,
         ifindex,
         time_ns,
@@ -173,9 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_segment_reads_as_the_kernel_lays_it_out() {
-        let record = RejectedSegment {
-            kind: record_kind::REJECTED,
+    fn a_reported_segment_reads_as_the_kernel_lays_it_out() {
+        let record = ReportedSegment {
+            kind: record_kind::CONNECTED,
             ifindex: 3,
             time_ns: 5,
             key: key(),
@@ -186,20 +186,20 @@ mod tests {
             zero: 0,
         };
         let bytes = bytes_of(&record);
-        let read = parse_rejected(&bytes).unwrap();
+        let read = parse_reported(&bytes).unwrap();
         assert_eq!(bytes_of(&read), bytes);
-        assert!(parse_rejected(&bytes[..71]).is_none());
+        assert!(parse_reported(&bytes[..71]).is_none());
         assert!(parse_held(&bytes).is_none());
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 1u32..3) {
+        fn any_bytes_are_read_without_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 1u32..5) {
             if let Some(first) = bytes.first_chunk_mut() {
                 *first = kind.to_ne_bytes();
             }
             let _ = parse_held(&bytes);
-            let _ = parse_rejected(&bytes);
+            let _ = parse_reported(&bytes);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One question to the policy, and its answer as the kernel's verdict.
 
-use enforcer_common::abi::{VerdictValue, direction, verdict_action, workload_flags};
+use enforcer_common::abi::{VerdictValue, direction, obligation, verdict_action, workload_flags};
 
 use super::Engine;
 use super::clock::Now;
@@ -9,7 +9,7 @@ use super::peers::{identity_of, lease_limit};
 use super::workloads::Workload;
 use crate::explain::as_request;
 use crate::identity::Identity;
-use crate::policy::{Decision, Explanation, Policy, Request, Rule};
+use crate::policy::{Decision, Explanation, Obligations, Policy, Request, Rule, UNENCRYPTED};
 
 /// How long a denial is cached, in seconds: a label or a clock may be set right at the peer.
 pub const DENIED_SECONDS: u64 = 10;
@@ -27,6 +27,8 @@ pub struct Judged {
     pub valid_until: Option<u64>,
     /// What to log of a denial.
     pub denial: Option<Denial>,
+    /// Any of [`obligation`].
+    pub obligations: u8,
 }
 
 impl Judged {
@@ -97,6 +99,7 @@ impl Engine {
             port_matters: decision.port_matters || workload.spec.learns,
             valid_until: decision.valid_until.map(|at| u64::try_from(at).unwrap_or_default()),
             denial,
+            obligations: carried(decision.obligations(), observed),
         })
     }
 
@@ -130,7 +133,8 @@ impl Engine {
             deadline_ns: end.min(judged.ends_ns(now)),
             rule: judged.rule,
             action: judged.action,
-            zero: [0; 3],
+            obligations: judged.obligations,
+            zero: [0; 2],
         }
     }
 
@@ -170,7 +174,16 @@ fn no_policy() -> Judged {
         port_matters: false,
         valid_until: None,
         denial: None,
+        obligations: 0,
     }
+}
+
+/// Obligations as the kernel's verdict carries them. Where denials are only observed, nothing is asked for that the
+/// programs would deny.
+fn carried(obligations: Obligations, observed: bool) -> u8 {
+    let log = if obligations.log { obligation::LOG } else { 0 };
+    let encrypt = if obligations.encrypt && !observed { obligation::ENCRYPT } else { 0 };
+    log | encrypt
 }
 
 /// The place of a rule among all, from 1.
@@ -208,6 +221,7 @@ fn because(decision: &Decision<'_>) -> String {
             let failed = decision.failures.iter().find(|failure| std::ptr::eq(failure.rule, *rule));
             match failed {
                 Some(failure) => format!("{rule} could not be evaluated: {}", failure.message),
+                None if rule.obligations().encrypt => format!("{rule}{UNENCRYPTED}"),
                 None => rule.to_string(),
             }
         })

@@ -83,6 +83,7 @@ fn still(asked: &Question, verdict: &Verdict, judged: &Judged, now: Now) -> Opti
         deadline_ns: end,
         rule: judged.rule,
         action: judged.action,
+        obligations: judged.obligations,
         ..verdict.value
     })
 }

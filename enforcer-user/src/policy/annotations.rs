@@ -9,7 +9,7 @@ use crate::identity::{NameError, Namespace};
 /// The most bytes of an `@id` or a `@reason`, which appear in log lines.
 pub const MAX_ANNOTATION_BYTES: usize = 256;
 
-const KNOWN: [&str; 5] = ["active", "bounds", "id", "mode", "reason"];
+const KNOWN: [&str; 7] = ["active", "bounds", "encrypt", "id", "log", "mode", "reason"];
 
 /// What the annotations of a rule say, besides its name and reason.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,25 @@ pub(super) struct Annotations {
     pub bounds: Option<Namespace>,
     /// Whether it only tells what it would deny.
     pub observes: bool,
+    /// What it asks for beside its answer.
+    pub obligations: Obligations,
+}
+
+/// What a permit obliges to; of several that hold, to all that any of them says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Obligations {
+    /// Each connection is logged (`@log`).
+    pub log: bool,
+    /// The connection is encrypted (`@encrypt`).
+    pub encrypt: bool,
+}
+
+impl Obligations {
+    /// What either says.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self { log: self.log || other.log, encrypt: self.encrypt || other.encrypt }
+    }
 }
 
 /// What is wrong with an annotation, and the next step.
@@ -32,15 +51,15 @@ impl Annotations {
         for (key, value) in policy.annotations() {
             let read = match key {
                 "id" | "reason" => printable(key, value),
-                "active" => Active::parse(value).map(|active| found.active = Some(active)).map_err(|error| {
-                    (format!("@active: {error}"), error.near.as_deref().map(did_you_mean))
-                }),
+                "active" => Active::parse(value).map(|active| found.active = Some(active)).map_err(
+                    |error| (format!("@active: {error}"), error.near.as_deref().map(did_you_mean)),
+                ),
                 "bounds" => bounds(policy, value).map(|of| found.bounds = Some(of)),
                 "mode" => mode(policy, value).map(|observes| found.observes = observes),
-                "encrypt" => Err((
-                    "@encrypt is not enforced yet".to_owned(),
-                    Some("what it asks for is refused rather than sent in the clear; leave the rule out".to_owned()),
-                )),
+                "log" => obligation(policy, key, value).map(|()| found.obligations.log = true),
+                "encrypt" => {
+                    obligation(policy, key, value).map(|()| found.obligations.encrypt = true)
+                }
                 _ => Err(unknown(key)),
             };
             problems.extend(read.err());
@@ -56,6 +75,23 @@ fn bounds(policy: &Policy, value: &str) -> Result<Namespace, Problem> {
     }
     let form = |error: NameError| (format!("@bounds({value:?}): {error}"), None);
     value.parse().map_err(form)
+}
+
+fn obligation(policy: &Policy, key: &str, value: &str) -> Result<(), Problem> {
+    if !value.is_empty() {
+        return Err((format!("@{key}({value:?}): it stands alone"), Some(format!("write @{key}"))));
+    }
+    match (policy.effect(), policy.annotation("bounds")) {
+        (Effect::Forbid, _) => {
+            let help = if key == "log" { "denials are logged anyway" } else { "forbid closes" };
+            Err((format!("@{key} belongs to a permit"), Some(format!("{help}; leave @{key} out"))))
+        }
+        (_, Some(_)) => {
+            let help = format!("put @{key} on the permits within");
+            Err((format!("@{key} on bounds obliges nobody"), Some(help)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mode(policy: &Policy, value: &str) -> Result<bool, Problem> {
@@ -83,8 +119,9 @@ fn printable(key: &str, value: &str) -> Result<(), Problem> {
 
 fn unknown(key: &str) -> Problem {
     let near = nearest(key, KNOWN).map(did_you_mean);
-    let help =
-        near.unwrap_or_else(|| "@id, @reason, @active, @bounds and @mode are known".to_owned());
+    let help = near.unwrap_or_else(|| {
+        "@id, @reason, @active, @bounds, @encrypt, @log and @mode are known".to_owned()
+    });
     (format!("annotation @{key} has no meaning here"), Some(help))
 }
 

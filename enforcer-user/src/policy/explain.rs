@@ -309,7 +309,8 @@ impl Explanation {
         lines.extend(self.refused.iter().map(|refused| format!("it cannot be asked: {refused}")));
         lines.extend(self.rules.iter().map(|rule| {
             let verb = if rule.effect == Effect::Permit { "permitted" } else { "forbidden" };
-            format!("{verb} by {rule}")
+            let but = if rule.effect == Effect::Permit && !allow { UNENCRYPTED } else { "" };
+            format!("{verb} by {rule}{but}")
         }));
         if !allow && self.rules.is_empty() && self.refused.is_none() {
             lines.push("nothing permits it".to_owned());
@@ -334,6 +335,10 @@ impl Explanation {
         lines
     }
 }
+
+/// Said of a permit that obliges to encryption.
+pub const UNENCRYPTED: &str =
+    ", which asks for encryption (@encrypt): this version has none, so it is refused";
 
 fn verdict(allow: bool) -> &'static str {
     if allow { "allow" } else { "deny" }

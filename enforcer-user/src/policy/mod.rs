@@ -37,8 +37,9 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+pub use annotations::Obligations;
 pub use error::{PolicyError, PolicyErrors};
-pub use explain::{BothEnds, Explanation, Failure, NearMiss};
+pub use explain::{BothEnds, Explanation, Failure, NearMiss, UNENCRYPTED};
 pub use names::nearest;
 pub use network::{Direction, NetworkRule, NetworkRuleError, NetworkRuleSpec, NetworkTable};
 pub use overrides::{MAX_OVERRIDE_SECONDS, MAX_OVERRIDES, Override, Whom, WhomError};

@@ -5,7 +5,7 @@ use std::fmt;
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::annotations::Annotations;
+use super::annotations::{Annotations, Obligations};
 use super::dependencies::Reads;
 use super::error::PolicyError;
 use super::request::Action;
@@ -129,6 +129,12 @@ impl Rule {
     #[must_use]
     pub fn observes(&self) -> bool {
         self.annotations.observes
+    }
+
+    /// What it asks for beside its answer.
+    #[must_use]
+    pub fn obligations(&self) -> Obligations {
+        self.annotations.obligations
     }
 
     /// The actions that its head lets pass.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Policy, PolicySet as CedarSet, Response};
 
+use super::annotations::Obligations;
 use super::asked::{Asked, Missing};
 use super::dependencies::Reads;
 use super::error::{PolicyError, PolicyErrors};
@@ -54,7 +55,8 @@ pub struct Decision<'a> {
     /// True only when some `permit` holds, no `forbid` holds and no `forbid` failed.
     pub allow: bool,
     /// The rules that decided, in the order of their files: the permits that hold when allowed;
-    /// the forbids that hold or failed when denied; none when nothing permits.
+    /// the forbids that hold or failed when denied, or the permits that oblige to what cannot be
+    /// done; none when nothing permits.
     pub rules: Vec<&'a Rule>,
     /// The rules that could not be evaluated. A `permit` among them did not permit, a `forbid` denied.
     pub failures: Vec<RuleFailure<'a>>,
@@ -212,10 +214,15 @@ impl PolicySet {
         }
         let outside = self.keep_within(&candidates.bounds, asked, question, &mut permits);
         let observed = forbids.take_observing();
-        let allow = !forbids.any && !permits.holding.is_empty();
-        let mut rules = if allow { permits.holding } else { forbids.holding };
-        if !allow {
+        let permitted = !forbids.any && !permits.holding.is_empty();
+        let mut rules = if permitted { permits.holding } else { forbids.holding };
+        if !permitted {
             rules.extend(forbids.failed.iter().map(|failure| failure.rule));
+        }
+        // Nothing encrypts yet: what must not travel in the clear does not travel.
+        let allow = permitted && !rules.iter().any(|rule| rule.obligations().encrypt);
+        if permitted && !allow {
+            rules.retain(|rule| rule.obligations().encrypt);
         }
         rules.sort_by_key(|rule| rule.number);
         let mut failures = forbids.failed;
@@ -288,6 +295,13 @@ impl PolicySet {
 }
 
 impl Decision<'_> {
+    /// What the permits that hold oblige to; nothing where something overrides them.
+    #[must_use]
+    pub fn obligations(&self) -> Obligations {
+        let rules = self.rules.iter().filter(|_| self.overridden.is_none());
+        rules.map(|rule| rule.obligations()).fold(Obligations::default(), Obligations::or)
+    }
+
     fn refuse(message: String) -> Self {
         Self { refused: Some(message), ..Self::nothing() }
     }

@@ -1,7 +1,7 @@
 //! Records of the event rings.
 
-use enforcer_common::abi::{FlowKey, HELD_FRAME_MAX, HeldSegment, RejectedSegment, record_kind};
-use enforcer_user::datapath::record::{parse_held, parse_rejected};
+use enforcer_common::abi::{FlowKey, HELD_FRAME_MAX, HeldSegment, ReportedSegment, record_kind};
+use enforcer_user::datapath::record::{parse_held, parse_reported};
 use enforcer_user::engine::HeldFrame;
 
 use super::feed::Feed;
@@ -17,9 +17,9 @@ pub fn run(data: &[u8]) {
         let bytes = held_bytes(&held, &data[HeldSegment::HEADER_BYTES - 8..][..8], data[HOST_SIDE]);
         assert!(data.starts_with(&bytes), "{held:?}");
         assert!(parse_held(&bytes[..bytes.len() - 1]).is_none());
-        assert!(parse_rejected(data).is_none());
+        assert!(parse_reported(data).is_none());
     }
-    if let Some(rejected) = parse_rejected(data) {
+    if let Some(rejected) = parse_reported(data) {
         assert!(data.starts_with(&rejected_bytes(&rejected)), "{rejected:?}");
     }
     held_reads_back(Feed::new(data));
@@ -46,7 +46,7 @@ fn held_reads_back(mut feed: Feed<'_>) {
 }
 
 fn rejected_reads_back(mut feed: Feed<'_>) {
-    let rejected = RejectedSegment {
+    let rejected = ReportedSegment {
         kind: record_kind::REJECTED,
         ifindex: feed.u32(),
         time_ns: feed.u64(),
@@ -58,10 +58,10 @@ fn rejected_reads_back(mut feed: Feed<'_>) {
         zero: feed.u32(),
     };
     let bytes = rejected_bytes(&rejected);
-    assert_eq!(bytes.len(), size_of::<RejectedSegment>());
-    let read = parse_rejected(&bytes).expect("a whole record");
+    assert_eq!(bytes.len(), size_of::<ReportedSegment>());
+    let read = parse_reported(&bytes).expect("a whole record");
     assert_eq!(rejected_bytes(&read), bytes);
-    assert!(parse_rejected(&bytes[..bytes.len() - 1]).is_none());
+    assert!(parse_reported(&bytes[..bytes.len() - 1]).is_none());
 }
 
 fn key(feed: &mut Feed<'_>) -> FlowKey {
@@ -106,7 +106,7 @@ fn held_bytes(held: &HeldFrame, unread: &[u8], host_side: u8) -> Vec<u8> {
     bytes
 }
 
-fn rejected_bytes(rejected: &RejectedSegment) -> Vec<u8> {
+fn rejected_bytes(rejected: &ReportedSegment) -> Vec<u8> {
     let mut bytes = rejected.kind.to_ne_bytes().to_vec();
     bytes.extend(rejected.ifindex.to_ne_bytes());
     bytes.extend(rejected.time_ns.to_ne_bytes());

@@ -14,7 +14,7 @@ use enforcer_common::abi::{
     AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterBlock, CounterKey,
     CredentialValue, DropReason, Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle,
     HeldSegment, InterfaceSlot, InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue,
-    RejectedSegment, ShareValue, VerdictKey, VerdictValue, WorkloadValue,
+    ReportedSegment, ShareValue, VerdictKey, VerdictValue, WorkloadValue,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -307,12 +307,12 @@ impl Kernel {
     }
 
     /// The drops sampled since the last call.
-    pub fn rejected(&mut self) -> Vec<RejectedSegment> {
+    pub fn rejected(&mut self) -> Vec<ReportedSegment> {
         let mut records = Vec::new();
         while let Some(item) = self.rejected.next() {
-            assert_eq!(item.len(), size_of::<RejectedSegment>());
+            assert_eq!(item.len(), size_of::<ReportedSegment>());
             // SAFETY: as many bytes as the record has, of which every pattern is a value.
-            records.push(unsafe { item.as_ptr().cast::<RejectedSegment>().read_unaligned() });
+            records.push(unsafe { item.as_ptr().cast::<ReportedSegment>().read_unaligned() });
         }
         records
     }

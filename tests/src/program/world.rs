@@ -283,8 +283,15 @@ impl World {
 
     /// Writes the verdict on the peer.
     pub fn set_verdict(&mut self, asked: u8, epoch: u32, action: u8, deadline_ns: u64) {
-        let value = VerdictValue { deadline_ns, rule: 1, action, zero: [0; 3] };
+        let value = VerdictValue { deadline_ns, rule: 1, action, obligations: 0, zero: [0; 2] };
         self.kernel.put("VERDICTS", Self::verdict_key(asked, epoch), value);
+    }
+
+    /// Writes the verdict on the peer, of the current epoch, with what it obliges to.
+    pub fn oblige(&mut self, asked: u8, action: u8, obligations: u8) {
+        let deadline_ns = self.later();
+        let value = VerdictValue { deadline_ns, rule: 1, action, obligations, zero: [0; 2] };
+        self.kernel.put("VERDICTS", Self::verdict_key(asked, EPOCH), value);
     }
 
     /// Makes the daemon forget the verdict on the peer.

@@ -4,6 +4,7 @@
 mod again;
 mod client;
 mod cold;
+mod obligation;
 mod options;
 mod quota;
 mod room;

@@ -164,7 +164,11 @@ fn dialled(vector: &Vector) -> World {
     let mut verdict = World::verdict_key(direction::EGRESS, EPOCH);
     verdict.port = vector.port;
     let (action, deadline_ns) = (verdict_action::ALLOW, w.later());
-    w.kernel.put("VERDICTS", verdict, VerdictValue { deadline_ns, rule: 1, action, zero: [0; 3] });
+    w.kernel.put(
+        "VERDICTS",
+        verdict,
+        VerdictValue { deadline_ns, rule: 1, action, obligations: 0, zero: [0; 2] },
+    );
     let attempt = AttemptValue {
         created_ns: w.now_ns,
         deadline_ns,

@@ -154,8 +154,9 @@ impl Encoder {
             rules.iter().partition(|rule| rule.bounds().is_some());
         let mut written = Vec::new();
         for rule in others {
-            let may_not_hold = rule.effect() == Effect::Forbid
-                && (rule.observes() || rule.annotations.active.is_some());
+            // A permit that obliges to encryption, which there is not, closes as a forbid does.
+            let closes = rule.effect() == Effect::Forbid || rule.obligations().encrypt;
+            let may_not_hold = closes && (rule.observes() || rule.annotations.active.is_some());
             if may_not_hold || !rule.actions().contains(&action) {
                 continue;
             }
@@ -165,7 +166,11 @@ impl Encoder {
                 Effect::Permit => {
                     let within = self.bounds_of(rule, &bounds, action)?;
                     for chosen in choices(&within) {
-                        written.push(Written::Json(with_conditions(json.clone(), chosen)));
+                        let mut json = with_conditions(json.clone(), chosen);
+                        if let Some(effect) = json.get_mut("effect").filter(|_| closes) {
+                            *effect = "forbid".into();
+                        }
+                        written.push(Written::Json(json));
                         if written.len() > MAX_PROVED {
                             return Err(format!(
                                 "bounds within bounds make more than {MAX_PROVED} policies"

@@ -32,6 +32,30 @@ fn a_permit_opens_and_a_forbid_overrules_it() {
 }
 
 #[test]
+fn a_permit_obliges_and_what_cannot_be_done_denies() {
+    let (web, shop) = (workload("/a/web", &[]), workload("/a/shop", &[]));
+    let request = tcp(&web, &shop, 80);
+    let logged = set("@log permit(principal, action, resource);");
+    let decision = logged.decide(&request);
+    assert!(decision.allow && decision.obligations().log && !decision.obligations().encrypt);
+    // Of several that hold, all oblige.
+    let text = "permit(principal, action, resource);
+                @id(\"secret\") @encrypt permit(principal, action, resource) when { context.port == 80 };";
+    let encrypted = set(text);
+    let decision = encrypted.decide(&request);
+    assert!(!decision.allow && decision.obligations().encrypt);
+    assert_eq!(names(&decision), ["secret"]);
+    let why = encrypted.explain(&request).to_string();
+    assert!(why.contains("permitted by secret") && why.contains("asks for encryption"), "{why}");
+    assert!(encrypted.decide(&tcp(&web, &shop, 81)).allow);
+    // A forbid is what denies where there is one.
+    let forbidden = set(&format!("{text}\nforbid(principal, action, resource);"));
+    let decision = forbidden.decide(&request);
+    assert_eq!((decision.allow, names(&decision)), (false, vec!["test.cedar:3"]));
+    assert!(!decision.obligations().encrypt);
+}
+
+#[test]
 fn namespaces_hold_what_is_below_and_not_what_only_sounds_alike() {
     let policy = set(r#"permit(principal in Namespace::"/a/b", action, resource);"#);
     let callee = workload("/x/db", &[]);

@@ -120,3 +120,19 @@ fn the_labels_that_policies_use_are_known() {
         ["test.cedar:2: no workload here carries the label \"tier\" (did you mean \"teir\"?)"]
     );
 }
+
+#[test]
+fn obligations_stand_alone_on_permits() {
+    for (text, said) in [
+        ("@log forbid(principal, action, resource);", "@log belongs to a permit"),
+        ("@encrypt forbid(principal, action, resource);", "@encrypt belongs to a permit"),
+        ("@log(\"all\") permit(principal, action, resource);", "@log(\"all\"): it stands alone"),
+        (
+            "@bounds(\"/a\") @log permit(principal, action, resource);",
+            "@log on bounds obliges nobody",
+        ),
+    ] {
+        let error = PolicySet::from_sources(&[SourceFile::new("a.cedar", text)]).unwrap_err();
+        assert!(error.to_string().contains(said), "{text}: {error}");
+    }
+}
