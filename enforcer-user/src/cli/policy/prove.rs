@@ -190,14 +190,13 @@ impl Report {
                 let at = |name: &Option<String>| {
                     name.as_ref().map_or_else(String::new, |name| format!(" ({name})"))
                 };
-                let indented = |text: String| text.replace('\n', "\n    ");
                 format!(
                     "reaches: {from} reaches {to} on port {port}, for example at {time}\n    source{}: {}\n    \
                      destination{}: {}\n",
                     at(source),
-                    indented(why.connect.to_string()),
+                    why.connect.line(),
                     at(destination),
-                    indented(why.accept.to_string())
+                    why.accept.line()
                 )
             }
         }
