@@ -107,6 +107,9 @@ fn a_label_that_is_missing_is_thought_of() {
         "permit(principal, action, resource) unless { principal.labels has quarantined };";
     let found = reaches(ask(&policy(&[("/", guarded)]), "/a", "/b"));
     assert!(!found.caller.labels().contains_key("quarantined"));
+    let marked = "permit(principal, action, resource) when { resource.labels has open };";
+    let found = reaches(ask(&policy(&[("/", marked)]), "/a", "/b"));
+    assert!(found.callee.labels().contains_key("open"));
     // Here it is not: a forbid that fails denies.
     let text = "permit(principal, action, resource) unless { principal.labels has quarantined };
                 forbid(principal, action, resource) unless { principal.labels.quarantined == \"no\" };";

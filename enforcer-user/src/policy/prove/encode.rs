@@ -140,7 +140,10 @@ impl Encoder {
                     Some((schema::WORKLOAD_TYPE, spiffe_id)) => self.places.add_workload(spiffe_id),
                     _ => {}
                 }
-                self.carried.extend(label_asked_for(fields).map(|(_, label)| label.to_owned()));
+                if let Some((_, label)) = label_asked_for(fields) {
+                    self.labels.insert(label.to_owned());
+                    self.carried.insert(label.to_owned());
+                }
                 fields.values().for_each(|inner| self.meet_value(inner));
             }
             Value::Array(values) => values.iter().for_each(|inner| self.meet_value(inner)),
