@@ -166,6 +166,35 @@ fn what_must_be_encrypted_reaches_nobody() {
 }
 
 #[test]
+fn a_path_that_is_asked_for_is_thought_of() {
+    for text in [
+        "permit(principal, action, resource);
+         forbid(principal, action, resource) when { principal has labels.quarantine };",
+        "permit(principal, action, resource) unless { principal has labels.tier };",
+    ] {
+        let found = reaches(ask(&policy(&[("/", text)]), "/dev", "/prod"));
+        assert!(found.caller.labels().is_empty(), "{found:?}");
+    }
+    let open = policy(&[("/", "permit(principal, action, resource);")]);
+    reaches(ask_both(&open, &open, "/dev", "/prod", Some("!(principal has labels.tier)")));
+}
+
+#[test]
+fn what_closes_does_not_where_a_label_is_missing_or_a_bound_is_not_in_force() {
+    let text = "permit(principal, action, resource);
+                @encrypt permit(principal in Namespace::\"/dev\", action, resource) when { principal.labels.tier == \"db\" };
+                @encrypt permit(principal in Namespace::\"/dev\", action, resource) when { principal.labels.tier != \"db\" };";
+    let found = reaches(ask(&policy(&[("/", text)]), "/dev", "/prod"));
+    assert!(!found.caller.labels().contains_key("tier"));
+    let root = "permit(principal, action, resource);
+                @bounds(\"/shop\") @active(\"Mon 08:00-09:00 UTC\") permit(principal, action, resource);";
+    let shop = "@encrypt permit(principal, action, resource);";
+    reaches(ask(&policy(&[("/", root), ("/shop", shop)]), "/shop", "/shop"));
+    let always = root.replace("@active(\"Mon 08:00-09:00 UTC\") ", "");
+    never(ask(&policy(&[("/", &always), ("/shop", shop)]), "/shop", "/shop"));
+}
+
+#[test]
 fn names_are_what_they_say() {
     const TILL: &str = "spiffe://example.org/shop/till";
     let text =
@@ -248,7 +277,7 @@ fn random_condition(random: &mut fastrand::Rng, depth: u32) -> String {
         0 | 1 => format!("{side}.labels.{label} == \"{value}\""),
         2 => format!("{side}.labels.{label} != \"{value}\""),
         3 => format!("{side}.labels has {label}"),
-        4 => format!("!({side}.labels has {label})"),
+        4 => format!("!({side} has labels.{label})"),
         5 => format!("principal.labels.{label} == resource.labels.{label}"),
         6 => "context.port == 80".to_owned(),
         7 => format!("{side} in Namespace::\"/x\""),
@@ -257,7 +286,8 @@ fn random_condition(random: &mut fastrand::Rng, depth: u32) -> String {
 }
 
 fn random_policy(random: &mut fastrand::Rng) -> String {
-    let effect = random.choice(["permit", "permit", "forbid"]).unwrap();
+    let effect =
+        random.choice(["permit", "permit", "permit", "@encrypt permit", "forbid"]).unwrap();
     let action = random.choice(["action", "action", "action == Action::\"connect\""]).unwrap();
     let caller = random.choice(["principal", "principal in Namespace::\"/x\""]).unwrap();
     let clause = random.choice(["when", "unless"]).unwrap();

@@ -73,7 +73,12 @@ pub(super) fn add_qdisc(
     }
     let action =
         format!("add the clsact qdisc (kernel modules sch_ingress, cls_bpf) to {}", facts.name);
-    qdisc_add_clsact(&facts.name).map_err(|e| program_error(program, action)(e.into()))?;
+    if let Err(error) = qdisc_add_clsact(&facts.name) {
+        if let Some(folder) = folder {
+            folder.remove(&mark_of(facts.ifindex))?;
+        }
+        return Err(program_error(program, action)(error.into()));
+    }
     fault::reached(KillPoint::QdiscMade);
     Ok(())
 }

@@ -26,6 +26,11 @@ pub(super) fn attach(
     hook: Hook,
 ) -> Result<(), DatapathError> {
     let pin = link_pin(facts.ifindex, suffix);
+    let next = format!("{pin}{NEXT_SUFFIX}");
+    // One that a daemon made and did not live to name is all that enforces here.
+    if !folder.has(&pin) && folder.has(&next) {
+        rename(folder, &next, &pin)?;
+    }
     // A link whose interface is gone, or that sits on another hook or in another namespace since
     // the configuration changed, cannot be taken over: it is replaced once the new one is there.
     // One behind another program stays: the kernel takes a program once in a chain, and taking
@@ -37,7 +42,6 @@ pub(super) fn attach(
         fault::reached(KillPoint::LinkSwapped);
         return Ok(());
     }
-    let next = format!("{pin}{NEXT_SUFFIX}");
     folder.remove(&next)?;
     let link = attach_first(classifier, program, facts, hook)?;
     fault::reached(KillPoint::LinkMade);
@@ -45,11 +49,15 @@ pub(super) fn attach(
         .pin(folder.pin(&next))
         .map_err(|e| DatapathError::file(&folder.pin(&next), "pin", io::Error::other(e)))?;
     fault::reached(KillPoint::LinkPinned);
-    std::fs::rename(folder.pin(&next), folder.pin(&pin))
-        .map_err(|e| DatapathError::file(&folder.pin(&pin), "rename", e))?;
+    rename(folder, &next, &pin)?;
     drop(pinned);
     fault::reached(KillPoint::LinkRenamed);
     Ok(())
+}
+
+fn rename(folder: &PinFolder, from: &str, to: &str) -> Result<(), DatapathError> {
+    std::fs::rename(folder.pin(from), folder.pin(to))
+        .map_err(|e| DatapathError::file(&folder.pin(to), "rename", e))
 }
 
 /// Puts the new program into a pinned link, in one step of the kernel.

@@ -5,9 +5,9 @@
 //! - What asks for `accept` is asked for `connect` and the other way round in the callee's set, so that one request
 //!   serves both.
 //! - Every workload has every label: a rule that reads one which is missing fails, a permit that fails permits nothing,
-//!   and a forbid that fails denies, so that a label more never closes what was open. Only of a label that something
-//!   asks for (`has`) it matters: whether it is carried is an attribute of its own, and a rule that reads it says itself
-//!   when it fails.
+//!   and a forbid that fails denies, so that a label more never closes what was open. It matters only of a label that
+//!   something asks for (`has`), or that a permit reads which closes (`@encrypt`): whether it is carried is an attribute
+//!   of its own, and a rule that reads it says itself when it fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -55,9 +55,15 @@ pub(super) fn encode(
     let mut encoder = Encoder::default();
     encoder.places.add_question(question);
     let policies = [Some(sides.connect), Some(sides.accept), condition.map(Condition::policy)];
-    for rule in policies.into_iter().flatten().flat_map(|policy| policy.set().rules()) {
+    let rules = || policies.into_iter().flatten().flat_map(|policy| policy.set().rules());
+    for rule in rules() {
         encoder.meet(rule)?;
     }
+    // What closes where it holds, and not where it fails: a label more may close what was open.
+    let some_close = rules().any(|rule| rule.obligations().encrypt);
+    let closing = |rule: &&Rule| rule.obligations().encrypt || rule.bounds().is_some();
+    let read = rules().filter(|_| some_close).filter(closing).flat_map(|rule| &rule.labels);
+    encoder.carried.extend(read.cloned());
     let mut connect = encoder.end(sides.connect.set().rules(), Action::Connect)?;
     let accept = encoder.end(sides.accept.set().rules(), Action::Accept)?;
     for rule in condition.into_iter().flat_map(|condition| condition.policy().set().rules()) {
@@ -167,7 +173,7 @@ impl Encoder {
             match rule.effect() {
                 Effect::Forbid => written.push(Written::Json(json)),
                 Effect::Permit => {
-                    let within = self.bounds_of(rule, &bounds, action)?;
+                    let within = self.bounds_of(rule, closes, &bounds, action)?;
                     for chosen in choices(&within) {
                         let mut json = with_conditions(json.clone(), chosen);
                         if let Some(effect) = json.get_mut("effect").filter(|_| closes) {
@@ -210,6 +216,7 @@ impl Encoder {
     fn bounds_of(
         &self,
         permit: &Rule,
+        closes: bool,
         bounds: &[&Rule],
         action: Action,
     ) -> Result<Vec<Vec<Value>>, String> {
@@ -222,7 +229,9 @@ impl Encoder {
             let key = (of.as_str(), bound.scope().as_str());
             // Bounds that let nothing be asked let nothing be permitted.
             groups.entry(key).or_default();
-            if bound.actions().contains(&action) {
+            // What closes only at some hours is left out.
+            let is_certain = !closes || bound.annotations.active.is_none();
+            if is_certain && bound.actions().contains(&action) {
                 let condition = as_condition(&self.rule(bound, action)?);
                 groups.entry(key).or_default().push(condition);
             }
@@ -232,7 +241,45 @@ impl Encoder {
 }
 
 fn json_of(rule: &Rule) -> Result<Value, String> {
-    rule.policy.to_json().map_err(|error| format!("{}: {error}", rule.name()))
+    let json = rule.policy.to_json().map_err(|error| format!("{}: {error}", rule.name()))?;
+    expanded(json).ok_or_else(|| format!("{} has a form that is not known here", rule.name()))
+}
+
+/// The rule with each `has` for one attribute: `principal has labels.tier` asks for two. None if there is a `has` of
+/// another form.
+fn expanded(value: Value) -> Option<Value> {
+    match value {
+        Value::Object(mut fields) => {
+            if let Some(asked) = fields.remove("has") {
+                return expanded_has(&asked);
+            }
+            let each = fields.into_iter().map(|(key, inner)| Some((key, expanded(inner)?)));
+            each.collect::<Option<_>>().map(Value::Object)
+        }
+        Value::Array(values) => {
+            values.into_iter().map(expanded).collect::<Option<_>>().map(Value::Array)
+        }
+        other => Some(other),
+    }
+}
+
+fn expanded_has(asked: &Value) -> Option<Value> {
+    let mut left = expanded(asked.get("left")?.clone())?;
+    let path = match asked.get("attr")? {
+        Value::String(name) => vec![name.as_str()],
+        Value::Array(names) => names.iter().map(Value::as_str).collect::<Option<_>>()?,
+        _ => return None,
+    };
+    let mut all = None;
+    for name in path {
+        let one = json!({ "has": { "left": left, "attr": name } });
+        all = Some(match all {
+            Some(before) => both(&before, &one),
+            None => one,
+        });
+        left = json!({ ".": { "left": left, "attr": name } });
+    }
+    all
 }
 
 /// A rule for everybody with one condition.
