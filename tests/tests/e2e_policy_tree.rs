@@ -126,8 +126,8 @@ fn a_file_that_does_not_load_is_not_written_and_nothing_changes() {
         ),
         (
             "/acme/a.cedar",
-            "@encrypt permit(principal, action, resource);",
-            "@encrypt is not enforced yet",
+            "@encrypt forbid(principal, action, resource);",
+            "@encrypt belongs to a permit",
         ),
         (
             "/acme/a.cedar",
