@@ -339,7 +339,8 @@ fn a_workloads_own_handmade_frames_do_not_leave() {
     let arrived: Vec<_> = arrived.iter().filter(|p| !p.is_neighbour_discovery()).collect();
     assert!(arrived.is_empty(), "these left the host: {arrived:#?}");
     let drops = enforcer.counters().unwrap().since(&before);
-    let counted =
-        ["not_ip", "fragment", "extension_header", "source_route"].map(|name| drops.drop(name));
-    assert_eq!(counted, [6, 6, 1, 1], "{drops:?}");
+    let counted = ["not_ip", "fragment", "source_route"].map(|name| drops.drop(name));
+    assert_eq!(counted, [6, 6, 1], "{drops:?}");
+    // The stack's own reports of multicast groups (MLD) carry such a header too, whenever they come.
+    assert!(drops.drop("extension_header") >= 1, "{drops:?}");
 }
