@@ -74,6 +74,19 @@ pub struct Known<'a> {
     pub peers: &'a [&'a Identity],
 }
 
+/// What is asked about a workload that is not known here.
+#[derive(Debug, Clone, Copy)]
+struct Described<'a> {
+    labels: &'a BTreeMap<String, String>,
+    attributes: &'a BTreeMap<String, String>,
+}
+
+impl Described<'_> {
+    fn is_empty(self) -> bool {
+        self.labels.is_empty() && self.attributes.is_empty()
+    }
+}
+
 /// Judges a request by a policy at a time (Unix seconds).
 ///
 /// # Errors
@@ -84,8 +97,11 @@ pub fn explain(
     known: Known<'_>,
     unix_seconds: i64,
 ) -> Result<ExplainReport, ExplainError> {
-    let caller = known.identify("from", &request.from, &request.from_labels)?;
-    let callee = known.identify("to", &request.to, &request.to_labels)?;
+    let described =
+        Described { labels: &request.from_labels, attributes: &request.from_attributes };
+    let caller = known.identify("from", &request.from, described)?;
+    let described = Described { labels: &request.to_labels, attributes: &request.to_attributes };
+    let callee = known.identify("to", &request.to, described)?;
     let protocol: Protocol = request.protocol.as_deref().unwrap_or("tcp").parse()?;
     let port = request.port;
     let (caller, callee, action) = (&caller, &callee, Action::Connect);
@@ -119,7 +135,7 @@ impl Known<'_> {
         &self,
         end: &'static str,
         text: &str,
-        labels: &BTreeMap<String, String>,
+        described: Described<'_>,
     ) -> Result<Identity, ExplainError> {
         let called: Vec<_> = self.workloads.iter().filter(|id| id.is_called(text)).collect();
         if called.len() > 1 {
@@ -130,9 +146,9 @@ impl Known<'_> {
         let peer = |id: &&&Identity| id.spiffe_id() == text;
         let found = called.first().copied().or_else(|| self.peers.iter().find(peer));
         match found {
-            Some(found) if labels.is_empty() => Ok((*found).clone()),
+            Some(found) if described.is_empty() => Ok((*found).clone()),
             Some(_) => Err(ExplainError::Labels { end, text: text.to_owned() }),
-            None => self.named(end, text, labels),
+            None => self.named(end, text, described),
         }
     }
 
@@ -140,7 +156,7 @@ impl Known<'_> {
         &self,
         end: &'static str,
         text: &str,
-        labels: &BTreeMap<String, String>,
+        described: Described<'_>,
     ) -> Result<Identity, ExplainError> {
         let Some(id) = text.strip_prefix("spiffe://") else {
             let names: Vec<&str> = self.workloads.iter().map(|id| id.name()).collect();
@@ -154,7 +170,8 @@ impl Known<'_> {
         let Some((domain, namespace, name)) = parts else {
             return Err(ExplainError::Form { end, text: text.to_owned() });
         };
-        Identity::new(domain, namespace, name, labels.clone())
+        Identity::new(domain, namespace, name, described.labels.clone())
+            .and_then(|identity| identity.described(described.attributes))
             .map_err(|source| ExplainError::Name { end, source })
     }
 }

@@ -104,6 +104,18 @@ fn load_modes(config: &Config, now: u64) -> Result<(Trust, Issuer), TrustLoadErr
     }
 }
 
+/// The configuration on its node, whose certificate has labels that policies read.
+///
+/// # Errors
+/// There is a certificate, and it is refused.
+pub fn on_this_node(config: &Config) -> Result<Config, FileError> {
+    let TrustConfig::Pki { node_certificate, .. } = &config.identity.trust else {
+        return Ok(config.clone());
+    };
+    let certificate = load_node_certificate(node_certificate)?;
+    Ok(config.clone().on_node(certificate.labels()))
+}
+
 /// How long and how large this node's credentials are.
 #[must_use]
 pub fn credential_limits(config: &Config) -> Limits {

@@ -122,6 +122,37 @@ fn a_label_that_is_missing_is_thought_of() {
 }
 
 #[test]
+fn what_a_workload_runs_and_where_is_thought_of() {
+    let text = "permit(principal, action, resource)
+                when { principal.user == \"shop\" && resource.node.zone == \"north\" };";
+    let open = policy(&[("/", text)]);
+    let found = reaches(ask(&open, "/dev", "/prod"));
+    assert_eq!(found.caller.description(), [("user".to_owned(), "shop".to_owned())].into());
+    assert_eq!(found.callee.description(), [("node.zone".to_owned(), "north".to_owned())].into());
+    for lacking in
+        ["!(principal has user)", "!(resource.node has zone)", "!(resource has node.zone)"]
+    {
+        let closed = format!("{text} forbid(principal, action, resource) unless {{ {lacking} }};");
+        never(ask(&policy(&[("/", &closed)]), "/dev", "/prod"));
+        never(ask_both(&open, &open, "/dev", "/prod", Some(lacking)));
+    }
+    for impossible in
+        ["principal.user == \"\"", "resource.image == \"\"", "resource.executable like \"md5:*\""]
+    {
+        never(ask_both(&open, &open, "/dev", "/prod", Some(impossible)));
+    }
+    for possible in ["principal.image != \"a\"", "resource.executable != principal.executable"] {
+        reaches(ask_both(&open, &open, "/dev", "/prod", Some(possible)));
+    }
+    // A label of this name is none of the node's.
+    let text = format!(
+        "{text} forbid(principal, action, resource) unless {{ resource.labels has zone }};"
+    );
+    let found = reaches(ask(&policy(&[("/", &text)]), "/dev", "/prod"));
+    assert!(found.callee.labels().contains_key("zone"), "{found:?}");
+}
+
+#[test]
 fn files_speak_for_their_namespaces_and_within_bounds() {
     const ALL: &str = "permit(principal, action, resource);";
     let shop = policy(&[("/shop", ALL)]);
@@ -273,7 +304,7 @@ fn random_condition(random: &mut fastrand::Rng, depth: u32) -> String {
             (random_condition(random, depth - 1), random_condition(random, depth - 1));
         return format!("({left} {operator} {right})");
     }
-    match random.u8(..9) {
+    match random.u8(..13) {
         0 | 1 => format!("{side}.labels.{label} == \"{value}\""),
         2 => format!("{side}.labels.{label} != \"{value}\""),
         3 => format!("{side}.labels has {label}"),
@@ -281,6 +312,10 @@ fn random_condition(random: &mut fastrand::Rng, depth: u32) -> String {
         5 => format!("principal.labels.{label} == resource.labels.{label}"),
         6 => "context.port == 80".to_owned(),
         7 => format!("{side} in Namespace::\"/x\""),
+        8 => format!("{side}.node.{label} == \"{value}\""),
+        9 => format!("!({side}.node has {label})"),
+        10 => format!("{side}.user != \"{value}\""),
+        11 => format!("{side} has user"),
         _ => "principal.namespace == resource.namespace".to_owned(),
     }
 }
@@ -295,21 +330,25 @@ fn random_policy(random: &mut fastrand::Rng) -> String {
     format!("{effect}({caller}, {action}, resource) {clause} {{ {condition} }};\n")
 }
 
-/// Every workload that has a part in the policies above, one for each way to differ.
+/// Every workload that has a part in the policies above, one for each way to differ in its labels, and some of the
+/// ways to differ in the rest.
 fn everybody() -> Vec<Identity> {
     let labels = [None, Some("1"), Some("2")];
     let mut all = Vec::new();
     for (namespace, a, b) in ["/x", "/x/y", "/z"].into_iter().flat_map(|namespace| {
         labels.into_iter().flat_map(move |a| labels.into_iter().map(move |b| (namespace, a, b)))
     }) {
-        let carried = [("a", a), ("b", b)]
-            .into_iter()
-            .filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned())));
-        let name = format!("w{}", all.len());
-        all.push(
-            Identity::new("example.org", namespace.parse().unwrap(), &name, carried.collect())
-                .unwrap(),
-        );
+        for (user, on_a) in [(None, None), (Some("1"), Some("2")), (Some("2"), None), (None, a)] {
+            let carried = |texts: [(&str, Option<&str>); 2]| {
+                let texts = texts.into_iter();
+                texts.filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect()
+            };
+            let name = format!("w{}", all.len());
+            let labels = carried([("a", a), ("b", b)]);
+            let plain =
+                Identity::new("example.org", namespace.parse().unwrap(), &name, labels).unwrap();
+            all.push(plain.described(&carried([("user", user), ("node.a", on_a)])).unwrap());
+        }
     }
     all
 }

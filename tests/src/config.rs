@@ -146,6 +146,8 @@ pub struct Workload {
     name: String,
     namespace: String,
     labels: BTreeMap<String, String>,
+    #[serde(flatten)]
+    attributes: BTreeMap<String, String>,
     interface: String,
     side: Side,
     addresses: Vec<String>,
@@ -164,6 +166,7 @@ impl Workload {
             name: name.to_owned(),
             namespace: namespace.to_owned(),
             labels: BTreeMap::new(),
+            attributes: BTreeMap::new(),
             interface: INTERFACE.to_owned(),
             side: Side::Own,
             addresses: Vec::new(),
@@ -209,6 +212,13 @@ impl Workload {
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// The same with another attribute: `image`, `executable` or `user`.
+    #[must_use]
+    pub fn attribute(mut self, name: &str, value: &str) -> Self {
+        self.attributes.insert(name.to_owned(), value.to_owned());
         self
     }
 

@@ -109,7 +109,7 @@ impl fmt::Debug for Psk {
 }
 
 /// An authority of files, made with `enforcer ca`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pki {
     folder: Arc<TempDir>,
 }
@@ -137,10 +137,15 @@ impl Pki {
 
     /// Makes a node's key and request as the node does, and lets the authority sign it for one namespace.
     pub fn node(&self, name: &str, namespace: &str) -> Result<NodeKeys> {
+        self.labelled_node(name, namespace, &[])
+    }
+
+    /// The same, with labels of the node such as `zone=north`.
+    pub fn labelled_node(&self, name: &str, namespace: &str, labels: &[&str]) -> Result<NodeKeys> {
         let file = |ending: &str| self.folder.path().join(format!("{name}.{ending}"));
         let (key, request, certificate) = (file("key"), file("request"), file("cert"));
         make_request(name, &key, &request)?;
-        self.sign(&request, namespace, &["--out"], &certificate)?;
+        self.sign(&request, namespace, &[&options(labels)[..], &["--out"]].concat(), &certificate)?;
         let files = NodeFiles::Pki { authorities: vec![self.authority()], certificate, key };
         Ok(NodeKeys { files, _folder: Arc::clone(&self.folder) })
     }
@@ -168,6 +173,20 @@ impl Pki {
         put(&staged, certificate)
     }
 
+    /// Puts a certificate with other labels into the place of a node's own; the key stays.
+    pub fn relabel(
+        &self,
+        node: &NodeKeys,
+        (name, namespace): (&str, &str),
+        labels: &[&str],
+    ) -> Result<()> {
+        let other = self.labelled_node(name, namespace, labels)?;
+        match (&other.files, &node.files) {
+            (NodeFiles::Pki { key, .. }, NodeFiles::Pki { key: own, .. }) if key == own => Ok(()),
+            (other, own) => bail!("{name} is not the node of {own:?}: {other:?}"),
+        }
+    }
+
     fn sign(&self, request: &Path, namespace: &str, words: &[&str], out: &Path) -> Result<()> {
         let mut issue = Command::new(binary()?);
         issue.args(["ca", "issue-node", "--namespace", namespace]);
@@ -178,6 +197,11 @@ impl Pki {
     fn authority_folder(&self) -> PathBuf {
         self.folder.path().join("ca")
     }
+}
+
+/// As the command line takes them.
+fn options<'a>(labels: &[&'a str]) -> Vec<&'a str> {
+    labels.iter().flat_map(|label| ["--label", label]).collect()
 }
 
 /// What a node's next certificate is for.

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 
 use crate::config::{Config, DEFAULT_INSTANCE, DEFAULT_RUN_DIR};
 use crate::control::{Client, SOCKET_NAME};
+use crate::materials;
 
 /// Which running enforcer to ask.
 #[derive(Debug, clap::Args)]
@@ -67,4 +68,26 @@ pub(super) fn seconds(text: &str) -> Result<u64, String> {
         number.parse::<u64>().ok()?.checked_mul(scale)
     };
     parse().ok_or_else(|| "expected a time such as 90s, 30m or 2h".to_owned())
+}
+
+/// What is written `KEY=VALUE`.
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+/// The configuration with what is known of its node; where its certificate cannot be read, without, which is noted.
+pub(super) fn on_its_node(config: Config) -> Config {
+    match materials::on_this_node(&config) {
+        Ok(placed) => placed,
+        Err(error) => {
+            eprintln!(
+                "note: {}: the labels of its node are not known: {error}",
+                config.file.display()
+            );
+            config
+        }
+    }
 }

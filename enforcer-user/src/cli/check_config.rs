@@ -30,7 +30,7 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
         out.line(format_args!("{}: good ({})", config.file.display(), summary(&config)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    check_identity(&config)?;
+    let config = check_identity(config)?;
     let policy = materials::load_policy(&config).context("policy")?;
     check_network_tables(&config, &policy)?;
     check_interfaces(&config)?;
@@ -53,20 +53,21 @@ fn summary(config: &Config) -> String {
 
 /// A credential is made for each workload, so that labels that do not fit and namespaces that the node
 /// may not sign for are told now and not when the daemon starts.
-fn check_identity(config: &Config) -> anyhow::Result<()> {
+fn check_identity(config: Config) -> anyhow::Result<Config> {
     let now = unix_now();
-    let (_, issuer) = materials::load_trust(config, now)?;
-    let limits = materials::credential_limits(config);
+    let (_, issuer) = materials::load_trust(&config, now)?;
+    let config = config.on_node(issuer.node_labels());
+    let limits = materials::credential_limits(&config);
     for workload in &config.workloads {
         issuer.issue(&workload.identity, now, limits)?;
     }
-    Ok(())
+    Ok(config)
 }
 
 /// What is no error, and probably not meant.
 fn warn(config: &Config, policy: &Policy) {
     let labels = config.workloads.iter().flat_map(|workload| workload.identity.labels().keys());
-    let carried = labels.map(String::as_str).collect();
+    let carried = labels.chain(config.node_labels.keys()).map(String::as_str).collect();
     let labels = policy.set().label_warnings(&carried);
     for warning in labels.into_iter().chain(policy.set().bounds_warnings()) {
         eprintln!("warning: {warning}");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use super::arguments::{Daemon, Form, block_on, unix_now};
+use super::arguments::{Daemon, Form, block_on, key_value, on_its_node, unix_now};
 use super::output::Output;
 use crate::config::Config;
 use crate::control::ClientError;
@@ -53,11 +53,17 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
     protocol: String,
     /// A label of the caller, where it is named by SPIFFE ID; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     from_label: Vec<(String, String)>,
     /// A label of the callee, likewise
-    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     to_label: Vec<(String, String)>,
+    /// What else is known of such a caller: image, executable, user, or a label of its node as node.zone
+    #[arg(long, value_name = "NAME=VALUE", value_parser = key_value)]
+    from_attribute: Vec<(String, String)>,
+    /// What else is known of such a callee
+    #[arg(long, value_name = "NAME=VALUE", value_parser = key_value)]
+    to_attribute: Vec<(String, String)>,
 }
 
 pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<ExitCode> {
@@ -70,13 +76,15 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
         protocol: Some(arguments.protocol.clone()),
         from_labels: arguments.from_label.iter().cloned().collect(),
         to_labels: arguments.to_label.iter().cloned().collect(),
+        from_attributes: arguments.from_attribute.iter().cloned().collect(),
+        to_attributes: arguments.to_attribute.iter().cloned().collect(),
     };
     let client = arguments.daemon.client()?;
     let report =
         match (block_on(async { Ok(client.explain(&request).await) })?, &arguments.daemon.config) {
             (Ok(report), _) => report,
             (Err(ClientError::NotRunning { .. }), Some(file)) if !request.is_of_the_daemon() => {
-                offline(&Config::load(file)?, &request)?
+                offline(Config::load(file)?, &request)?
             }
             (Err(error), _) => return Err(error.into()),
         };
@@ -88,17 +96,11 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
     Ok(if report.allow { ExitCode::SUCCESS } else { ExitCode::from(DENIED) })
 }
 
-fn offline(config: &Config, request: &ExplainRequest) -> anyhow::Result<ExplainReport> {
-    let policy = materials::load_policy(config).context("policy")?;
+fn offline(config: Config, request: &ExplainRequest) -> anyhow::Result<ExplainReport> {
+    let config = on_its_node(config);
+    let policy = materials::load_policy(&config).context("policy")?;
     let workloads: Vec<&Identity> = config.workloads.iter().map(|w| &w.identity).collect();
     let known = Known { workloads: &workloads, peers: &[] };
     let unix_seconds = i64::try_from(unix_now()).context("clock")?;
     Ok(explain(&policy, request, known, unix_seconds)?)
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("expected KEY=VALUE".to_owned()),
-    }
 }

@@ -28,13 +28,14 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
 }
 
 fn table(identities: &[IdentityReport], now: u64) -> Table {
-    let mut table = Table::new(&["HANDLE", "WORKLOAD", "EXPIRES", "LABELS", "PEER"]);
+    let mut table = Table::new(&["HANDLE", "WORKLOAD", "EXPIRES", "LABELS", "ATTRIBUTES", "PEER"]);
     for identity in identities {
         table.row([
             identity.handle.clone(),
             identity.workload.clone(),
             until(identity.expires_unix, now),
             labels(&identity.labels),
+            labels(&identity.attributes),
             identity.spiffe_id.clone(),
         ]);
     }

@@ -87,7 +87,7 @@ pub(super) fn ago(unix_seconds: u64, now: u64) -> String {
     format!("{} ago", span(now.saturating_sub(unix_seconds)))
 }
 
-/// `key=value` of every label, comma separated.
+/// `key=value` of every label or attribute, comma separated.
 pub(super) fn labels(labels: &std::collections::BTreeMap<String, String>) -> String {
     let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     pairs.join(",")

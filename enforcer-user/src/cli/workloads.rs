@@ -39,6 +39,7 @@ fn table(workloads: &[WorkloadReport], now: u64) -> Table {
         "EXPIRES",
         "ADDRESSES",
         "LABELS",
+        "ATTRIBUTES",
         "SPIFFE ID",
     ]);
     for workload in workloads {
@@ -53,6 +54,7 @@ fn table(workloads: &[WorkloadReport], now: u64) -> Table {
             workload.credential_expires_unix.map(|at| until(at, now)).unwrap_or_default(),
             workload.addresses.join(","),
             labels(&workload.labels),
+            labels(&workload.attributes),
             workload.spiffe_id.clone(),
         ]);
     }

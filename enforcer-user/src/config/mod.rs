@@ -80,6 +80,8 @@ pub struct Config {
     pub network_rules: Vec<NetworkRuleConfig>,
     /// The workloads of this node, in the order of the file.
     pub workloads: Vec<WorkloadConfig>,
+    /// The labels of this node, which its certificate says and no configuration: [`Self::on_node`].
+    pub node_labels: BTreeMap<String, String>,
     /// Sizes of the kernel's tables, and rates.
     pub limits: Limits,
     /// Where metrics are served, beside the control socket.
@@ -102,6 +104,16 @@ impl Config {
         let base = file.parent().unwrap_or(Path::new(""));
         let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
         Self::parse(&text, file, &base)
+    }
+
+    /// The same on a node whose certificate has these labels: its workloads are known with them.
+    #[must_use]
+    pub fn on_node(mut self, labels: &BTreeMap<String, String>) -> Self {
+        for workload in &mut self.workloads {
+            workload.identity = workload.identity.clone().on_node(labels);
+        }
+        self.node_labels.clone_from(labels);
+        self
     }
 
     /// Checks a text. `file` is only named in errors; relative paths start at `base`.
@@ -197,6 +209,7 @@ fn read(mut top: Section<'_>, file: &Path) -> Option<Config> {
         policy,
         network_rules: network_rules?,
         workloads: workloads.read?,
+        node_labels: BTreeMap::new(),
         limits,
         metrics,
         log,

@@ -199,6 +199,35 @@ fn unknown_keys_name_the_nearest_or_all() {
 }
 
 #[test]
+fn what_a_workload_runs_is_part_of_who_it_is() {
+    const WEB: &str = "[[workload]]\nname = \"web\"\nnamespace = \"/a\"\ninterface = \"eth0\"\n";
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    let runs = format!("image = \"shop:1\"\nexecutable = \"{digest}\"\nuser = \"1000\"\n");
+    let config = parse(&format!("{MINIMAL}{WEB}{runs}")).unwrap();
+    let known = config.workloads[0].identity.description();
+    let expected = [("executable", digest.as_str()), ("image", "shop:1"), ("user", "1000")];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(known, expected.into());
+    for (line, refused) in [
+        ("image = \"\"", "workload.image = \"\": expected an image's name"),
+        ("executable = \"0a0a\"", "workload.executable = \"0a0a\": expected sha256: or blake3:"),
+        ("user = 1000", "workload.user = 1000: expected a string in quotes"),
+        ("user = \"a b\"", "workload.user = \"a b\": expected a user's name or number"),
+    ] {
+        let told = faults_with(&format!("{WEB}{line}\n"));
+        assert!(told.contains(refused), "{told}");
+    }
+}
+
+#[test]
+fn on_a_node_with_labels_its_workloads_are_known_with_them() {
+    let zone = [("zone".to_owned(), "north".to_owned())].into();
+    let web = "[[workload]]\nname = \"web\"\nnamespace = \"/a\"\ninterface = \"eth0\"\n";
+    let config = parse(&format!("{MINIMAL}{web}")).unwrap().on_node(&zone);
+    assert_eq!((&config.node_labels, config.workloads[0].identity.node_labels()), (&zone, &zone));
+}
+
+#[test]
 fn identity_refusals() {
     let psk = "trust_domain = \"example.org\"\n[identity]\nmode = \"psk\"\npsk_file = \"k\"\n";
     let cases = [

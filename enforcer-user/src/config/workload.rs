@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::mode::Modes;
 use super::reader::{Claims, Read, Section, Value};
-use crate::identity::{Identity, Namespace};
+use crate::identity::{Attribute, Attributes, Identity, Namespace};
 
 /// The most workloads of one configuration.
 pub(super) const MAX_WORKLOADS: usize = 4096;
@@ -139,6 +139,7 @@ fn one(
         names.entry(name.clone()).or_default().push(namespace.clone());
     }
     let labels = section.or("labels", BTreeMap::new(), labels);
+    let attributes = attributes(&mut section);
     let claims = &mut seen.interfaces;
     let interface = section.required("interface", "the name of a network interface", |value| {
         let interface = interface(value)?;
@@ -154,7 +155,8 @@ fn one(
     let existing = section.or("existing", Existing::Reset, |value| value.word(&choices));
     let guard = guard(&mut section, side);
     let identity = name.zip(namespace).and_then(|(name, namespace)| {
-        let made = Identity::new(trust_domain, namespace, &name, labels);
+        let made = Identity::new(trust_domain, namespace, &name, labels)
+            .and_then(|identity| identity.with_attributes(attributes));
         made.map_err(|error| section.fault(format!("[[workload]]: {error}"))).ok()
     });
     // Also when a key is missing: it may be there under a misspelt name.
@@ -182,6 +184,22 @@ fn labels(value: &Value<'_>) -> Read<BTreeMap<String, String>> {
         Ok(_) => Ok(labels),
         Err(error) => value.refuse(format!("other labels: {error}")),
     }
+}
+
+/// What it runs, as far as the file says so.
+fn attributes(section: &mut Section<'_>) -> Attributes {
+    let mut found = Attributes::new();
+    for attribute in Attribute::ALL {
+        let value = section.optional(attribute.as_str(), |value| {
+            let text = value.text()?;
+            match attribute.check(text) {
+                Ok(()) => Ok(text.to_owned()),
+                Err(_) => value.refuse(attribute.expected()),
+            }
+        });
+        found.extend(value.map(|value| (attribute, value)));
+    }
+    found
 }
 
 fn interface(value: &Value<'_>) -> Read<String> {

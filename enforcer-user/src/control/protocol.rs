@@ -117,6 +117,9 @@ pub struct WorkloadReport {
     pub spiffe_id: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What else is known of it: `image`, `executable`, `user`, and labels of its node as `node.zone`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
     /// The network interface.
     pub interface: String,
     /// `own` or `host`.
@@ -198,6 +201,9 @@ pub struct IdentityReport {
     pub spiffe_id: String,
     /// The labels its credential carries.
     pub labels: BTreeMap<String, String>,
+    /// What else is known of it: `image`, `executable`, `user`, and labels of its node as `node.zone`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
     /// The local workload of the pair.
     pub workload: String,
     /// When the peer's credential ends.
@@ -242,6 +248,12 @@ pub struct ExplainRequest {
     /// Labels of a callee that the daemon does not know.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub to_labels: BTreeMap<String, String>,
+    /// What else is known of such a caller: `image`, `executable`, `user`, and labels of its node as `node.zone`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub from_attributes: BTreeMap<String, String>,
+    /// What else is known of such a callee.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub to_attributes: BTreeMap<String, String>,
 }
 
 impl ExplainRequest {

@@ -54,7 +54,6 @@ const REQUEST_QUEUE: usize = 64;
 /// Another daemon has the instance; a key, certificate or policy file is refused; the kernel
 /// refuses the datapath.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let config = Arc::new(config);
     let socket =
         ControlSocket::bind(&config.instance_run_dir(), config.control.group.as_deref()).await?;
     fault::reached(KillPoint::SocketBound);
@@ -62,7 +61,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
     let (sender, requests) = mpsc::channel(REQUEST_QUEUE);
     let (stop, stopped) = watch::channel(false);
-    let core = Core::start(Arc::clone(&config), requests)?;
+    let core = Core::start(&config, requests)?;
     let metrics = listen_for_metrics(&config).await?;
     let backend = Arc::new(Remote::new(sender));
     let mut tasks = JoinSet::new();

@@ -331,6 +331,7 @@ fn answer_all(asked: Asked, answer: &Answer<ReloadReport>) {
 fn load(running: &Arc<Config>, used: Fingerprint, earlier: Option<&Policy>) -> Loaded {
     let (config, restart) = match Config::load(&running.file) {
         Ok(new) => {
+            let new = new.on_node(&running.node_labels);
             let taken = running.taking_over(&new);
             let restart = taken.needs_restart(&new);
             (if taken == **running { Arc::clone(running) } else { Arc::new(taken) }, Ok(restart))
@@ -342,11 +343,25 @@ fn load(running: &Arc<Config>, used: Fingerprint, earlier: Option<&Policy>) -> L
         Ok(None)
     } else {
         materials::load_trust(&config, now().unix_seconds())
-            .map(|(trust, issuer)| Some(NewTrust { trust, issuer, files }))
             .map_err(|error| error.to_string())
+            .and_then(|(trust, issuer)| {
+                check_node(&config, &issuer)?;
+                Ok(Some(NewTrust { trust, issuer, files }))
+            })
     };
     let policy = materials::load_policy_after(earlier, &config).map_err(|error| error.to_string());
     Loaded { config, restart, policy, trust, written: None }
+}
+
+/// Its node's labels are part of each workload's identity, which stays what it is while the daemon runs.
+fn check_node(config: &Config, issuer: &Issuer) -> Result<(), String> {
+    let (before, after) = (&config.node_labels, issuer.node_labels());
+    if before == after {
+        return Ok(());
+    }
+    Err(format!(
+        "identity.node_certificate: the node's labels were {before:?} and are {after:?}: restart the daemon"
+    ))
 }
 
 /// A file that cannot be read counts as empty here; loading it tells why.

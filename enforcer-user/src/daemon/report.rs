@@ -183,6 +183,7 @@ impl Core {
                     id: unit.id.into(),
                     spiffe_id: identity.spiffe_id(),
                     labels: identity.labels().clone(),
+                    attributes: identity.description(),
                     interface: unit.workload.interface.clone(),
                     side: unit.workload.side.as_str().to_owned(),
                     addresses: self.addresses(unit.id),
@@ -281,6 +282,11 @@ impl Core {
                 IdentityReport {
                     handle: hex(&view.handle),
                     spiffe_id: view.identity.as_ref().map(Identity::spiffe_id).unwrap_or_default(),
+                    attributes: view
+                        .identity
+                        .as_ref()
+                        .map(Identity::description)
+                        .unwrap_or_default(),
                     labels: view.identity.map(|one| one.labels().clone()).unwrap_or_default(),
                     workload: workload.map(|one| self.engine.name_of(one)).unwrap_or_default(),
                     expires_unix: view.expires_unix,

@@ -32,10 +32,11 @@ const EXISTING_SECONDS: u64 = 300;
 impl Core {
     /// Does everything up to readiness that can be done at once.
     pub(super) fn start(
-        config: Arc<Config>,
+        config: &Config,
         requests: mpsc::Receiver<Request>,
     ) -> anyhow::Result<Self> {
-        let (trust, issuer) = materials::load_trust(&config, now().unix_seconds())?;
+        let (trust, issuer) = materials::load_trust(config, now().unix_seconds())?;
+        let config = Arc::new(config.clone().on_node(issuer.node_labels()));
         let policy = materials::load_policy(&config).context("policy")?;
         let reloading = Reloading::start(&config);
         let verifier = Arc::new(Verifier::new(trust));

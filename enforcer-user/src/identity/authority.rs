@@ -1,5 +1,7 @@
 //! What an authority does: begin one, and sign nodes' requests.
 
+use std::collections::BTreeMap;
+
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -8,9 +10,9 @@ use super::certificate::{
     AuthorityCertificate, CertificateError, MAX_CERTIFICATE_BYTES, NodeCertificate, NodeClaims,
     NodeRequest,
 };
-use super::claims::{NameError, is_trust_domain};
+use super::claims::{NameError, check_label, is_trust_domain};
 use super::keys::{NoRandomness, SigningKey};
-use super::payload::MAX_NAMESPACES;
+use super::payload::{MAX_LABELS, MAX_NAMESPACES};
 use super::validity::{Untimely, Validity};
 
 /// Why an authority did not begin or did not sign.
@@ -46,9 +48,12 @@ pub enum AuthorityError {
         "{0} namespaces: a node certificate names 1 to {MAX_NAMESPACES}; use --namespace, / for all"
     )]
     Namespaces(usize),
+    /// Too many labels.
+    #[error("{0} labels: a node certificate has at most {MAX_LABELS}")]
+    Labels(usize),
     /// The claims do not fit.
     #[error(
-        "the certificate of node {node:?} would have {bytes} bytes; at most {MAX_CERTIFICATE_BYTES} are allowed: name fewer namespaces, or one above them"
+        "the certificate of node {node:?} would have {bytes} bytes; at most {MAX_CERTIFICATE_BYTES} are allowed: name fewer namespaces, or one above them, and fewer labels"
     )]
     TooLarge {
         /// The node's name.
@@ -56,6 +61,15 @@ pub enum AuthorityError {
         /// The size it would have.
         bytes: usize,
     },
+}
+
+/// What an authority lets a node be.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeGrant<'a> {
+    /// It may sign for these, and for all below them.
+    pub namespaces: &'a [Namespace],
+    /// What policies may read of it: its zone, for example.
+    pub labels: &'a BTreeMap<String, String>,
 }
 
 /// An authority: its key with its certificate.
@@ -99,8 +113,7 @@ impl Authority {
         }
     }
 
-    /// Signs a node's request for `namespaces` (and all below them). The certificate counts from `now` (unix
-    /// seconds) for `lifetime_seconds`, but no longer than the authority's own.
+    /// Signs a node's request for `namespaces` (and all below them), as [`Self::issue_node_granted`] does, without labels.
     pub fn issue_node(
         &self,
         request: &NodeRequest,
@@ -108,17 +121,35 @@ impl Authority {
         now: u64,
         lifetime_seconds: u64,
     ) -> Result<NodeCertificate, AuthorityError> {
-        let mut namespaces = namespaces.to_vec();
+        let granted = NodeGrant { namespaces, labels: &BTreeMap::new() };
+        self.issue_node_granted(request, &granted, now, lifetime_seconds)
+    }
+
+    /// Signs a node's request for what it is `granted`. The certificate counts from `now` (unix seconds) for
+    /// `lifetime_seconds`, but no longer than the authority's own.
+    pub fn issue_node_granted(
+        &self,
+        request: &NodeRequest,
+        granted: &NodeGrant<'_>,
+        now: u64,
+        lifetime_seconds: u64,
+    ) -> Result<NodeCertificate, AuthorityError> {
+        let mut namespaces = granted.namespaces.to_vec();
         namespaces.sort();
         namespaces.dedup();
         if namespaces.is_empty() || namespaces.len() > MAX_NAMESPACES {
             return Err(AuthorityError::Namespaces(namespaces.len()));
         }
+        if granted.labels.len() > MAX_LABELS {
+            return Err(AuthorityError::Labels(granted.labels.len()));
+        }
+        granted.labels.iter().try_for_each(|(key, value)| check_label(key, value))?;
         let claims = NodeClaims {
             node: request.node(),
             trust_domain: self.certificate.trust_domain(),
             key: request.public_key(),
             namespaces: &namespaces,
+            labels: granted.labels,
             validity: self.validity(now, lifetime_seconds)?,
         };
         let bytes = NodeCertificate::issue(&self.key, &claims);
@@ -189,6 +220,25 @@ mod tests {
         let validity = Validity { not_before: NOW + 5, not_after: NOW + 5 + DAY };
         assert_eq!(issued.validity(), validity);
         assert_eq!(issued.authority(), authority.certificate().key_id());
+    }
+
+    #[test]
+    fn the_labels_of_a_node_are_what_its_authority_says() {
+        let (authority, request) = (authority(), request());
+        let one = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let issue = |labels: &BTreeMap<String, String>| {
+            let granted = NodeGrant { namespaces: &paths(&["/"]), labels };
+            authority.issue_node_granted(&request, &granted, NOW, DAY)
+        };
+        assert_eq!(issue(&one("zone", "north")).unwrap().labels(), &one("zone", "north"));
+        assert_eq!(issue(&BTreeMap::new()).unwrap().labels(), &BTreeMap::new());
+        assert!(matches!(issue(&one("a b", "")), Err(AuthorityError::Name(_))));
+        assert!(matches!(issue(&one("a", "\n")), Err(AuthorityError::Name(_))));
+        assert!(issue(&one("a", &"b".repeat(250))).is_ok());
+        let many = (0..=MAX_LABELS).map(|n| (n.to_string(), String::new())).collect();
+        assert_eq!(issue(&many).unwrap_err(), AuthorityError::Labels(MAX_LABELS + 1));
+        let large = (0..40).map(|n| (format!("label-{n}"), "value".to_owned())).collect();
+        assert!(matches!(issue(&large), Err(AuthorityError::TooLarge { .. })));
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! claims: byte string of a map whose keys ascend in their encoding
 //! ```
 
+use std::collections::BTreeMap;
+
 use super::Namespace;
 use super::cbor::{write_bytes, write_head, write_text};
 use super::envelope::{Envelope, Kind, Opened};
@@ -23,6 +25,7 @@ const ID: &[u8] = &[0x07];
 const CONFIRMATION: &[u8] = &[0x08];
 const LABELS: &[u8] = &[0x3a, 0, 1, 0, 0];
 const NAMESPACES: &[u8] = &[0x3a, 0, 1, 0, 1];
+const ATTRIBUTES: &[u8] = &[0x3a, 0, 1, 0, 2];
 
 /// `{1: {1: 1, -1: curve, -2: x}}` up to the curve, and from there to the key.
 const COSE_KEY: &[u8] = &[0xa1, 0x01, 0xa3, 0x01, 0x01, 0x20];
@@ -94,10 +97,13 @@ fn claims_of(bytes: &[u8]) -> Option<Payload> {
         payload.key = Some(reader.public_key()?);
     }
     if next(&mut reader, LABELS) {
-        reader.labels(&mut payload)?;
+        reader.texts(&mut payload.labels)?;
     }
     if next(&mut reader, NAMESPACES) {
         reader.namespaces(&mut payload)?;
+    }
+    if next(&mut reader, ATTRIBUTES) {
+        reader.texts(&mut payload.attributes)?;
     }
     (entries == 0 && reader.rest.is_empty()).then_some(payload)
 }
@@ -159,7 +165,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Shorter keys first, then by their bytes; none at all is no claim.
-    fn labels(&mut self, payload: &mut Payload) -> Option<()> {
+    fn texts(&mut self, texts: &mut BTreeMap<String, String>) -> Option<()> {
         let count = usize::try_from(self.head(MAP)?).ok()?;
         if !(1..=MAX_LABELS).contains(&count) {
             return None;
@@ -171,7 +177,7 @@ impl<'a> Reader<'a> {
                 return None;
             }
             before = Some(key);
-            payload.labels.insert(key.to_owned(), value.to_owned());
+            texts.insert(key.to_owned(), value.to_owned());
         }
         Some(())
     }

@@ -1,5 +1,6 @@
 //! Certificates of authorities and nodes, and a node's request for one: read strictly, kept parsed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use thiserror::Error;
 
 use super::Namespace;
 use super::cbor::EncodingError::{self, Malformed, NotCanonical};
-use super::claims::{is_segment, is_trust_domain};
+use super::claims::{check_label, is_segment, is_trust_domain};
 use super::contexts;
 use super::credential::{first_eight, hash};
 use super::envelope::{Envelope, KEY_ID_BYTES, Kind, Opened, open};
@@ -127,6 +128,7 @@ pub struct NodeCertificate {
     trust_domain: String,
     key: VerifyingKey,
     namespaces: Vec<Namespace>,
+    labels: BTreeMap<String, String>,
     validity: Validity,
     authority: [u8; KEY_ID_BYTES],
     hash: [u8; 32],
@@ -149,6 +151,7 @@ impl NodeCertificate {
             trust_domain: trust_domain(payload)?,
             key,
             namespaces: payload.namespaces.clone(),
+            labels: payload.labels.clone(),
             validity: Validity::from_payload(payload)?,
             authority: opened.envelope.key_id.ok_or(Malformed("no authority key id"))?,
             hash: hash(bytes),
@@ -156,6 +159,9 @@ impl NodeCertificate {
         };
         if certificate.namespaces.is_empty() {
             return Err(Malformed("no namespace").into());
+        }
+        if certificate.labels.iter().any(|(key, value)| check_label(key, value).is_err()) {
+            return Err(Malformed("a label is not plain").into());
         }
         exactly(&opened, &certificate.envelope())?;
         Ok((certificate, opened))
@@ -171,6 +177,7 @@ impl NodeCertificate {
             trust_domain: &self.trust_domain,
             key: self.key.to_bytes(),
             namespaces: &self.namespaces,
+            labels: &self.labels,
             validity: self.validity,
         }
         .envelope(self.authority)
@@ -203,6 +210,12 @@ impl NodeCertificate {
     #[must_use]
     pub fn namespaces(&self) -> &[Namespace] {
         &self.namespaces
+    }
+
+    /// The node's labels, as the authority signed them.
+    #[must_use]
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
     }
 
     /// Whether a workload in `namespace` may be signed for.
@@ -269,6 +282,7 @@ pub(super) struct NodeClaims<'a> {
     pub trust_domain: &'a str,
     pub key: [u8; 32],
     pub namespaces: &'a [Namespace],
+    pub labels: &'a BTreeMap<String, String>,
     pub validity: Validity,
 }
 
@@ -282,6 +296,7 @@ impl NodeClaims<'_> {
                 subject: Some(self.node.to_owned()),
                 key: Some(PublicKey::Ed25519(self.key)),
                 namespaces: self.namespaces.to_vec(),
+                labels: self.labels.clone(),
                 ..Payload::default()
             }),
         }

@@ -1,4 +1,4 @@
-//! What a credential says of a workload: trust domain, namespace path, name and labels.
+//! What a credential says of a workload: trust domain, namespace path, name, labels, and what it runs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,6 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use thiserror::Error;
+
+use super::provenance::{Attribute, Attributes, Provenance};
 
 /// The most bytes of a trust domain, a namespace path, a workload name, a label key or a label value.
 pub const MAX_NAME_BYTES: usize = 255;
@@ -41,6 +43,17 @@ pub enum NameError {
         key: String,
         /// Length of the refused value in bytes.
         len: usize,
+    },
+    /// There is no such attribute.
+    #[error("attribute {0:?}: expected image, executable, user, or node. and a label of the node")]
+    UnknownAttribute(String),
+    /// The value cannot be that of this attribute.
+    #[error("{attribute} {value:?}: expected {}", attribute.expected())]
+    Attribute {
+        /// Which.
+        attribute: Attribute,
+        /// The refused value.
+        value: String,
     },
 }
 
@@ -124,7 +137,15 @@ pub struct Identity {
     pub(super) namespace: Namespace,
     name: Box<str>,
     pub(super) labels: Arc<BTreeMap<String, String>>,
+    /// None if nothing is known of it.
+    pub(super) provenance: Option<Arc<Provenance>>,
 }
+
+/// What stands before a label of the node where a workload is described.
+const NODE: &str = "node.";
+
+/// For an identity without any.
+static NOTHING: Provenance = Provenance { attributes: BTreeMap::new(), node: BTreeMap::new() };
 
 impl Identity {
     /// Checks every part; a refused one is named in the error.
@@ -144,7 +165,50 @@ impl Identity {
             check_label(key, value)?;
         }
         let labels = Arc::new(labels);
-        Ok(Self { trust_domain: trust_domain.into(), namespace, name: name.into(), labels })
+        let trust_domain = trust_domain.into();
+        Ok(Self { trust_domain, namespace, name: name.into(), labels, provenance: None })
+    }
+
+    /// The same with these attributes and no other; a refused one is named in the error.
+    pub fn with_attributes(self, attributes: Attributes) -> Result<Self, NameError> {
+        attributes.iter().try_for_each(|(attribute, value)| attribute.check(value))?;
+        let node = self.node_labels().clone();
+        Ok(self.with(Provenance { attributes, node }))
+    }
+
+    /// The same on a node whose certificate has these labels.
+    #[must_use]
+    pub fn on_node(self, labels: &BTreeMap<String, String>) -> Self {
+        let attributes = self.attributes().clone();
+        self.with(Provenance { attributes, node: labels.clone() })
+    }
+
+    /// The same with what is `described`: attributes by their names, labels of its node as `node.zone`.
+    pub fn described(self, described: &BTreeMap<String, String>) -> Result<Self, NameError> {
+        let (mut attributes, mut node) = (Attributes::new(), BTreeMap::new());
+        for (name, value) in described {
+            if let Some(label) = name.strip_prefix(NODE) {
+                check_label(label, value)?;
+                node.insert(label.to_owned(), value.clone());
+            } else {
+                let unknown = || NameError::UnknownAttribute(name.clone());
+                attributes.insert(Attribute::named(name).ok_or_else(unknown)?, value.clone());
+            }
+        }
+        Ok(self.with_attributes(attributes)?.on_node(&node))
+    }
+
+    /// What is known of it beside its labels, as [`Self::described`] takes it.
+    #[must_use]
+    pub fn description(&self) -> BTreeMap<String, String> {
+        let own = self.attributes().iter().map(|(name, value)| (name.to_string(), value.clone()));
+        let node = self.node_labels().iter();
+        own.chain(node.map(|(label, value)| (format!("{NODE}{label}"), value.clone()))).collect()
+    }
+
+    fn with(self, provenance: Provenance) -> Self {
+        let provenance = Some(provenance).filter(|known| !known.is_empty()).map(Arc::new);
+        Self { provenance, ..self }
     }
 
     /// Takes a SPIFFE ID apart: the last path segment is the name, those before it the namespace.
@@ -182,6 +246,22 @@ impl Identity {
         &self.labels
     }
 
+    /// What its node says that it runs, and as whom.
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.provenance().attributes
+    }
+
+    /// The labels of its node, as its authority signed them.
+    #[must_use]
+    pub fn node_labels(&self) -> &BTreeMap<String, String> {
+        &self.provenance().node
+    }
+
+    fn provenance(&self) -> &Provenance {
+        self.provenance.as_deref().unwrap_or(&NOTHING)
+    }
+
     /// The SPIFFE ID, `spiffe://trust-domain/namespace/name` (SPIFFE-ID 2).
     #[must_use]
     pub fn spiffe_id(&self) -> String {
@@ -210,7 +290,8 @@ impl fmt::Display for Identity {
     }
 }
 
-fn check_label(key: &str, value: &str) -> Result<(), NameError> {
+/// Refuses what cannot be a label of a workload or a node.
+pub(super) fn check_label(key: &str, value: &str) -> Result<(), NameError> {
     let key_char = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
     if key.is_empty() || key.len() > MAX_NAME_BYTES || !key.chars().all(key_char) {
         return Err(NameError::LabelKey(key.to_owned()));
@@ -256,6 +337,30 @@ mod tests {
             assert!(!web.is_called(text), "{text}");
             assert!(!top.is_called(text), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_known_of_a_workload_makes_it_another_identity() {
+        let plain =
+            Identity::from_spiffe_id("spiffe://example.org/a/web", BTreeMap::new()).unwrap();
+        let user = |name: &str| Attributes::from([(Attribute::User, name.to_owned())]);
+        let zone = BTreeMap::from([("zone".to_owned(), "north".to_owned())]);
+        let shop = plain.clone().with_attributes(user("shop")).unwrap();
+        assert_ne!(shop, plain);
+        assert_eq!(shop.attributes(), &user("shop"));
+        let placed = shop.clone().on_node(&zone);
+        assert_ne!(placed, shop);
+        assert_eq!((placed.attributes(), placed.node_labels()), (&user("shop"), &zone));
+        assert_eq!(placed.clone().with_attributes(user("shop")).unwrap(), placed);
+        assert_eq!(shop.clone().described(&placed.description()).unwrap(), placed);
+        for (name, value) in [("colour", "red"), ("image", ""), ("node.", "a"), ("node.a b", "a")] {
+            let one = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            assert!(plain.clone().described(&one).is_err(), "{name}={value}");
+        }
+        // Nothing known is nothing, however it came to that.
+        let bare = placed.on_node(&BTreeMap::new()).with_attributes(Attributes::new()).unwrap();
+        assert_eq!(bare, plain);
+        assert!(plain.with_attributes(user("a b")).is_err());
     }
 
     fn ns(text: &str) -> Namespace {

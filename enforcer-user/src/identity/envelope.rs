@@ -269,8 +269,9 @@ mod tests {
         let namespaces = prop::collection::btree_set("(/[a-z]{1,3}){1,2}", 0..4);
         let times = prop::option::of((any::<u64>(), 0..70_000_u64));
         let id = prop::option::of(any::<[u8; 8]>());
-        (text(), text(), times, id, key, labels, namespaces).prop_map(
-            |(issuer, subject, times, id, key, labels, namespaces)| Payload {
+        let attributes = prop::collection::btree_map("[a-z]{1,30}", "[ -~]{0,300}", 0..3);
+        (text(), text(), times, id, key, labels, namespaces, attributes).prop_map(
+            |(issuer, subject, times, id, key, labels, namespaces, attributes)| Payload {
                 issuer,
                 subject,
                 expires: times.map(|(expires, _)| expires),
@@ -283,6 +284,7 @@ mod tests {
                 ),
                 labels,
                 namespaces: namespaces.iter().map(|path| path.parse().unwrap()).collect(),
+                attributes,
             },
         )
     }

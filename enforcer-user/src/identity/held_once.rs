@@ -1,11 +1,12 @@
-//! What many credentials say alike, held once: trust domain, namespace, the set of labels. Replicas of a
-//! workload differ in their name alone, and a node knows thousands of them.
+//! What many credentials say alike, held once: trust domain, namespace, the set of labels, what runs and where.
+//! Replicas of a workload differ in their name alone, and a node knows thousands of them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::claims::{Identity, Namespace};
+use super::provenance::Provenance;
 
 /// The most values kept of each kind.
 const MAX_VALUES: usize = 1024;
@@ -20,6 +21,7 @@ struct Values {
     trust_domains: HashSet<Arc<str>>,
     namespaces: HashSet<Namespace>,
     labels: HashSet<Arc<BTreeMap<String, String>>>,
+    provenances: HashSet<Arc<Provenance>>,
 }
 
 impl HeldOnce {
@@ -30,6 +32,9 @@ impl HeldOnce {
         share(&mut values.trust_domains, &mut identity.trust_domain);
         share(&mut values.namespaces, &mut identity.namespace);
         share(&mut values.labels, &mut identity.labels);
+        if let Some(provenance) = &mut identity.provenance {
+            share(&mut values.provenances, provenance);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Making credentials for this node's own workloads.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use thiserror::Error;
@@ -69,6 +70,20 @@ pub enum IssueError {
         limit: usize,
         /// Each label with the bytes it takes, the largest first.
         labels: String,
+    },
+    /// The workload is thought to be on another node than the one whose certificate this is.
+    #[error(
+        "workload {id}: it is known with its node's labels {known:?}, and the certificate of node {node:?} has {certified:?}; restart the daemon"
+    )]
+    NodeLabels {
+        /// The workload's SPIFFE ID.
+        id: String,
+        /// The node's name.
+        node: String,
+        /// The labels that the identity has for its node.
+        known: BTreeMap<String, String>,
+        /// The labels that the authority signed.
+        certified: BTreeMap<String, String>,
     },
     /// More labels than any verifier reads.
     #[error("workload {id}: {count} labels; at most {MAX_LABELS} travel in a credential")]
@@ -242,6 +257,7 @@ impl Issuer {
         if identity.labels().len() > MAX_LABELS {
             return Err(IssueError::TooManyLabels { id, count: identity.labels().len() });
         }
+        self.check_node(identity)?;
         match &self.0 {
             Signer::Node(node)
                 if !node.certificate.allows(identity.namespace())
@@ -259,6 +275,19 @@ impl Issuer {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What a policy reads here of the node must be what peers read in its certificate.
+    fn check_node(&self, identity: &Identity) -> Result<(), IssueError> {
+        if identity.node_labels() == self.node_labels() {
+            return Ok(());
+        }
+        Err(IssueError::NodeLabels {
+            id: identity.spiffe_id(),
+            node: self.certificate().map_or("", NodeCertificate::node).to_owned(),
+            known: identity.node_labels().clone(),
+            certified: self.node_labels().clone(),
+        })
     }
 
     fn validity(&self, now: u64, lifetime_seconds: u64) -> Result<Validity, IssueError> {
@@ -316,6 +345,13 @@ impl Issuer {
         }
     }
 
+    /// The labels of this node, as its authority signed them; none under a pre-shared key.
+    #[must_use]
+    pub fn node_labels(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.certificate().map_or(&NONE, NodeCertificate::labels)
+    }
+
     /// The node certificate, in PKI mode.
     #[must_use]
     pub fn certificate(&self) -> Option<&NodeCertificate> {
@@ -337,9 +373,11 @@ fn check_size(identity: &Identity, bytes: usize, limit: usize) -> Result<(), Iss
 
 /// `key=value (bytes)`, the largest first: what to shorten.
 fn label_sizes(identity: &Identity) -> String {
-    let mut labels: Vec<(usize, &String, &String)> = identity
-        .labels()
-        .iter()
+    let attributes =
+        identity.attributes().iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let labels = identity.labels().iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let mut labels: Vec<(usize, &str, &str)> = labels
+        .chain(attributes)
         .map(|(key, value)| (text_size(key) + text_size(value), key, value))
         .collect();
     labels.sort_by(|a, b| b.cmp(a));

@@ -66,7 +66,7 @@ mod tests {
     fn a_full_cache_forgets_the_oldest_and_nothing_else() {
         let cache = NodeCache::default();
         let authority = authority(1);
-        let first = Arc::new(certificate(&authority, &[2; 32], "/a", DAY));
+        let first = Arc::new(certificate(&authority, &[2; 32], ("/a", &[]), DAY));
         cache.insert(Arc::clone(&first));
         for n in 1..MAX_NODES {
             let mut hash = [0; 32];
@@ -76,7 +76,7 @@ mod tests {
         assert!(cache.find(&first.hash()).is_some());
         cache.insert(Arc::clone(&first));
         assert!(cache.find(&first.hash()).is_some(), "the same one again takes no room");
-        let last = Arc::new(certificate(&authority, &[2; 32], "/b", DAY));
+        let last = Arc::new(certificate(&authority, &[2; 32], ("/b", &[]), DAY));
         cache.insert(Arc::clone(&last));
         assert!(cache.find(&first.hash()).is_none() && cache.find(&last.hash()).is_some());
         assert_eq!(cache.lock().by_hash.len(), MAX_NODES);

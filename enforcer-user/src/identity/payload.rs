@@ -10,6 +10,7 @@
 //! | 8 | cnf | `{1: COSE_Key}`, OKP, public x only (RFC 8747, RFC 9053 7.2) |
 //! | -65537 | labels | map of text to text, absent when empty |
 //! | -65538 | namespaces | array of text, ascending, absent when empty |
+//! | -65539 | attributes | map of text to text, absent when empty |
 
 use std::collections::BTreeMap;
 
@@ -20,13 +21,14 @@ use super::Namespace;
 use super::cbor::EncodingError::{self, Malformed, NotCanonical};
 use super::cbor::deterministic_item;
 
-/// The most labels of an identity.
+/// The most labels of an identity or a node, and the most attributes.
 pub const MAX_LABELS: usize = 64;
 /// The most namespaces of a node certificate.
 pub const MAX_NAMESPACES: usize = 16;
 
 const LABELS: i64 = -65_537;
 const NAMESPACES: i64 = -65_538;
+const ATTRIBUTES: i64 = -65_539;
 /// RFC 8747 3.1: the confirmation method `COSE_Key`.
 const CONFIRMATION_KEY: i64 = 1;
 
@@ -58,6 +60,8 @@ pub struct Payload {
     pub labels: BTreeMap<String, String>,
     /// Namespaces, ascending; an empty list is no claim.
     pub namespaces: Vec<Namespace>,
+    /// Attributes by name; an empty map is no claim.
+    pub attributes: BTreeMap<String, String>,
 }
 
 impl Payload {
@@ -74,10 +78,13 @@ impl Payload {
         claim(CwtClaimName::Cti, self.id.map(|id| Value::Bytes(id.to_vec())));
         claim(CwtClaimName::Cnf, self.key.map(confirmation));
         if !self.labels.is_empty() {
-            entries.push((LABELS.into(), labels_value(&self.labels)));
+            entries.push((LABELS.into(), texts_value(&self.labels)));
         }
         if !self.namespaces.is_empty() {
             entries.push((NAMESPACES.into(), namespaces_value(&self.namespaces)));
+        }
+        if !self.attributes.is_empty() {
+            entries.push((ATTRIBUTES.into(), texts_value(&self.attributes)));
         }
         encode(&Value::Map(entries))
     }
@@ -104,7 +111,8 @@ impl Payload {
             .and_then(|key| i64::try_from(key).ok())
             .ok_or(Malformed("a claim key is not an integer"))?;
         match key {
-            LABELS => self.labels = labels(value)?,
+            LABELS => self.labels = texts(value)?,
+            ATTRIBUTES => self.attributes = texts(value)?,
             NAMESPACES => self.namespaces = namespaces(value)?,
             _ => match CwtClaimName::from_i64(key) {
                 Some(CwtClaimName::Iss) => self.issuer = Some(text(value)?),
@@ -128,9 +136,9 @@ pub(super) fn encode(value: &Value) -> Vec<u8> {
     bytes
 }
 
-/// Labels as a CBOR map in deterministic key order, which puts shorter keys first.
-pub(super) fn labels_value(labels: &BTreeMap<String, String>) -> Value {
-    let mut entries: Vec<(&String, &String)> = labels.iter().collect();
+/// Texts by name as a CBOR map in deterministic key order, which puts shorter keys first.
+pub(super) fn texts_value(texts: &BTreeMap<String, String>) -> Value {
+    let mut entries: Vec<(&String, &String)> = texts.iter().collect();
     entries.sort_by_key(|(key, _)| (key.len(), *key));
     let entry = |(key, value): (&String, &String)| (key.as_str().into(), value.as_str().into());
     Value::Map(entries.into_iter().map(entry).collect())
@@ -166,10 +174,12 @@ fn public_key(value: Value) -> Result<PublicKey, EncodingError> {
     }
 }
 
-fn labels(value: Value) -> Result<BTreeMap<String, String>, EncodingError> {
-    let Value::Map(entries) = value else { return Err(Malformed("labels are not a map")) };
+fn texts(value: Value) -> Result<BTreeMap<String, String>, EncodingError> {
+    let Value::Map(entries) = value else {
+        return Err(Malformed("labels or attributes are not a map"));
+    };
     if entries.len() > MAX_LABELS {
-        return Err(Malformed("more than 64 labels"));
+        return Err(Malformed("more than 64 labels or attributes"));
     }
     entries.into_iter().map(|(key, value)| Ok((text(key)?, text(value)?))).collect()
 }
@@ -222,6 +232,9 @@ mod tests {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
             namespaces: ["/acme", "/beta/x"].map(|path| path.parse().unwrap()).into(),
+            attributes: [("image", "shop"), ("user", "1000")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
         }
     }
 
@@ -237,7 +250,10 @@ mod tests {
     fn too_many_labels_are_refused() {
         let mut payload = full();
         payload.labels = (0..=MAX_LABELS).map(|n| (format!("k{n}"), String::new())).collect();
-        assert_eq!(Payload::decode(&payload.encode()), Err(Malformed("more than 64 labels")));
+        assert_eq!(
+            Payload::decode(&payload.encode()),
+            Err(Malformed("more than 64 labels or attributes"))
+        );
     }
 
     #[test]

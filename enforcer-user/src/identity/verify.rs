@@ -229,6 +229,9 @@ impl Verifier {
     /// Each validity lies within the one above it, so the credential's own end is the earliest.
     fn verified(&self, credential: Credential, hash: [u8; 32], proof: Proof) -> VerifiedCredential {
         let mut identity = credential.identity;
+        if let Proof::Pki { node, .. } = &proof {
+            identity = identity.on_node(node.labels());
+        }
         self.held_once.share(&mut identity);
         VerifiedCredential {
             identity_id: identity_id(&identity),

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::request::{Action, Ends, Request};
+use super::schema;
+use crate::identity::Attribute;
 
 /// Number of a text that some condition compares with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,7 +26,7 @@ pub(super) struct Slot(usize);
 
 impl Slot {
     /// `context.protocol`.
-    pub const PROTOCOL: Self = Self(8);
+    pub const PROTOCOL: Self = Self(14);
 
     pub fn spiffe_id(side: Side) -> Self {
         Self::of(side, 0)
@@ -42,6 +44,18 @@ impl Slot {
         Self::of(side, 3)
     }
 
+    /// An attribute that a workload may lack.
+    pub fn attribute(side: Side, attribute: Attribute) -> Self {
+        Self::of(
+            side,
+            match attribute {
+                Attribute::Image => 4,
+                Attribute::Executable => 5,
+                Attribute::User => 6,
+            },
+        )
+    }
+
     /// The label of this number.
     fn label(side: Side, number: usize) -> Self {
         Self(FIRST_LABEL + 2 * number + side.index())
@@ -53,7 +67,7 @@ impl Slot {
 }
 
 /// Slots in front of this one are attributes.
-const FIRST_LABEL: usize = 9;
+const FIRST_LABEL: usize = 15;
 
 impl Side {
     fn index(self) -> usize {
@@ -64,23 +78,48 @@ impl Side {
     }
 }
 
+/// Whose labels they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// `labels`: the workload's.
+    Workload,
+    /// `node`: its node's.
+    Node,
+}
+
+impl Holder {
+    /// Who holds the labels that are read as the attribute of this name.
+    pub fn named(attribute: &str) -> Option<Self> {
+        match attribute {
+            "labels" => Some(Self::Workload),
+            "node" => Some(Self::Node),
+            _ => None,
+        }
+    }
+}
+
 /// The labels and texts that the conditions of a set name, by number.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     labels: HashMap<Arc<str>, usize>,
-    label_names: Vec<Arc<str>>,
+    node_labels: HashMap<Arc<str>, usize>,
+    label_names: Vec<(Holder, Arc<str>)>,
     literals: HashMap<Box<str>, Literal>,
 }
 
 impl Words {
     /// The slot of a label, which may be new.
-    pub fn label(&mut self, side: Side, name: &str) -> Slot {
-        if let Some(number) = self.labels.get(name) {
+    pub fn label(&mut self, side: Side, holder: Holder, name: &str) -> Slot {
+        let labels = match holder {
+            Holder::Workload => &mut self.labels,
+            Holder::Node => &mut self.node_labels,
+        };
+        if let Some(number) = labels.get(name) {
             return Slot::label(side, *number);
         }
         let (number, name) = (self.label_names.len(), Arc::<str>::from(name));
-        self.label_names.push(Arc::clone(&name));
-        self.labels.insert(name, number);
+        self.label_names.push((holder, Arc::clone(&name)));
+        labels.insert(name, number);
         Slot::label(side, number)
     }
 
@@ -106,7 +145,7 @@ struct Text<'a> {
     literal: Option<Literal>,
 }
 
-/// A label that a condition reads and that the workload does not carry: the condition fails.
+/// A label or an attribute that a condition reads and that the workload does not have: the condition fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Missing(Slot);
 
@@ -138,16 +177,23 @@ impl<'a> Asked<'a> {
             found.put(Slot::name(side), identity.name());
             found.put(Slot::trust_domain(side), identity.trust_domain());
             found.put(Slot::namespace(side), identity.namespace().as_str());
-            for (label, value) in identity.labels() {
-                if let Some(number) = words.labels.get(label.as_str()) {
-                    found.put(Slot::label(side, *number), value);
+            for (attribute, value) in identity.attributes() {
+                found.put(Slot::attribute(side, *attribute), value);
+            }
+            let all =
+                [(identity.labels(), &words.labels), (identity.node_labels(), &words.node_labels)];
+            for (labels, numbers) in all {
+                for (label, value) in labels {
+                    if let Some(number) = numbers.get(label.as_str()) {
+                        found.put(Slot::label(side, *number), value);
+                    }
                 }
             }
         }
         found
     }
 
-    /// The text; an error for a label that the workload does not carry.
+    /// The text; an error for a label or an attribute that the workload does not have.
     pub fn text(&self, slot: Slot) -> Result<&'a str, Missing> {
         self.at(slot).text.ok_or(Missing(slot))
     }
@@ -168,12 +214,20 @@ impl<'a> Asked<'a> {
         self.at(Slot::namespace(side)).text.unwrap_or_default()
     }
 
-    /// What Cedar says of a condition that reads this label.
-    pub fn message(&self, missing: Missing) -> String {
-        let number = missing.0.0.saturating_sub(FIRST_LABEL);
-        let end = if number.is_multiple_of(2) { &self.ends.caller } else { &self.ends.callee };
-        let label = self.words.label_names.get(number / 2).map_or("", |name| name);
-        format!("`Labels::\"{}\"` does not have the attribute `{label}`", end.spiffe_id)
+    /// What Cedar says of a condition that reads it.
+    pub fn message(&self, Missing(slot): Missing) -> String {
+        let number = slot.0.checked_sub(FIRST_LABEL);
+        let is_caller = number.unwrap_or(slot.0).is_multiple_of(2);
+        let id = if is_caller { &self.ends.caller.spiffe_id } else { &self.ends.callee.spiffe_id };
+        let label = number.and_then(|number| self.words.label_names.get(number / 2));
+        let (entity, name) = match label {
+            Some((Holder::Workload, label)) => (format!("Labels::\"{id}\""), &**label),
+            Some((Holder::Node, label)) => {
+                (format!("Labels::\"{}\"", schema::node_of(id)), &**label)
+            }
+            None => (format!("Workload::\"{id}\""), attribute_name(slot)),
+        };
+        format!("`{entity}` does not have the attribute `{name}`")
     }
 
     fn at(&self, slot: Slot) -> Text<'a> {
@@ -186,4 +240,12 @@ impl<'a> Asked<'a> {
             *place = Text { text: Some(text), literal };
         }
     }
+}
+
+/// The attribute at a slot in front of the labels that a workload may lack.
+fn attribute_name(slot: Slot) -> &'static str {
+    let is_at = |attribute: &Attribute| {
+        [Side::Caller, Side::Callee].iter().any(|side| Slot::attribute(*side, *attribute) == slot)
+    };
+    Attribute::ALL.into_iter().find(is_at).map_or("", Attribute::as_str)
 }

@@ -6,10 +6,11 @@
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 use cedar_policy_core::ast::{BinaryOp, EntityUID, Expr, ExprKind, Literal as Value, UnaryOp, Var};
 
-use super::asked::{Literal, Side, Slot, Words};
+use super::asked::{Holder, Literal, Side, Slot, Words};
 use super::native::Test;
 use super::request::Action;
 use super::schema;
+use crate::identity::Attribute;
 
 /// How deep a condition may be nested; Cedar evaluates deeper ones.
 const MAX_DEPTH: usize = 32;
@@ -121,10 +122,7 @@ impl Compiler<'_> {
                 Operand::Text(slot) => Some(Test::Like(slot, Box::new(pattern.clone()))),
                 _ => None,
             },
-            ExprKind::HasAttr { expr, attr } => {
-                let side = labels_of(expr)?;
-                Some(Test::Carries(self.words.label(side, attr)))
-            }
+            ExprKind::HasAttr { expr, attr } => Some(Test::Carries(self.lackable(expr, attr)?)),
             ExprKind::Is { expr, entity_type } => {
                 let workload = matches!(self.operand(expr)?, Operand::Workload(_));
                 (workload && entity_type.name().to_string() == schema::WORKLOAD_TYPE)
@@ -264,13 +262,21 @@ impl Compiler<'_> {
         }
     }
 
+    /// What a workload may lack: a label of its own, one of its node, or what it runs.
+    fn lackable(&mut self, of: &Expr, name: &str) -> Option<Slot> {
+        if let Some((side, holder)) = labels_of(of) {
+            return Some(self.words.label(side, holder, name));
+        }
+        Some(Slot::attribute(workload(of)?, Attribute::named(name)?))
+    }
+
     fn operand<'a>(&mut self, operand: &'a Expr) -> Option<Operand<'a>> {
         match operand.expr_kind() {
             ExprKind::Lit(value) => Some(Operand::Value(value)),
             ExprKind::Var(_) => workload(operand).map(Operand::Workload),
             ExprKind::GetAttr { expr, attr } => {
-                if let Some(side) = labels_of(expr) {
-                    return Some(Operand::Text(self.words.label(side, attr)));
+                if let Some(slot) = self.lackable(expr, attr) {
+                    return Some(Operand::Text(slot));
                 }
                 if matches!(expr.expr_kind(), ExprKind::Var(Var::Context)) {
                     return match attr.as_str() {
@@ -305,10 +311,10 @@ fn joined(
     tests.into_boxed_slice()
 }
 
-/// Whose labels `principal.labels` and `resource.labels` are.
-fn labels_of(expr: &Expr) -> Option<Side> {
+/// Whose labels `principal.labels`, `resource.node` and the like are.
+fn labels_of(expr: &Expr) -> Option<(Side, Holder)> {
     match expr.expr_kind() {
-        ExprKind::GetAttr { expr, attr } if attr == "labels" => workload(expr),
+        ExprKind::GetAttr { expr, attr } => Some((workload(expr)?, Holder::named(attr)?)),
         _ => None,
     }
 }

@@ -1,4 +1,5 @@
-//! What a policy's conditions depend on: context attributes and labels, found by name.
+//! What a policy's conditions depend on: context attributes and labels, found by name. Labels of a workload's node are
+//! labels too: `principal.node.zone`.
 
 use std::collections::BTreeSet;
 
@@ -66,7 +67,7 @@ fn scan(text: &str) -> Option<Dependencies> {
                 found.reads.port |= attribute == "port";
                 found.reads.time |= attribute == "time";
             }
-            "labels" => match words.get(at.checked_sub(2)?..at)? {
+            "labels" | "node" => match words.get(at.checked_sub(2)?..at)? {
                 ["principal" | "resource", "."] => {
                     found.labels.insert(next()?.to_owned());
                 }
@@ -93,7 +94,8 @@ fn words(text: &str) -> Option<Vec<&str>> {
         match first {
             '"' => {
                 let (inside, after) = rest.split_once('"')?;
-                if ["\\", "context", "labels"].iter().any(|special| inside.contains(special)) {
+                let is_special = |special: &&str| inside.contains(*special);
+                if inside == "node" || ["\\", "context", "labels"].iter().any(is_special) {
                     return None;
                 }
                 rest = after;
@@ -108,6 +110,11 @@ fn words(text: &str) -> Option<Vec<&str>> {
 
 fn is_word_start(c: char) -> bool {
     c.is_ascii_alphabetic() || c == '_'
+}
+
+/// Whether the attribute of this name holds labels: those of a workload or of its node.
+pub(super) fn is_labels(attribute: &str) -> bool {
+    matches!(attribute, "labels" | "node")
 }
 
 /// Walks Cedar's JSON policy form ("JSON policy format", Cedar reference manual).
@@ -132,7 +139,7 @@ fn walk(node: &Value, found: &mut Dependencies) {
 fn walk_access(operand: &Value, found: &mut Dependencies) {
     let (left, attribute) = (&operand["left"], operand["attr"].as_str().unwrap_or_default());
     // Reached here and not through the label's own access: the labels go elsewhere as a whole.
-    found.unnamed_labels |= attribute == "labels";
+    found.unnamed_labels |= is_labels(attribute);
     walk_named(left, attribute, found);
 }
 
@@ -144,7 +151,7 @@ fn walk_has(operand: &Value, found: &mut Dependencies) {
         Value::Array(path) => {
             let path: Vec<&str> = path.iter().filter_map(Value::as_str).collect();
             for [first, second] in path.array_windows() {
-                if *first == "labels" {
+                if is_labels(first) {
                     found.labels.insert((*second).to_owned());
                 }
             }
@@ -159,7 +166,7 @@ fn walk_named(left: &Value, attribute: &str, found: &mut Dependencies) {
     if left["Var"] == "context" {
         found.reads.port |= attribute == "port";
         found.reads.time |= attribute == "time";
-    } else if left.pointer("/./attr").is_some_and(|of| of == "labels") {
+    } else if left.pointer("/./attr").and_then(Value::as_str).is_some_and(is_labels) {
         found.labels.insert(attribute.to_owned());
         walk(left.pointer("/./left").unwrap_or(&Value::Null), found);
     } else {
@@ -189,6 +196,8 @@ mod tests {
                 true,
             ),
             ("permit(principal, action, resource) when { context.port == 80 || 1 < 2 };", true),
+            ("permit(principal, action, resource) when { resource.node.zone like \"a*\" };", true),
+            ("permit(principal, action, resource) when { resource.node has zone };", false),
             ("@reason(\"x\") permit(principal in Namespace::\"a\", action, resource);", true),
             ("@reason(\"x\") permit(principal in Namespace::\"/a\", action, resource);", true),
             ("permit(principal, action, resource) when { principal.labels has tier };", false),
@@ -243,6 +252,9 @@ mod tests {
             ("principal.labels.b == resource.labels.a", vec!["a", "b"]),
             ("principal[\"l\\u{61}bels\"] has x", vec!["x"]),
             ("principal.name == \"labels\"", vec![]),
+            ("principal.node.zone == resource.node.zone", vec!["zone"]),
+            ("principal has node.rack && resource[\"node\"] has zone", vec!["rack", "zone"]),
+            ("principal.user == \"node\"", vec![]),
         ] {
             let found = of(condition);
             assert_eq!(found.labels.into_iter().collect::<Vec<_>>(), labels, "{condition}");
@@ -254,6 +266,7 @@ mod tests {
     fn labels_that_go_elsewhere_as_a_whole_are_noticed() {
         for condition in [
             "principal.labels == resource.labels",
+            "principal.node == resource.node",
             "(if true then principal.labels else resource.labels) has tier",
             "{\"a\": principal.labels}.a.tier == \"front\"",
             "[principal.labels].contains(resource.labels)",

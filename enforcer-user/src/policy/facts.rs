@@ -1,12 +1,12 @@
 //! What a condition compared: the values of the attributes it names, as they stand in the request.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::names::nearest;
 use super::request::Request;
-use crate::identity::Identity;
+use crate::identity::{Attribute, Identity};
 
 /// The most facts told of one condition.
 const MAX_FACTS: usize = 8;
@@ -45,22 +45,29 @@ fn fact(access: &Value, asked: &Request<'_>) -> Option<String> {
         return Some(format!("{variable}.{attribute} is {value}"));
     }
     let of = &left["."];
-    let variable = of.pointer("/left/Var")?.as_str().filter(|_| of["attr"] == "labels")?;
+    let variable = of.pointer("/left/Var")?.as_str()?;
     let identity = workload(variable, asked)?;
-    Some(match identity.labels().get(attribute) {
-        Some(value) => format!("{variable}.labels.{attribute} is {value:?}"),
-        None => missing_label(variable, attribute, identity),
+    let (name, labels) = match of["attr"].as_str()? {
+        name @ "labels" => (name, identity.labels()),
+        name @ "node" => (name, identity.node_labels()),
+        _ => return None,
+    };
+    let variable = format!("{variable}.{name}");
+    Some(match labels.get(attribute) {
+        Some(value) => format!("{variable}.{attribute} is {value:?}"),
+        None => missing_label(&variable, attribute, labels),
     })
 }
 
-fn missing_label(variable: &str, label: &str, identity: &Identity) -> String {
-    let present: Vec<&str> = identity.labels().keys().map(String::as_str).collect();
+/// `variable` is whose labels they are: `principal.labels`.
+fn missing_label(variable: &str, label: &str, labels: &BTreeMap<String, String>) -> String {
+    let present: Vec<&str> = labels.keys().map(String::as_str).collect();
     let hint = match nearest(label, present.iter().copied()) {
         Some(near) => format!("; did you mean {near}?"),
         None => String::new(),
     };
     let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
-    format!("{variable}.labels.{label} is missing (labels: {present}{hint})")
+    format!("{variable}.{label} is missing (labels: {present}{hint})")
 }
 
 fn workload<'a>(variable: &str, asked: &Request<'a>) -> Option<&'a Identity> {
@@ -86,6 +93,10 @@ fn attribute_value(attribute: &str, identity: &Identity) -> Option<String> {
         "namespace" => Some(identity.namespace().to_string()),
         "name" => Some(format!("{:?}", identity.name())),
         "spiffe_id" => Some(format!("{:?}", identity.spiffe_id())),
-        _ => None,
+        _ => {
+            let attribute = Attribute::named(attribute)?;
+            let value = identity.attributes().get(&attribute);
+            Some(value.map_or_else(|| "missing".to_owned(), |value| format!("{value:?}")))
+        }
     }
 }

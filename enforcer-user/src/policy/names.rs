@@ -9,10 +9,19 @@ const MAX_BYTES: usize = 128;
 ///
 /// Names of up to three characters must be within one edit: two would make any of them near any other.
 pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let most = if found.chars().count() <= 3 { 1 } else { MAX_EDITS };
+    nearest_within(most, found, known)
+}
+
+/// The known name nearest to `found`, at most so many edits away.
+pub fn nearest_within<'a>(
+    most: usize,
+    found: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     if found.len() > MAX_BYTES {
         return None;
     }
-    let most = if found.chars().count() <= 3 { 1 } else { MAX_EDITS };
     known
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(found, name), name))

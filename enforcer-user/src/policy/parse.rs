@@ -15,7 +15,7 @@ use super::annotations::{Annotations, Problem};
 use super::dependencies::{Reads, dependencies};
 use super::error::{MAX_REPORTED, PolicyError, PolicyErrors};
 use super::governs;
-use super::names::nearest;
+use super::names::{nearest, nearest_within};
 use super::nesting;
 use super::request::Action;
 use super::rule::{Effect, Rule, TextHash};
@@ -421,16 +421,23 @@ fn help_for(file: &SourceFile, found: &dyn Diagnostic) -> Option<String> {
     if let Some(near) = text.and_then(nearest_action) {
         return Some(did_you_mean(near));
     }
+    let message = found.to_string();
+    let attribute = message.split_once("attribute `").and_then(|(_, rest)| rest.split('`').next());
+    let word = attribute.or_else(|| {
+        let text = text?;
+        let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+        text.get(..end)
+    });
+    let unknown = word.filter(|word| !schema::VOCABULARY.contains(word));
+    // Cedar takes two letters that changed places for two mistakes, and thinks of other names first.
+    if let Some(near) = unknown.and_then(|word| nearest_within(1, word, schema::VOCABULARY)) {
+        return Some(did_you_mean(near));
+    }
     if let Some(help) = found.help().map(|help| help.to_string())
         && help.contains("did you mean")
     {
         return Some(help);
     }
-    let word = text.and_then(|text| {
-        let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
-        text.get(..end)
-    });
-    let unknown = word.filter(|word| !schema::VOCABULARY.contains(word));
     let near = unknown.and_then(|word| nearest(word, schema::VOCABULARY));
     near.map(did_you_mean).or_else(|| found.help().map(|help| help.to_string()))
 }

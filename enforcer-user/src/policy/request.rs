@@ -1,6 +1,6 @@
 //! One question to the policy, and its form in Cedar.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use cedar_policy::{Context, Entities, Entity, Request as CedarRequest, RestrictedExpression};
@@ -183,10 +183,16 @@ fn check_identities(caller: &Identity, callee: &Identity) -> Result<(), String> 
     }
     let same_name = caller.name() == callee.name() && caller.namespace() == callee.namespace();
     if same_name && caller != callee {
+        let (labels, others) = (caller.labels(), callee.labels());
+        if labels != others {
+            return Err(format!(
+                "caller and callee are both {caller}, but their labels differ: {labels:?} and {others:?}"
+            ));
+        }
         return Err(format!(
-            "caller and callee are both {caller}, but their labels differ: {:?} and {:?}",
-            caller.labels(),
-            callee.labels()
+            "caller and callee are both {caller}, but what they run or their nodes differ: {:?} and {:?}",
+            caller.description(),
+            callee.description()
         ));
     }
     Ok(())
@@ -216,10 +222,12 @@ fn entities(asked: &Request<'_>) -> Result<Entities, String> {
         .map_err(|e| format!("the entities do not form: {e}"))
 }
 
-fn workload_entities(identity: &Identity) -> Result<[Entity; 2], String> {
+fn workload_entities(identity: &Identity) -> Result<[Entity; 3], String> {
     let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
-    let labels = identity.labels().iter().map(|(key, value)| (key.clone(), text(value)));
-    let labels_uid = schema::labels_uid(identity);
+    let texts = |texts: &BTreeMap<String, String>| -> HashMap<String, RestrictedExpression> {
+        texts.iter().map(|(key, value)| (key.clone(), text(value))).collect()
+    };
+    let (labels_uid, node_uid) = (schema::labels_uid(identity), schema::node_uid(identity));
     let namespace = schema::namespace_uid(identity.namespace());
     let attributes = [
         ("trust_domain".to_owned(), text(identity.trust_domain())),
@@ -227,13 +235,16 @@ fn workload_entities(identity: &Identity) -> Result<[Entity; 2], String> {
         ("name".to_owned(), text(identity.name())),
         ("spiffe_id".to_owned(), text(&identity.spiffe_id())),
         ("labels".to_owned(), RestrictedExpression::new_entity_uid(labels_uid.clone())),
+        ("node".to_owned(), RestrictedExpression::new_entity_uid(node_uid.clone())),
     ];
+    let known = identity.attributes().iter().map(|(name, value)| (name.to_string(), text(value)));
     let refused = |e| format!("{identity} does not form an entity: {e}");
     Ok([
-        Entity::new(labels_uid, labels.collect(), HashSet::new()).map_err(refused)?,
+        Entity::new(labels_uid, texts(identity.labels()), HashSet::new()).map_err(refused)?,
+        Entity::new(node_uid, texts(identity.node_labels()), HashSet::new()).map_err(refused)?,
         Entity::new(
             schema::workload_uid(identity),
-            attributes.into_iter().collect(),
+            attributes.into_iter().chain(known).collect(),
             HashSet::from([namespace]),
         )
         .map_err(refused)?,

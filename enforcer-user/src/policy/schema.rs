@@ -8,6 +8,9 @@
 //! permit and a `forbid` denies. Optional attributes or entity tags would demand a `has` guard,
 //! and a guarded `forbid` or `unless` opens as soon as the label is left out.
 //! (An entity and not a record, because for entities the validator treats `has` as undecided.)
+//!
+//! The same holds of what is known of a workload beside its labels: `image`, `executable` and `user` are required
+//! attributes that it may lack, and `node` holds the labels of its node.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -20,7 +23,7 @@ use super::request::Action;
 use crate::identity::{Identity, Namespace};
 
 /// The words a policy may use, for the nearest name to a typo.
-pub const VOCABULARY: [&str; 28] = [
+pub const VOCABULARY: [&str; 32] = [
     "permit",
     "forbid",
     "when",
@@ -39,6 +42,10 @@ pub const VOCABULARY: [&str; 28] = [
     "name",
     "spiffe_id",
     "labels",
+    "image",
+    "executable",
+    "user",
+    "node",
     "port",
     "protocol",
     "time",
@@ -54,15 +61,19 @@ pub const VOCABULARY: [&str; 28] = [
 /// The most label names that the policies of one set may use.
 pub const MAX_LABEL_NAMES: usize = 1024;
 
-const FIXED: &str = r"
-entity Namespace in [Namespace];
-entity Workload in [Namespace] {
+const WORKLOAD_ATTRIBUTES: &str = r"
     trust_domain: String,
     namespace: Namespace,
     name: String,
     spiffe_id: String,
     labels: Labels,
-};
+    node: Labels,
+    image: String,
+    executable: String,
+    user: String,
+";
+
+const ACTIONS: &str = r"
 action connect, accept appliesTo {
     principal: Workload,
     resource: Workload,
@@ -87,7 +98,7 @@ pub fn schema_text<'a>(labels: impl IntoIterator<Item = &'a String>) -> String {
     schema_text_with(labels, "")
 }
 
-/// The same with more attributes of `Labels`, as written in a schema.
+/// The same with more attributes of `Labels` and of `Workload`, as written in a schema.
 pub(super) fn schema_text_with<'a>(
     labels: impl IntoIterator<Item = &'a String>,
     more: &str,
@@ -96,9 +107,10 @@ pub(super) fn schema_text_with<'a>(
     for label in labels {
         let _ = writeln!(text, "    \"{}\": String,", label.escape_debug());
     }
-    text.push_str(more);
-    text.push_str("};\n");
-    text.push_str(FIXED);
+    let _ = writeln!(text, "{more}}};");
+    let _ = writeln!(text, "entity Namespace in [Namespace];");
+    let _ = writeln!(text, "entity Workload in [Namespace] {{{WORKLOAD_ATTRIBUTES}{more}}};");
+    text.push_str(ACTIONS);
     text
 }
 
@@ -140,6 +152,17 @@ pub fn labels_uid(identity: &Identity) -> EntityUid {
     uid(&LABELS, &identity.spiffe_id())
 }
 
+/// The entity that holds the labels of a workload's node.
+#[must_use]
+pub fn node_uid(identity: &Identity) -> EntityUid {
+    uid(&LABELS, &node_of(&identity.spiffe_id()))
+}
+
+/// Its name; no SPIFFE ID has a space.
+pub(super) fn node_of(spiffe_id: &str) -> String {
+    format!("node of {spiffe_id}")
+}
+
 /// The entity of an action, such as `Action::"connect"`.
 #[must_use]
 pub fn action_uid(action: Action) -> &'static EntityUid {
@@ -167,7 +190,7 @@ pub fn is_workload(uid: &EntityUid) -> bool {
     *uid.type_name() == *WORKLOAD
 }
 
-/// Whether the entity holds a workload's labels.
+/// Whether the entity holds labels, of a workload or its node.
 #[must_use]
 pub fn is_labels(uid: &EntityUid) -> bool {
     *uid.type_name() == *LABELS

@@ -99,11 +99,13 @@ fn workloads_and_identities() {
         "expired",
         "10.0.0.1,fd00::1",
         "tier=front",
+        "node.zone=north,user=web",
         "spiffe://example.org/acme/web",
     ];
     assert_eq!(columns, expected);
     let report = json(&daemon.ask(&["workloads", "--json"]).good());
     assert_eq!(report[0]["attached"], "clsact");
+    assert_eq!(report[0]["attributes"]["node.zone"], "north");
 
     let table = daemon.ask(&["identities"]).good();
     assert!(table.contains("8899aabbccddeeff  web"), "{table}");

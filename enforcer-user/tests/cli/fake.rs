@@ -73,6 +73,8 @@ impl Backend for Fake {
             id: 3,
             spiffe_id: "spiffe://example.org/acme/web".into(),
             labels: [("tier".into(), "front".into())].into(),
+            attributes: [("node.zone".into(), "north".into()), ("user".into(), "web".into())]
+                .into(),
             interface: "eth0".into(),
             side: "own".into(),
             addresses: vec!["10.0.0.1".into(), "fd00::1".into()],
@@ -100,6 +102,7 @@ impl Backend for Fake {
             handle: "8899aabbccddeeff".into(),
             spiffe_id: "spiffe://example.org/acme/db".into(),
             labels: [("a".into(), "b\u{1b}[2J".into())].into(),
+            attributes: [("image".into(), "shop\u{1b}[2J".into())].into(),
             workload: "web".into(),
             expires_unix: 2_000_000_000_000,
         }])

@@ -138,6 +138,41 @@ fn an_authority_a_request_and_a_certificate_make_a_node() {
 }
 
 #[test]
+fn labels_of_a_node_are_its_authoritys_word_and_read_by_policies() {
+    let folder = Folder::new();
+    folder.make_node("/acme");
+    let issue = |labels: &[&str]| {
+        let issue = ["ca", "issue-node", "--dir", "ca", "--request", "n.req", "--out", "n2.cert"];
+        folder.run(&[&issue[..], &["--namespace", "/acme"], labels].concat())
+    };
+    let told = issue(&["--label", "zone=north", "--label", "rack=7"]).good();
+    assert_eq!(
+        told,
+        "n2.cert: node \"n1\" may sign for /acme in example.org, rack=7, zone=north\n"
+    );
+    fs::rename(folder.path("n2.cert"), folder.path("n.cert")).unwrap();
+    assert!(issue(&["--label", "a b=c"]).refused().contains("label key \"a b\""));
+    assert!(issue(&["--label", "zone"]).err.contains("expected KEY=VALUE"));
+
+    let rule = "permit(principal, action, resource)
+        when { principal.node.zone == resource.node.zone && resource.user == \"1000\" };";
+    folder.write("p.cedar", rule);
+    folder.write_config(PKI, "user = \"1000\"\n[policy]\nfiles = [\"p.cedar\"]\n");
+    folder.run(&CHECK).good();
+    let explain = |attributes: &[&str]| {
+        let ask = ["explain", "--config", "e.toml", "--to", "web", "--port", "80", "--from"];
+        let from = ["spiffe://example.org/acme/other"];
+        folder.run(&[&ask[..], &from[..], attributes].concat())
+    };
+    explain(&["--from-attribute", "node.zone=north"]).good();
+    let told = explain(&["--from-attribute", "node.zone=south"]);
+    assert_eq!(told.code, 3, "{}{}", told.out, told.err);
+    assert!(told.out.contains("principal.node.zone is \"south\""), "{}", told.out);
+    assert!(explain(&[]).out.contains("principal.node.zone is missing"));
+    assert!(explain(&["--from-attribute", "colour=red"]).refused().contains("expected image,"));
+}
+
+#[test]
 fn a_node_signs_for_its_namespaces_only() {
     let folder = Folder::new();
     folder.make_node("/acm");

@@ -3,7 +3,7 @@
 use enforcer_user::identity::certificate::MAX_CERTIFICATE_BYTES;
 use enforcer_user::identity::envelope::Kind;
 use enforcer_user::identity::{
-    AuthorityCertificate, Namespace, NodeCertificate, NodeRequest, SigningKey,
+    AuthorityCertificate, Namespace, NodeCertificate, NodeGrant, NodeRequest, SigningKey,
 };
 
 use super::envelope::accepted;
@@ -67,8 +67,11 @@ fn node(mut feed: Feed<'_>) {
     let namespaces: Vec<Namespace> =
         (0..feed.byte() % 20).filter_map(|_| feed.text(40).parse().ok()).collect();
     let lifetime_seconds = feed.u32().into();
-    let issued = PKI.authority.issue_node(&request, &namespaces, NOW, lifetime_seconds);
+    let labels = feed.labels();
+    let granted = NodeGrant { namespaces: &namespaces, labels: &labels };
+    let issued = PKI.authority.issue_node_granted(&request, &granted, NOW, lifetime_seconds);
     let Ok(certificate) = issued else { return };
+    assert_eq!(certificate.labels(), &labels);
     assert_eq!(PKI.verifier.verify_node_certificate(&certificate, NOW), Ok(()));
     assert_eq!(certificate.node(), name);
     assert!(namespaces.iter().all(|namespace| certificate.allows(namespace)));

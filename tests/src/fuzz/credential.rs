@@ -1,9 +1,11 @@
 //! Credentials, as they come from the network and as a dishonest node may sign them.
 
+use std::collections::BTreeMap;
+
 use enforcer_user::identity::envelope::{Envelope, Kind, open};
 use enforcer_user::identity::payload::{Payload, PublicKey};
 use enforcer_user::identity::{
-    CLOCK_SKEW_SECONDS, Identity, MAX_CREDENTIAL_BYTES, MAX_LIFETIME_SECONDS, Namespace,
+    Attribute, CLOCK_SKEW_SECONDS, Identity, MAX_CREDENTIAL_BYTES, MAX_LIFETIME_SECONDS, Namespace,
     VerifiedCredential, Verifier,
 };
 
@@ -33,7 +35,8 @@ fn verified(verifier: &Verifier, kind: Kind, bytes: &[u8]) -> Option<VerifiedCre
     assert!(found.not_after - found.not_before <= MAX_LIFETIME_SECONDS);
     assert!(verifier.verify(bytes, found.not_after).is_err(), "it outlives its end");
     let id = found.identity.spiffe_id();
-    let read = Identity::from_spiffe_id(&id, found.identity.labels().clone());
+    let read = Identity::from_spiffe_id(&id, found.identity.labels().clone())
+        .and_then(|identity| identity.described(&found.identity.description()));
     assert_eq!(read.as_ref(), Ok(&found.identity));
     accepted(kind, bytes);
     assert_eq!(verifier.verify(bytes, NOW).as_ref(), Ok(&found), "judged twice, two answers");
@@ -55,8 +58,22 @@ fn nearly_honest(feed: &mut Feed<'_>) -> Payload {
         expires: Some(not_before + lifetime),
         key: Some(PublicKey::X25519(feed.array())),
         labels: feed.labels(),
+        attributes: attributes(feed),
         ..Payload::default()
     }
+}
+
+/// Mostly what can be one.
+fn attributes(feed: &mut Feed<'_>) -> BTreeMap<String, String> {
+    let mut attributes = BTreeMap::new();
+    for name in ["image", "user", "executable", "colour"] {
+        if feed.byte().is_multiple_of(4) {
+            let value =
+                if feed.flag() { format!("sha256:{}", "0a".repeat(32)) } else { feed.text(32) };
+            attributes.insert(name.to_owned(), value);
+        }
+    }
+    attributes
 }
 
 /// A node's signature under any claims: accepted are those that the node may make, and no byte of
@@ -70,6 +87,7 @@ fn signed(claims: &Payload, mut feed: Feed<'_>) {
     let Some(found) = found else { return };
     assert_eq!(Some(found.identity.spiffe_id()), claims.subject);
     assert_eq!(found.identity.labels(), &claims.labels);
+    assert_eq!(found.identity.description(), claims.attributes);
     let damaged = feed.damaged(&bytes).expect("it has bytes");
     assert!(PKI.verifier.verify(&damaged, NOW).is_err(), "damaged and accepted");
     let opened = open(Kind::CredentialPki, &bytes).expect("it was verified");
@@ -84,6 +102,7 @@ fn may_be_accepted(claims: &Payload, bytes: usize) -> bool {
         expires: claims.expires,
         key: claims.key,
         labels: claims.labels.clone(),
+        attributes: claims.attributes.clone(),
         ..Payload::default()
     };
     let (Some(subject), Some(start), Some(end)) =
@@ -94,6 +113,9 @@ fn may_be_accepted(claims: &Payload, bytes: usize) -> bool {
     let Ok(identity) = Identity::from_spiffe_id(subject, claims.labels.clone()) else {
         return false;
     };
+    if !claims.attributes.iter().all(|(name, value)| is_attribute(name, value)) {
+        return false;
+    }
     let allowed: Namespace = NAMESPACE.parse().expect("a namespace");
     let node = PKI.node.validity();
     *claims == expected
@@ -107,4 +129,8 @@ fn may_be_accepted(claims: &Payload, bytes: usize) -> bool {
         && end <= node.not_after
         && start <= NOW + CLOCK_SKEW_SECONDS
         && NOW < end
+}
+
+fn is_attribute(name: &str, value: &str) -> bool {
+    Attribute::named(name).is_some_and(|attribute| attribute.check(value).is_ok())
 }

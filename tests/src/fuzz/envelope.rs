@@ -66,6 +66,7 @@ pub fn payload(feed: &mut Feed<'_>) -> Payload {
         key: has(32).then(|| key(feed)),
         labels: feed.labels(),
         namespaces,
+        attributes: feed.labels(),
     }
 }
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::DAY_SECONDS;
-use crate::cli::arguments::unix_now;
+use crate::cli::arguments::{key_value, unix_now};
 use crate::cli::output::Output;
-use crate::identity::Namespace;
 use crate::identity::files::{load_authority, load_node_request, save_node_certificate};
+use crate::identity::{Namespace, NodeGrant};
 
 /// Sign a node's request: its certificate says for which namespaces the node may speak
 #[derive(Debug, clap::Args)]
@@ -24,6 +24,9 @@ pub(in crate::cli) struct Arguments {
     /// A namespace that the node may sign for, with all below it; may be repeated, / is every one
     #[arg(long, value_name = "PATH", required = true)]
     namespace: Vec<Namespace>,
+    /// A label of the node that policies may read, such as zone=north; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    label: Vec<(String, String)>,
     /// How long the certificate counts, at most as long as the authority
     #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3650))]
     days: u64,
@@ -36,16 +39,21 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
     let authority = load_authority(&arguments.dir)?;
     let request = load_node_request(&arguments.request)?;
     let lifetime_seconds = arguments.days * DAY_SECONDS;
+    let labels = arguments.label.iter().cloned().collect();
+    let granted = NodeGrant { namespaces: &arguments.namespace, labels: &labels };
     let certificate =
-        authority.issue_node(&request, &arguments.namespace, unix_now(), lifetime_seconds)?;
+        authority.issue_node_granted(&request, &granted, unix_now(), lifetime_seconds)?;
     save_node_certificate(&arguments.out, &certificate)?;
     let namespaces: Vec<&str> = certificate.namespaces().iter().map(Namespace::as_str).collect();
+    let labels: Vec<String> =
+        certificate.labels().iter().map(|(key, value)| format!(", {key}={value}")).collect();
     out.line(format_args!(
-        "{}: node {:?} may sign for {} in {}",
+        "{}: node {:?} may sign for {} in {}{}",
         arguments.out.display(),
         certificate.node(),
         namespaces.join(", "),
-        certificate.trust_domain()
+        certificate.trust_domain(),
+        labels.concat()
     ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! `enforcer policy prove`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -120,8 +121,8 @@ enum Report {
         /// Whose policy the callee's end asks.
         #[serde(skip_serializing_if = "Option::is_none")]
         destination: Option<String>,
-        from: Peer,
-        to: Peer,
+        from: Box<Peer>,
+        to: Box<Peer>,
         port: u16,
         time: String,
         why: Box<BothEnds>,
@@ -135,7 +136,9 @@ enum Report {
 #[derive(Debug, Serialize)]
 struct Peer {
     spiffe_id: String,
-    labels: std::collections::BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    attributes: BTreeMap<String, String>,
 }
 
 impl Report {
@@ -168,9 +171,12 @@ impl Report {
 
     fn reaches(witness: Witness, source: Option<String>, destination: Option<String>) -> Self {
         let Witness { caller, callee, port, unix_seconds, why } = witness;
-        let peer = |of: crate::identity::Identity| Peer {
-            spiffe_id: of.spiffe_id(),
-            labels: of.labels().clone(),
+        let peer = |of: crate::identity::Identity| {
+            Box::new(Peer {
+                spiffe_id: of.spiffe_id(),
+                labels: of.labels().clone(),
+                attributes: of.description(),
+            })
         };
         let time = datetime(unix_seconds).unwrap_or_default();
         let (from, to, why) = (peer(caller), peer(callee), Box::new(why));
@@ -214,11 +220,16 @@ impl Report {
 impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.spiffe_id)?;
-        if self.labels.is_empty() {
-            return Ok(());
+        let one = |(key, value): (&String, &String)| format!("{key}={value:?}");
+        let texts = |texts: &BTreeMap<String, String>| {
+            texts.iter().map(one).collect::<Vec<String>>().join(", ")
+        };
+        if !self.labels.is_empty() {
+            write!(f, " ({})", texts(&self.labels))?;
         }
-        let labels: Vec<String> =
-            self.labels.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
-        write!(f, " ({})", labels.join(", "))
+        if !self.attributes.is_empty() {
+            write!(f, " [{}]", texts(&self.attributes))?;
+        }
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::super::arguments::unix_now;
+use super::super::arguments::{on_its_node, unix_now};
 use crate::config::{Config, Mode};
 use crate::identity::Identity;
 use crate::kubernetes::{Cluster, Host, Judge, MAX_PEERS, Port, Protocol};
@@ -150,7 +150,7 @@ impl Nodes {
     }
 
     fn add(&mut self, file: &Path, read: &mut BTreeSet<String>) -> anyhow::Result<()> {
-        let config = Config::load(file)?;
+        let config = on_its_node(Config::load(file)?);
         let policy = materials::load_policy(&config).context("policy")?;
         for workload in config.workloads {
             let identity = workload.identity;

@@ -31,7 +31,12 @@ fn a_node_certificate_has_its_claims_and_no_others() {
         assert!(NodeCertificate::parse(&bytes).is_err(), "{name} was accepted");
     };
     refused("an id", |payload| payload.id = Some([0; 8]));
-    refused("a label", |payload| payload.labels = identity("/a").labels().clone());
+    refused("a label with a space", |payload| {
+        payload.labels = [("a b".to_owned(), String::new())].into();
+    });
+    refused("an attribute", |payload| {
+        payload.attributes = [("user".to_owned(), "root".to_owned())].into();
+    });
     refused("no name", |payload| payload.subject = None);
     refused("a path as name", |payload| payload.subject = Some("a/b".to_owned()));
     refused("no trust domain", |payload| payload.issuer = None);

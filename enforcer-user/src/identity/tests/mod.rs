@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 
 use super::keys::AgreementKey;
 use super::{
-    Authority, Identity, Issuer, Limits, LocalCredential, Namespace, NodeCertificate, NodeRequest,
-    PresharedKey, SigningKey, Trust, Verifier,
+    Authority, Identity, Issuer, Limits, LocalCredential, Namespace, NodeCertificate, NodeGrant,
+    NodeRequest, PresharedKey, SigningKey, Trust, Verifier,
 };
 
 pub(super) const NOW: u64 = 1_700_000_000;
@@ -46,8 +46,13 @@ impl Pki {
     }
 
     pub fn with_authority(authority: Authority) -> Self {
+        Self::with_labels(authority, &[])
+    }
+
+    /// The same with a node of these labels.
+    pub fn with_labels(authority: Authority, labels: &[(&str, &str)]) -> Self {
         let node_seed = [2; 32];
-        let certificate = certificate(&authority, &node_seed, "/acme/prod", DAY);
+        let certificate = certificate(&authority, &node_seed, ("/acme/prod", labels), DAY);
         let issuer = Issuer::node(SigningKey::from_seed(&node_seed), certificate.clone()).unwrap();
         let trust = Trust::pki(TRUST_DOMAIN, vec![authority.certificate().clone()]).unwrap();
         Self { authority, node_seed, certificate, issuer, verifier: Verifier::new(trust) }
@@ -66,11 +71,13 @@ pub(super) fn authority(seed: u8) -> Authority {
 pub(super) fn certificate(
     authority: &Authority,
     node_seed: &[u8; 32],
-    path: &str,
+    (path, labels): (&str, &[(&str, &str)]),
     lifetime_seconds: u64,
 ) -> NodeCertificate {
     let request = NodeRequest::new("node-1", &SigningKey::from_seed(node_seed)).unwrap();
-    authority.issue_node(&request, &[namespace(path)], NOW, lifetime_seconds).unwrap()
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let granted = NodeGrant { namespaces: &[namespace(path)], labels: &labels.collect() };
+    authority.issue_node_granted(&request, &granted, NOW, lifetime_seconds).unwrap()
 }
 
 pub(super) fn preshared_key(first: u8) -> PresharedKey {

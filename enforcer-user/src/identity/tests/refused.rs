@@ -96,7 +96,7 @@ fn a_node_certificate_signed_by_the_node_itself_is_refused() {
     let pki = Pki::new();
     let own = Authority::new(SigningKey::from_seed(&[1; 32]), pki.authority.certificate().clone())
         .unwrap();
-    let good = certificate(&own, &pki.node_seed, "/", DAY);
+    let good = certificate(&own, &pki.node_seed, ("/", &[]), DAY);
     let opened = open(Kind::NodeCertificate, good.bytes()).unwrap();
     let forged_certificate = opened.envelope.sign(&SigningKey::from_seed(&pki.node_seed));
     let credential = open(Kind::CredentialPki, &forged(&pki, |_| ())).unwrap();

@@ -41,7 +41,7 @@ fn untrusted(pki: &Pki, good: &[u8]) -> Vec<Case> {
         bad
     };
     let split = good.len() - pki.certificate.bytes().len();
-    let foreign = certificate(&foreign, &pki.node_seed, "/acme/prod", DAY);
+    let foreign = certificate(&foreign, &pki.node_seed, ("/acme/prod", &[]), DAY);
     vec![
         case("another authority", "wrong_authority", forged(&other, |_| ())),
         case("credential's signature changed", "bad_signature", at(split - 1)),

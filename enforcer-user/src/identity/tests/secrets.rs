@@ -38,7 +38,7 @@ fn what_would_show_a_secret_is_noticed() {
 fn debug_never_shows_a_key_however_deep_it_lies() {
     let seed: [u8; 32] = std::array::from_fn(|n| u8::try_from(n * 7 % 251).unwrap());
     let pki = Pki::with_authority(authority(1));
-    let certificate = certificate(&pki.authority, &seed, "/acme/prod", DAY);
+    let certificate = certificate(&pki.authority, &seed, ("/acme/prod", &[]), DAY);
     let node = SigningKey::from_seed(&seed);
     assert_hidden("SigningKey", &node, &seed);
     assert_hidden("Issuer", &Issuer::node(node, certificate).unwrap(), &seed);

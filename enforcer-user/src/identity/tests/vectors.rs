@@ -66,8 +66,23 @@ fn workloads() -> [Identity; 2] {
     ]
 }
 
-fn issue_both(issuer: &Issuer) -> [LocalCredential; 2] {
+/// Two workloads of which is known what they run, and on a node that has labels.
+fn described_workloads(issuer: &Issuer) -> [Identity; 2] {
+    let runs = [
+        ("image", "registry.example/shop:1.4".to_owned()),
+        ("executable", format!("sha256:{}", "5a".repeat(32))),
+        ("user", "1000".to_owned()),
+    ];
+    let runs = runs.map(|(name, value)| (name.to_owned(), value)).into();
     let [web, db] = workloads();
+    [web.described(&runs).unwrap(), db].map(|identity| identity.on_node(issuer.node_labels()))
+}
+
+fn issue_both(issuer: &Issuer) -> [LocalCredential; 2] {
+    issue(issuer, workloads())
+}
+
+fn issue(issuer: &Issuer, [web, db]: [Identity; 2]) -> [LocalCredential; 2] {
     [(web, [0x11; 32]), (db, [0x22; 32])]
         .map(|(identity, fresh)| issuer.issue_with(&identity, NOW, LIMITS, &fresh).unwrap())
 }
@@ -81,6 +96,7 @@ fn credential_json(kind: Kind, local: &LocalCredential, fresh: (&str, &[u8])) ->
         "namespace": identity.namespace().as_str(),
         "name": identity.name(),
         "labels": identity.labels(),
+        "attributes": identity.description(),
         "not_before": local.not_before(),
         "not_after": local.not_after(),
         "payload": hex(&opened.envelope.payload.encode()),
@@ -93,8 +109,8 @@ fn credential_json(kind: Kind, local: &LocalCredential, fresh: (&str, &[u8])) ->
     })
 }
 
-fn pki_json(pki: &Pki) -> Value {
-    let credentials: Vec<Value> = issue_both(&pki.issuer)
+fn pki_json(pki: &Pki, workloads: [Identity; 2]) -> Value {
+    let credentials: Vec<Value> = issue(&pki.issuer, workloads)
         .iter()
         .zip([[0x11; 32], [0x22; 32]])
         .map(|(local, secret)| {
@@ -120,6 +136,7 @@ fn pki_json(pki: &Pki) -> Value {
             "public_key": hex(&node.public_key()),
             "name": node.node(),
             "namespaces": ["/acme/prod"],
+            "labels": node.labels(),
             "not_before": node.validity().not_before,
             "not_after": node.validity().not_after,
             "request": hex(request.bytes()),
@@ -174,8 +191,11 @@ fn pair_json(pki: &Pki, psk: (&Issuer, &Verifier)) -> Value {
 fn vectors_are_what_the_code_makes() {
     let pki = Pki::new();
     let (psk_issuer, psk_verifier) = psk_pair();
+    let placed = Pki::with_labels(authority(1), &[("zone", "north"), ("rack", "r7")]);
+    let described = described_workloads(&placed.issuer);
     for (name, made) in [
-        ("credential_pki.json", pki_json(&pki)),
+        ("credential_pki.json", pki_json(&pki, workloads())),
+        ("credential_described.json", pki_json(&placed, described)),
         ("credential_psk.json", psk_json(&psk_issuer)),
         ("pair_key.json", pair_json(&pki, (&psk_issuer, &psk_verifier))),
     ] {
@@ -191,6 +211,7 @@ fn check_credential(verifier: &Verifier, vector: &Value) {
     assert_eq!(peer.identity.namespace().as_str(), vector["namespace"]);
     assert_eq!(peer.identity.name(), vector["name"]);
     assert_eq!(json!(peer.identity.labels()), vector["labels"]);
+    assert_eq!(json!(peer.identity.description()), vector["attributes"]);
     assert_eq!((peer.not_before, peer.not_after), (NOW, NOW + 3600));
     assert_eq!(hex(&peer.hash), vector["hash"]);
     assert_eq!(hex(&peer.handle), vector["handle"]);
@@ -200,7 +221,12 @@ fn check_credential(verifier: &Verifier, vector: &Value) {
 
 #[test]
 fn pki_vectors_verify_from_what_is_written() {
-    let vector = read("credential_pki.json");
+    for name in ["credential_pki.json", "credential_described.json"] {
+        check_pki(&read(name));
+    }
+}
+
+fn check_pki(vector: &Value) {
     let authority = bytes(&vector["authority"]["certificate"]);
     let authority = AuthorityCertificate::parse(&authority).unwrap();
     assert_eq!(hex(&authority.key_id()), vector["authority"]["key_id"]);
@@ -211,6 +237,7 @@ fn pki_vectors_verify_from_what_is_written() {
     let certificate = NodeCertificate::parse(&bytes(&vector["node"]["certificate"])).unwrap();
     assert_eq!(verifier.verify_node_certificate(&certificate, NOW), Ok(()));
     assert_eq!(hex(&certificate.hash()), vector["node"]["certificate_hash"]);
+    assert_eq!(json!(certificate.labels()), vector["node"]["labels"]);
     for credential in vector["credentials"].as_array().unwrap() {
         check_credential(&verifier, credential);
     }

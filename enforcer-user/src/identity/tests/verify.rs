@@ -37,6 +37,33 @@ fn a_psk_credential_says_whom_it_speaks_for() {
     assert_eq!((peer.hash, peer.handle), (local.hash(), local.handle()));
 }
 
+/// What a node says of its workload, and what its authority says of the node.
+#[test]
+fn what_a_workload_runs_and_on_what_node_is_verified_with_it() {
+    let pki = Pki::with_labels(authority(1), &[("zone", "north")]);
+    let image = "registry.example/shop:1.4";
+    let described = [("image", image), ("user", "shop"), ("node.zone", "north")];
+    let described = described.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let web = identity("/acme/prod/shop").described(&described).unwrap();
+    let local = pki.issuer.issue(&web, NOW, LIMITS).unwrap();
+    let verified = pki.verifier.verify(local.bytes(), NOW).unwrap();
+    assert_eq!((&verified.identity, verified.identity_id), (&web, local.identity_id()));
+    let plain = identity("/acme/prod/shop");
+    assert_ne!(verified.identity_id, identity_id(&plain));
+    // No node may think itself elsewhere than its certificate says.
+    let elsewhere = [("node.zone".to_owned(), "south".to_owned())].into();
+    for claimed in [plain.clone(), plain.clone().described(&elsewhere).unwrap()] {
+        let refused = pki.issuer.issue(&claimed, NOW, LIMITS).unwrap_err();
+        assert!(refused.to_string().contains("restart the daemon"), "{refused}");
+    }
+    // Under a shared key nothing is known of a node.
+    let (issuer, verifier) = psk_pair();
+    assert!(issuer.issue(&web, NOW, LIMITS).is_err());
+    let bare = web.on_node(&BTreeMap::new());
+    let local = issuer.issue(&bare, NOW, LIMITS).unwrap();
+    assert_eq!(verifier.verify(local.bytes(), NOW).unwrap().identity, bare);
+}
+
 #[test]
 fn a_verifier_may_be_used_from_several_threads() {
     let pki = Pki::new();
@@ -195,7 +222,7 @@ fn a_node_may_judge_its_own_certificate_before_it_signs() {
     assert_eq!(at(NOW - CLOCK_SKEW_SECONDS), Ok(()));
     assert!(matches!(at(NOW - CLOCK_SKEW_SECONDS - 1), Err(VerifyError::NotYetValid { .. })));
     assert_eq!(at(NOW + DAY - 1), Ok(()));
-    let foreign = certificate(&authority(9), &pki.node_seed, "/", DAY);
+    let foreign = certificate(&authority(9), &pki.node_seed, ("/", &[]), DAY);
     let refused = pki.verifier.verify_node_certificate(&foreign, NOW).unwrap_err();
     assert_eq!(refused.reason(), "wrong_authority");
 }

@@ -7,7 +7,8 @@
 //! - Every workload has every label: a rule that reads one which is missing fails, a permit that fails permits nothing,
 //!   and a forbid that fails denies, so that a label more never closes what was open. It matters only of a label that
 //!   something asks for (`has`), or that a permit reads which closes (`@encrypt`): whether it is carried is an attribute
-//!   of its own, and a rule that reads it says itself when it fails.
+//!   of its own, and a rule that reads it says itself when it fails. What a workload runs (`image`) and the labels of its
+//!   node are as its own labels are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,6 +17,7 @@ use std::str::FromStr as _;
 use cedar_policy::{Policy as CedarPolicy, PolicyId, PolicySet as CedarSet, Schema};
 use serde_json::{Map, Value, json};
 
+use super::super::dependencies;
 use super::super::request::is_below;
 use super::super::rule::{Effect, Rule};
 use super::super::schema;
@@ -23,6 +25,7 @@ use super::super::text::quoted;
 use super::condition::Condition;
 use super::facts::{self, Places};
 use super::{Action, MAX_PROVED, Question, Sides, failure};
+use crate::identity::Attribute;
 
 /// Two sets that are put to the solver.
 #[derive(Debug)]
@@ -64,6 +67,9 @@ pub(super) fn encode(
     let closing = |rule: &&Rule| rule.obligations().encrypt || rule.bounds().is_some();
     let read = rules().filter(|_| some_close).filter(closing).flat_map(|rule| &rule.labels);
     encoder.carried.extend(read.cloned());
+    if some_close {
+        encoder.carried.extend(Attribute::ALL.map(|attribute| attribute.as_str().to_owned()));
+    }
     let mut connect = encoder.end(sides.connect.set().rules(), Action::Connect)?;
     let accept = encoder.end(sides.accept.set().rules(), Action::Accept)?;
     for rule in condition.into_iter().flat_map(|condition| condition.policy().set().rules()) {
@@ -146,8 +152,10 @@ impl Encoder {
                     Some((schema::WORKLOAD_TYPE, spiffe_id)) => self.places.add_workload(spiffe_id),
                     _ => {}
                 }
-                if let Some((_, label)) = label_asked_for(fields) {
-                    self.labels.insert(label.to_owned());
+                if let Some((left, label)) = label_asked_for(fields) {
+                    if is_labels(left) {
+                        self.labels.insert(label.to_owned());
+                    }
                     self.carried.insert(label.to_owned());
                 }
                 fields.values().for_each(|inner| self.meet_value(inner));
@@ -327,17 +335,23 @@ fn entity(fields: &Map<String, Value>) -> Option<(&str, &str)> {
     (fields.len() == 2).then_some((kind, id))
 }
 
-/// `<labels> has <label>`: the labels, and which.
+/// `<labels> has <label>` or `<workload> has image`: the labels or the workload, and what of it.
 fn label_asked_for(fields: &Map<String, Value>) -> Option<(&Value, &str)> {
     let asked = fields.get("has")?;
-    let left = asked.get("left")?;
-    is_labels(left).then(|| Some((left, asked.get("attr")?.as_str()?)))?
+    let (left, name) = (asked.get("left")?, asked.get("attr")?.as_str()?);
+    may_lack(left, name).then_some((left, name))
 }
 
-/// Whether it is the `labels` of anything; no other record or entity has such an attribute.
+/// Whether what has an attribute of this name may be without it: labels, and what is known of workloads beside them.
+/// Only workloads have an `image`.
+pub(super) fn may_lack(left: &Value, name: &str) -> bool {
+    is_labels(left) || Attribute::named(name).is_some()
+}
+
+/// Whether it is the `labels` or the `node` of anything; no other record or entity has such attributes.
 fn is_labels(expression: &Value) -> bool {
     let access = expression.get(".").and_then(|access| access.get("attr"));
-    access.is_some_and(|attribute| attribute == "labels")
+    access.and_then(Value::as_str).is_some_and(dependencies::is_labels)
 }
 
 /// The end that is asked about.

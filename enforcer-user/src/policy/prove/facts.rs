@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::request::is_below;
 use super::super::text::quoted;
 use super::{Question, Whom};
-use crate::identity::Identity;
+use crate::identity::{Attribute, Identity};
 
 /// The sides of a request.
 const SIDES: [&str; 2] = ["principal", "resource"];
@@ -82,6 +82,7 @@ pub(super) fn facts(places: &Places) -> Vec<String> {
     .into();
     for side in SIDES {
         facts.push(within(side, "/"));
+        facts.extend(Attribute::ALL.map(|attribute| shape(side, attribute)));
         facts.extend(places.namespaces.iter().map(|path| {
             let namespace = entity("Namespace", path);
             format!("({}) == ({side}.namespace in {namespace})", within(side, path))
@@ -91,6 +92,17 @@ pub(super) fn facts(places: &Places) -> Vec<String> {
         facts.extend(places.workloads.iter().map(|workload| of_workload(side, workload)));
     }
     facts
+}
+
+/// What each value of an attribute looks like, as far as a pattern says it.
+fn shape(side: &str, attribute: Attribute) -> String {
+    match attribute {
+        Attribute::Executable => {
+            let is_digest = |algorithm: &str| format!("{side}.{attribute} like \"{algorithm}:*\"");
+            format!("{} || {}", is_digest("sha256"), is_digest("blake3"))
+        }
+        Attribute::Image | Attribute::User => format!("{side}.{attribute} != \"\""),
+    }
 }
 
 /// Who is in a namespace is in the nearest one above it.

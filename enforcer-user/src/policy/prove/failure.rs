@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::encode::carries;
+use super::encode::{carries, may_lack};
 
 /// An expression that holds whenever the evaluation of another fails; none if it never does.
 ///
@@ -45,8 +45,7 @@ fn operands_of(fields: &Map<String, Value>) -> impl Iterator<Item = &Value> {
 fn missing(access: &Value, may_be_missing: &BTreeSet<String>) -> Option<Value> {
     let label = access.get("attr")?.as_str()?;
     let labels = access.get("left")?;
-    let of_labels = labels.get(".")?.get("attr")? == "labels";
-    (of_labels && may_be_missing.contains(label))
+    (may_lack(labels, label) && may_be_missing.contains(label))
         .then(|| not(&json!({ ".": { "left": labels, "attr": carries(label) } })))
 }
 
@@ -88,6 +87,7 @@ mod tests {
         for condition in [
             "true",
             "principal.labels.b == \"1\"",
+            "principal.node.b == \"1\" && principal.user == \"1\"",
             "principal in Namespace::\"/a\"",
             "context.port == 80 && resource.labels[\"b\"] like \"x*\"",
             "[1, 2].contains(context.port)",
@@ -108,6 +108,7 @@ mod tests {
         for condition in [
             "[principal.labels.a].contains(\"1\")",
             "principal.labels.a like \"x*\"",
+            "resource.node.a like \"x*\"",
             "!(principal.labels.a == \"1\")",
             "if principal.labels.a == \"1\" then true else false",
             "if context.port == 80 then true else principal.labels.a == \"1\"",

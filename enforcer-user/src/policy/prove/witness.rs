@@ -10,7 +10,7 @@ use super::condition::Condition;
 use super::encode::{Problem, carries};
 use super::facts::identity;
 use super::{Action, Policy, Question, Request, Sides, Witness};
-use crate::identity::Identity;
+use crate::identity::{Attribute, Identity};
 use crate::policy::Protocol;
 
 /// How many edges of hours (`@active`) are tried one after the other.
@@ -73,15 +73,43 @@ fn request<'a>(
     Request { action, caller, callee, port, protocol: Protocol::TCP, unix_seconds }
 }
 
-/// Without the labels that it is let through without.
+/// Without the labels, and what else is known of it, that it is let through without.
 fn lightest(identity: Identity, is_let_through: impl Fn(&Identity) -> bool) -> Identity {
-    let keys: Vec<String> = identity.labels().keys().cloned().collect();
-    keys.into_iter().fold(identity, |identity, key| {
-        let mut labels = identity.labels().clone();
-        labels.remove(&key);
-        let lighter = Identity::from_spiffe_id(&identity.spiffe_id(), labels);
-        lighter.ok().filter(|lighter| is_let_through(lighter)).unwrap_or(identity)
+    let lighter = |identity: Identity, told: Told| {
+        let lighter = told.identity(&identity.spiffe_id());
+        lighter.filter(&is_let_through).unwrap_or(identity)
+    };
+    let labels: Vec<String> = identity.labels().keys().cloned().collect();
+    let identity = labels.into_iter().fold(identity, |identity, label| {
+        let mut told = Told::of(&identity);
+        told.labels.remove(&label);
+        lighter(identity, told)
+    });
+    let others: Vec<String> = identity.description().into_keys().collect();
+    others.into_iter().fold(identity, |identity, name| {
+        let mut told = Told::of(&identity);
+        told.description.remove(&name);
+        lighter(identity, told)
     })
+}
+
+/// What is told of a workload beside its name.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    labels: BTreeMap<String, String>,
+    /// As [`Identity::described`] takes it.
+    description: BTreeMap<String, String>,
+}
+
+impl Told {
+    fn of(identity: &Identity) -> Self {
+        Self { labels: identity.labels().clone(), description: identity.description() }
+    }
+
+    fn identity(&self, spiffe_id: &str) -> Option<Identity> {
+        let identity = Identity::from_spiffe_id(spiffe_id, self.labels.clone()).ok()?;
+        identity.described(&self.description).ok()
+    }
 }
 
 /// When to try: now, what the solver says, and whenever rules begin or cease to be in force.
@@ -112,7 +140,7 @@ struct Side {
     namespace: String,
     /// Which of the known namespaces it is in.
     within: BTreeSet<String>,
-    labels: BTreeMap<String, String>,
+    told: Told,
 }
 
 impl Sketch {
@@ -151,9 +179,22 @@ impl Side {
             EvalResult::EntityUid(uid) => Some(uid.id().unescaped().to_owned()),
             _ => None,
         };
-        let labels = match entity.attr("labels")?.ok()? {
-            EvalResult::EntityUid(labels) => found.entities.get(&labels),
+        let labels = |name: &str| match entity.attr(name) {
+            Some(Ok(EvalResult::EntityUid(labels))) => {
+                found.entities.get(&labels).map(|labels| read_labels(problem, labels))
+            }
             _ => None,
+        };
+        let node = labels("node").unwrap_or_default();
+        let node = node.into_iter().map(|(label, value)| (format!("node.{label}"), value));
+        let known = Attribute::ALL.into_iter().filter_map(|attribute| {
+            let name = attribute.as_str();
+            let value = is_carried(problem, entity, name).then(|| text(name))??;
+            Some((name.to_owned(), possible(attribute, value)))
+        });
+        let told = Told {
+            labels: labels("labels").unwrap_or_default(),
+            description: known.chain(node).collect(),
         };
         let is_within = |path: &&String| {
             let namespace = super::super::schema::namespace_of_path(path);
@@ -165,7 +206,7 @@ impl Side {
             name: text("name")?,
             namespace: text("namespace")?,
             within: problem.places.namespaces.iter().filter(is_within).cloned().collect(),
-            labels: labels.map(|entity| read_labels(problem, entity)).unwrap_or_default(),
+            told,
         })
     }
 
@@ -173,7 +214,7 @@ impl Side {
     /// plain one.
     fn identities(&self, problem: &Problem, plain: &str) -> Vec<Identity> {
         let mut found = Vec::new();
-        found.extend(Identity::from_spiffe_id(&self.spiffe_id, self.labels.clone()));
+        found.extend(self.told.identity(&self.spiffe_id));
         let known = problem.places.workloads.iter().find_map(|workload| identity(workload));
         let known =
             known.map_or_else(|| TRUST_DOMAIN.to_owned(), |known| known.trust_domain().to_owned());
@@ -182,7 +223,8 @@ impl Side {
                 for name in [self.name.as_str(), plain] {
                     let namespace = namespace.parse();
                     let made = namespace.ok().and_then(|namespace| {
-                        Identity::new(trust_domain, namespace, name, self.labels.clone()).ok()
+                        let plain = Identity::new(trust_domain, namespace, name, BTreeMap::new());
+                        self.told.identity(&plain.ok()?.spiffe_id())
                     });
                     found.extend(made);
                 }
@@ -201,17 +243,29 @@ impl Side {
     }
 }
 
+/// The value, or a plain one if no workload can have it: the solver does not know what executables are called.
+fn possible(attribute: Attribute, value: String) -> String {
+    let plain = || match attribute {
+        // Unlike values stay unlike.
+        Attribute::Executable => format!("blake3:{}", blake3::hash(value.as_bytes()).to_hex()),
+        Attribute::Image | Attribute::User => "any".to_owned(),
+    };
+    if attribute.check(&value).is_ok() { value } else { plain() }
+}
+
 /// The labels that it carries; values that no label can have are left out.
 fn read_labels(problem: &Problem, entity: &Entity) -> BTreeMap<String, String> {
-    let is_carried = |label: &&String| {
-        !problem.carried.contains(*label)
-            || matches!(entity.attr(&carries(label)), Some(Ok(EvalResult::Bool(true))))
-    };
+    let is_carried = |label: &&String| is_carried(problem, entity, label);
     let value = |label: &String| match entity.attr(label)? {
         Ok(EvalResult::String(text)) => Some((label.clone(), text)),
         _ => None,
     };
     problem.labels.iter().filter(is_carried).filter_map(value).collect()
+}
+
+fn is_carried(problem: &Problem, entity: &Entity, name: &str) -> bool {
+    !problem.carried.contains(name)
+        || matches!(entity.attr(&carries(name)), Some(Ok(EvalResult::Bool(true))))
 }
 
 /// Of `(datetime("1970-01-01")).offset(duration("…ms"))` and the like.

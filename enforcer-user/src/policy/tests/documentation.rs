@@ -62,7 +62,7 @@ fn blocks_after(language: &str, before: &str) -> Vec<(&'static str, &'static str
     found
 }
 
-/// One side of a line: `/acme/web/w1 tier=front zone=north`.
+/// One side of a line: `/acme/web/w1 tier=front zone=north`, and what is no label as `@user=shop` or `@node.zone=b`.
 fn identity(words: &[&str]) -> Identity {
     let labels: Vec<(&str, &str)> =
         words[1..].iter().map(|word| word.split_once('=').unwrap()).collect();

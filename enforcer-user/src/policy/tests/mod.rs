@@ -28,11 +28,16 @@ fn try_set(text: &str) -> Result<PolicySet, PolicyErrors> {
     PolicySet::from_sources(&[SourceFile::new("test.cedar", text)])
 }
 
+/// What begins with `@` is no label: `@image`, `@node.zone`.
 pub(super) fn workload(path: &str, labels: &[(&str, &str)]) -> Identity {
     let (namespace, name) = path.rsplit_once('/').unwrap();
     let namespace = if namespace.is_empty() { "/" } else { namespace };
-    let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    Identity::new("example.org", namespace.parse().unwrap(), name, labels).unwrap()
+    let (others, labels): (Vec<_>, Vec<_>) =
+        labels.iter().partition(|(name, _)| name.starts_with('@'));
+    let owned = |(k, v): (&str, &str)| (k.trim_start_matches('@').to_owned(), v.to_owned());
+    let labels = labels.into_iter().map(owned).collect();
+    let identity = Identity::new("example.org", namespace.parse().unwrap(), name, labels).unwrap();
+    identity.described(&others.into_iter().map(owned).collect()).unwrap()
 }
 
 pub(super) fn tcp<'a>(caller: &'a Identity, callee: &'a Identity, port: u16) -> Request<'a> {

@@ -29,7 +29,7 @@ const CONDITIONS: [&str; 12] = [
 ];
 
 /// Conditions that need no Cedar, of every shape that there is.
-const NATIVE: [&str; 35] = [
+const NATIVE: [&str; 43] = [
     "principal.labels.tier == \"front\"",
     "\"front\" == resource.labels.tier",
     "principal.labels.env != \"prod\"",
@@ -65,6 +65,14 @@ const NATIVE: [&str; 35] = [
     "[80, 443].contains(context.port)",
     "context.protocol == \"tcp\"",
     "context.protocol like \"t*\"",
+    "principal.image == \"red\"",
+    "resource.user like \"f*t\" && principal.user == resource.user",
+    "principal has image",
+    "resource has executable",
+    "principal.node.env == resource.node.env",
+    "principal.node.tier == \"front\"",
+    "resource.node has env && !(resource.labels has env)",
+    "[\"red\", \"prod\"].contains(resource.node.tier)",
 ];
 
 /// Conditions of these and of some that need Cedar, joined in every way.
@@ -73,6 +81,8 @@ fn condition() -> impl Strategy<Value = String> {
         "context.port * 9223372036854775807 > 0",
         "context.time < datetime(\"2026-03-02T10:30:20Z\")",
         "principal has labels.tier",
+        "resource has node.tier",
+        "principal has node && resource.node.tier like \"f*\"",
     ];
     let part = prop_oneof![12 => select(NATIVE.to_vec()), 1 => select(foreign)];
     part.prop_map(str::to_owned).prop_recursive(3, 12, 3, |part| {
@@ -161,7 +171,16 @@ fn files() -> impl Strategy<Value = Vec<SourceFile>> {
 }
 
 fn identity() -> impl Strategy<Value = Identity> {
-    let labels = subsequence(vec![("tier", "front"), ("env", "prod"), ("team", "red")], 0..=3);
+    let labels = vec![
+        ("tier", "front"),
+        ("env", "prod"),
+        ("team", "red"),
+        ("@image", "red"),
+        ("@user", "front"),
+        ("@node.tier", "front"),
+        ("@node.env", "prod"),
+    ];
+    let labels = subsequence(labels, 0..=7);
     (select(NAMESPACES.to_vec()), select(vec!["web", "db"]), labels).prop_map(
         |(ns, name, labels)| workload(&format!("{}/{name}", ns.trim_end_matches('/')), &labels),
     )
