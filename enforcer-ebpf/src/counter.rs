@@ -25,6 +25,8 @@ pub enum Limit {
     Samples = 2,
     /// Half-open connections without a place of their own.
     Attempts = 3,
+    /// Questions to name servers and answers handed to the daemon.
+    Names = 4,
 }
 
 /// Counts an event of the packet's workload.

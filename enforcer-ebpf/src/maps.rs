@@ -9,7 +9,7 @@ use enforcer_common::abi::{
     AddressKey, AttemptValue, BucketKey, BucketValue, COUNTER_BLOCKS as BLOCKS, Config,
     CounterBlock, CounterKey, CredentialValue, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle,
     INTERFACE_SLOTS, InterfaceSlot, InterfaceValue, NetworkKey, NetworkValue, NonceState, PeerKey,
-    PeerValue, ShareValue, VerdictKey, VerdictValue, WORKLOAD_ROWS, WorkloadValue,
+    PeerValue, ReaderState, ShareValue, VerdictKey, VerdictValue, WORKLOAD_ROWS, WorkloadValue,
 };
 
 use crate::scratch::Scratch;
@@ -17,6 +17,7 @@ use crate::scratch::Scratch;
 const WORKLOADS_MAX: usize = WORKLOAD_ROWS as usize;
 const HELD_RING_BYTES: usize = 1 << 18;
 const REJECTED_RING_BYTES: usize = 1 << 18;
+const NAMES_RING_BYTES: usize = 1 << 17;
 
 /// Epoch, limits.
 #[btf_map]
@@ -97,6 +98,12 @@ pub static HELD_3: RingBuf<(), HELD_RING_BYTES> = RingBuf::new();
 /// Sampled drops.
 #[btf_map]
 pub static REJECTED: RingBuf<(), REJECTED_RING_BYTES> = RingBuf::new();
+/// Questions to name servers, and their answers.
+#[btf_map]
+pub static NAMES: RingBuf<(), NAMES_RING_BYTES> = RingBuf::new();
+/// How far the daemon has read [`NAMES`].
+#[btf_map]
+pub static READER: Array<ReaderState, 1> = Array::new();
 /// Working memory of the program that runs on this CPU.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

@@ -11,7 +11,7 @@ use enforcer_common::{
 };
 
 use crate::{
-    address, attempt, counter, flow,
+    address, attempt, counter, flow, hold,
     maps::NETWORKS,
     quota::{self, Asker},
     reset,
@@ -167,6 +167,17 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
         if flow.state == flow_state::CUT {
             return Err(DropReason::FlowCut);
         }
+        // Anew each time: a policy change may have begun or ceased to name hosts.
+        let state = state(s, flow.flags & flow_flags::INITIATOR != 0);
+        if flow.state != state {
+            flow.state = state;
+        }
+        if state == flow_state::NAME_SERVER {
+            let held = names::<FROM>(skb, s);
+            if held != 0 {
+                return Ok(held);
+            }
+        }
         enforcer_common::datapath::flow::record(flow, &s.packet, FROM, now_ns);
         return Ok(0);
     }
@@ -179,15 +190,41 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
         seen_ns: now_ns,
         epoch: s.epoch,
         port,
-        state: flow_state::DATAGRAM,
+        state: state(s, FROM),
         flags: flow_flags::PLAIN | if FROM { flow_flags::INITIATOR } else { 0 },
         ..FlowValue::default()
     };
     let refused = flow::insert::<FROM>(skb, s);
     if refused == 0 {
         counter::count(s, Event::PlainOpened);
+        if s.flow.state == flow_state::NAME_SERVER {
+            return Ok(names::<FROM>(skb, s));
+        }
     }
     Ok(refused)
+}
+
+/// A datagram to or from a name server; not zero if it is held.
+#[inline(always)]
+fn names<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    if FROM {
+        hold::question(skb, s);
+        return 0;
+    }
+    hold::answer(skb, s)
+}
+
+/// Port of name servers (RFC 1035 4.2.1).
+const NAME_SERVER_PORT: u16 = 53;
+
+/// The state of a flow without connections; `called` says that the workload opened it.
+#[inline(always)]
+fn state(s: &Scratch, called: bool) -> u8 {
+    let asks = called
+        && s.key.protocol == protocol::UDP
+        && s.key.remote_port == NAME_SERVER_PORT
+        && workload::find(s).is_ok_and(|one| one.flags & workload_flags::ASKS_NAMES != 0);
+    if asks { flow_state::NAME_SERVER } else { flow_state::DATAGRAM }
 }
 
 /// Router and neighbour solicitation and advertisement, redirect (RFC 4861 4).

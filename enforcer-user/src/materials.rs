@@ -196,6 +196,7 @@ fn spec(rule: &NetworkRuleConfig) -> NetworkRuleSpec {
         workload: rule.workload.clone(),
         direction: rule.direction,
         cidr: rule.cidr.iter().map(ToString::to_string).collect(),
+        hosts: rule.hosts.iter().map(ToString::to_string).collect(),
         protocol: rule.protocol.map_or_else(|| "any".to_owned(), |number| number.to_string()),
         ports: rule.ports.iter().map(|r| format!("{}-{}", r.start(), r.end())).collect(),
     }
@@ -238,7 +239,7 @@ protocol = "any"
         let web = &config.workloads[0].identity;
         let ask = |direction, address: &str, protocol: &str, port| {
             let (address, protocol) = (address.parse().unwrap(), protocol.parse().unwrap());
-            policy.networks_match(web, direction, address, protocol, port)
+            policy.networks_match(web, direction, (address, &[]), protocol, port)
         };
         assert_eq!(ask(Egress, "198.51.100.53", "udp", 53), Some("dns"));
         assert_eq!(ask(Egress, "2001:db8::53", "udp", 8005), Some("dns"));

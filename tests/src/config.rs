@@ -266,7 +266,10 @@ pub enum Existing {
 pub struct NetworkRule {
     name: String,
     direction: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     cidr: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<String>,
     protocol: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ports: Vec<String>,
@@ -283,6 +286,13 @@ impl NetworkRule {
     #[must_use]
     pub fn ingress(name: &str, protocol: &'static str, cidr: &str, port: u16) -> Self {
         Self::new(name, "ingress", protocol, cidr, port)
+    }
+
+    /// Allows workloads to reach a TCP port of hosts of these names.
+    #[must_use]
+    pub fn to_hosts(name: &str, hosts: &[&str], port: u16) -> Self {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        Self { cidr: Vec::new(), hosts, ..Self::egress(name, "tcp", "", port) }
     }
 
     /// The same for these addresses too.
@@ -303,6 +313,7 @@ impl NetworkRule {
             name: name.to_owned(),
             direction,
             cidr: vec![cidr.to_owned()],
+            hosts: Vec::new(),
             protocol,
             ports: vec![port.to_string()],
         }

@@ -30,6 +30,7 @@ pub mod intruder;
 pub mod keys;
 pub mod load;
 pub mod mounted;
+pub mod names;
 pub mod need;
 pub mod onlooked;
 pub mod package;

@@ -42,7 +42,7 @@ pub struct Tool {
 
 use Group::{Arm64, Bench, Check, Dist, E2e, Fuzz, Unit, Vm};
 
-const TOOLS: [Tool; 33] = [
+const TOOLS: [Tool; 35] = [
     tool(&[Unit], "python3", "python3", "runs the solver for proofs about policies"),
     tool(&[Unit], "pip3", "python3-pip", "downloads it"),
     tool(&[E2e, Bench, Vm], "ip", "iproute2", "namespaces, veth pairs, addresses, routes"),
@@ -56,6 +56,8 @@ const TOOLS: [Tool; 33] = [
     tool(&[E2e], "openssl", "openssl", "reads our certificates as a second implementation"),
     tool(&[E2e], "socat", "socat", "clients and servers that are not ours, IPv6 and UDP included"),
     tool(&[E2e, Vm], "curl", "curl", "HTTP clients that are not ours"),
+    tool(&[E2e, Vm], "dnsmasq", "dnsmasq-base", "a name server that is not ours"),
+    tool(&[E2e, Vm], "getent", "libc-bin", "asks it as programs do"),
     tool(&[E2e, Vm], "systemd-analyze", "systemd", "the unit is well-formed and closed"),
     tool(&[E2e], "ping", "iputils-ping", "ICMP through the datapath"),
     tool(&[Fuzz], "c++", "g++", "compiles libFuzzer"),

@@ -238,6 +238,11 @@ numbered! {
         Reported = 273, "reported";
         /// Connection that should have been, and was not: the ring is full.
         Unreported = 274, "unreported";
+        /// Answer of a name server handed to the daemon, which re-injects it.
+        AnswerHeld = 275, "answer_held";
+        /// Answer of a name server that passed unread, and so opened nothing: the daemon is away or overwhelmed, or the
+        /// answer too long.
+        AnswerUnread = 276, "answer_unread";
     }
 }
 

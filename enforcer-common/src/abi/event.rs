@@ -11,6 +11,9 @@ pub mod record_kind {
     pub const HELD: u32 = 1;
     /// A [`super::ReportedSegment`]: a sampled drop, for the log.
     pub const REJECTED: u32 = 2;
+    /// A [`super::HeldSegment`]: a question to a name server, which has passed, or an answer of one, which passes once the
+    /// daemon has read it.
+    pub const NAMES: u32 = 4;
     /// A [`super::ReportedSegment`] without a reason: it opened a connection whose rule wants it logged.
     pub const CONNECTED: u32 = 3;
 }
@@ -20,7 +23,7 @@ pub mod record_kind {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct HeldSegment {
-    /// [`record_kind::HELD`].
+    /// [`record_kind::HELD`] or [`record_kind::NAMES`].
     pub kind: u32,
     /// Interface it arrived on.
     pub ifindex: u32,
@@ -38,8 +41,8 @@ pub struct HeldSegment {
     pub direction: u8,
     /// 1 if the interface is the host side of the workload's veth.
     pub host_side: u8,
-    /// Offset of the TCP header in the frame.
-    pub tcp_offset: u16,
+    /// Offset of the transport header in the frame.
+    pub transport_offset: u16,
     /// Bytes of `frame`.
     pub frame_length: u16,
     /// Current epoch when it was held.
@@ -88,6 +91,22 @@ pub struct ReinjectTrailer {
     pub ifindex: u32,
     /// 1: as if it had arrived there (ingress), 0: out of it (egress).
     pub ingress: u32,
+    /// Mark of the packet: [`READ_MARK`], or 0.
+    pub mark: u32,
 }
 
-pod!(HeldSegment = 1624, ReportedSegment = 72, ReinjectTrailer = 8);
+/// Mark (`skb->mark`) of an answer of a name server that the daemon has read. Whoever else sets it gains nothing: an
+/// answer that was not read opens nothing.
+pub const READ_MARK: u32 = 0x656e_6672;
+
+/// How far the daemon has read the ring of names, as a program saw it last.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReaderState {
+    /// The ring's consumer position.
+    pub consumed: u64,
+    /// Boot-time nanoseconds since when it has stood there with records left to read.
+    pub since_ns: u64,
+}
+
+pod!(HeldSegment = 1624, ReportedSegment = 72, ReinjectTrailer = 12, ReaderState = 16);

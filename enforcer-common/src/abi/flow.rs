@@ -150,6 +150,8 @@ pub mod flow_state {
     pub const CUT: u8 = 5;
     /// A flow of a protocol without connections (UDP, ICMP, …).
     pub const DATAGRAM: u8 = 6;
+    /// As [`DATAGRAM`], with a name server that the workload asks: the daemon reads its answers before they pass.
+    pub const NAME_SERVER: u8 = 7;
 }
 
 /// Flags of a flow.

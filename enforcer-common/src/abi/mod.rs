@@ -21,7 +21,10 @@ pub use config::{Config, NonceState, config_flags};
 pub use counter::{
     BLOCK_COUNTS, COUNTED_BEFORE, COUNTER_BLOCKS, CounterBlock, CounterKey, DropReason, Event,
 };
-pub use event::{HELD_FRAME_MAX, HeldSegment, ReinjectTrailer, ReportedSegment, record_kind};
+pub use event::{
+    HELD_FRAME_MAX, HeldSegment, READ_MARK, ReaderState, ReinjectTrailer, ReportedSegment,
+    record_kind,
+};
 pub use flow::{FlowKey, FlowKey4, FlowKey6, FlowValue, PacketCount, flow_flags, flow_state};
 pub use network::{NETWORK_ENTRIES, NetworkEntry, NetworkKey, NetworkValue, network_flags};
 pub use peer::{CredentialValue, MAX_CREDENTIAL_BYTES, PeerKey, PeerValue};

@@ -61,6 +61,8 @@ pub mod workload_flags {
     pub const CHECK_ADDRESS: u32 = 4;
     /// The row is a workload's; the daemon's maps set it.
     pub const PRESENT: u32 = 8;
+    /// Some network rule of it names hosts: the daemon reads what name servers answer to it.
+    pub const ASKS_NAMES: u32 = 16;
 }
 
 /// An interface; its key is the ifindex as `u32`.

@@ -179,7 +179,7 @@ pub fn idle_limit_ns(flow: &FlowValue) -> u64 {
         // A half-closed connection may wait long; so may one that was opened ahead of its use,
         // whose server has had nothing to say yet.
         flow_state::CLOSING | flow_state::UNCONFIRMED => 86_400,
-        flow_state::DATAGRAM => 60,
+        flow_state::DATAGRAM | flow_state::NAME_SERVER => 60,
         _ => 2,
     };
     seconds * SECOND_NS

@@ -10,6 +10,8 @@ pub const ETHERNET_BYTES: usize = 14;
 pub const IPV6_BYTES: usize = 40;
 /// Bytes of a TCP header without options.
 pub const TCP_BYTES: usize = 20;
+/// Bytes of a UDP header (RFC 768).
+pub const UDP_BYTES: usize = 8;
 
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;

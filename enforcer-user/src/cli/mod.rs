@@ -8,6 +8,7 @@ mod counters;
 mod detach;
 mod explain;
 mod flows;
+mod hosts;
 mod identities;
 mod learn;
 mod man;
@@ -54,6 +55,7 @@ enum Command {
     Workloads(workloads::Arguments),
     Flows(flows::Arguments),
     Identities(identities::Arguments),
+    Hosts(hosts::Arguments),
     Explain(explain::Arguments),
     Counters(counters::Arguments),
     Reload(reload::Arguments),
@@ -94,6 +96,7 @@ fn execute(command: Command, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Workloads(arguments) => workloads::execute(&arguments, out),
         Command::Flows(arguments) => flows::execute(&arguments, out),
         Command::Identities(arguments) => identities::execute(&arguments, out),
+        Command::Hosts(arguments) => hosts::execute(&arguments, out),
         Command::Explain(arguments) => explain::execute(&arguments, out),
         Command::Counters(arguments) => counters::execute(&arguments, out),
         Command::Reload(arguments) => reload::execute(&arguments, out),

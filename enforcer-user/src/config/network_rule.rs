@@ -9,7 +9,7 @@ use super::reader::{Claims, Read, Section, Value};
 use super::workload::{self, Workloads};
 use crate::identity::Namespace;
 use crate::policy::Direction;
-use crate::policy::network::{MAX_CIDRS, MAX_PORT_RANGES};
+use crate::policy::network::{HostPattern, MAX_CIDRS, MAX_HOSTS, MAX_PORT_RANGES};
 
 /// IANA protocol numbers that have a word here.
 const PROTOCOLS: [(&str, u8); 5] =
@@ -28,8 +28,10 @@ pub struct NetworkRuleConfig {
     pub workload: Option<String>,
     /// Seen from the workload.
     pub direction: Direction,
-    /// The other end. Never empty, no two overlap.
+    /// The other end; no two overlap. Empty only where there are hosts.
     pub cidr: Vec<IpNet>,
+    /// The other end by names of hosts; of egress only.
+    pub hosts: Vec<HostPattern>,
     /// IANA protocol number; `None` is any protocol.
     pub protocol: Option<u8>,
     /// The server's ports (remote for egress, local for ingress). Empty: all, or a protocol without.
@@ -59,14 +61,21 @@ fn one(
     let words = [("egress", Direction::Egress), ("ingress", Direction::Ingress)];
     let direction =
         section.required("direction", "\"egress\" or \"ingress\"", |value| value.word(&words));
+    let names_hosts = section.has("hosts");
+    let hosts = section.optional("hosts", |value| hosts(value, direction));
     // An absent list must never mean "everywhere".
-    let hint = "the networks of the other end, such as [\"198.51.100.53/32\"]";
-    let cidr = section.required("cidr", hint, |value| match mesh::networks(value, MAX_CIDRS)? {
+    let networks = |value: &Value<'_>| match mesh::networks(value, MAX_CIDRS)? {
         cidr if cidr.is_empty() => {
             value.refuse("at least one network; everywhere is \"0.0.0.0/0\"")
         }
         cidr => Ok(cidr),
-    });
+    };
+    let hint = "the networks of the other end, such as [\"198.51.100.53/32\"], or hosts";
+    let cidr = if names_hosts {
+        Some(section.or("cidr", Vec::new(), networks))
+    } else {
+        section.required("cidr", hint, networks)
+    };
     let protocol = section.required("protocol", "tcp, udp, icmp, icmpv6, sctp or any", protocol);
     let ports = section.or("ports", Vec::new(), |value| match protocol {
         Some(protocol) => ports(value, protocol),
@@ -80,6 +89,7 @@ fn one(
         workload,
         direction: direction?,
         cidr: cidr?,
+        hosts: hosts.unwrap_or_default(),
         protocol: protocol?,
         ports,
     })
@@ -105,6 +115,20 @@ fn workload_in(value: &Value<'_>, workloads: &Workloads, namespace: &Namespace) 
     let homes: Vec<&str> = homes.iter().flatten().map(Namespace::as_str).collect();
     let homes = homes.join(" and ");
     value.refuse(format!("a workload in or below {namespace}; {name:?} lives in {homes}"))
+}
+
+fn hosts(value: &Value<'_>, direction: Option<Direction>) -> Read<Vec<HostPattern>> {
+    if direction == Some(Direction::Ingress) {
+        return value.refuse("no hosts: who calls is told by its address, use cidr");
+    }
+    let hosts = value.list(MAX_HOSTS, |item| match item.text()?.parse() {
+        Ok(host) => Ok(host),
+        Err(expected) => item.refuse(expected),
+    })?;
+    if hosts.is_empty() {
+        return value.refuse("at least one host; leave the key out to mean networks only");
+    }
+    Ok(hosts)
 }
 
 fn protocol(value: &Value<'_>) -> Read<Option<u8>> {

@@ -525,7 +525,7 @@ fn a_rule_without_networks_never_means_everywhere() {
     let rule = "[[network_rule]]\nname = \"r\"\ndirection = \"egress\"\nprotocol = \"tcp\"\n";
     assert_eq!(
         faults_with(rule),
-        "e.toml:6: network_rule.cidr is missing: expected the networks of the other end, such as [\"198.51.100.53/32\"]"
+        "e.toml:6: network_rule.cidr is missing: expected the networks of the other end, such as [\"198.51.100.53/32\"], or hosts"
     );
     assert_eq!(
         faults_with(&format!("{rule}cidr = []")),
@@ -535,6 +535,43 @@ fn a_rule_without_networks_never_means_everywhere() {
     assert_eq!(
         told,
         "e.toml:12: network_rule.name = \"r\": expected a name that no other rule has; line 7 has the same"
+    );
+}
+
+#[test]
+fn hosts_stand_instead_of_networks_or_beside_them() {
+    let rule = |lines: &str| {
+        format!(
+            "[[network_rule]]\nname = \"r\"\ndirection = \"egress\"\nprotocol = \"tcp\"\n{lines}"
+        )
+    };
+    for (lines, networks) in [
+        ("hosts = [\"API.example.com.\", \"*.example.net\"]", 0),
+        ("cidr = [\"192.0.2.0/24\"]\nhosts = [\"api.example.com\"]", 1),
+    ] {
+        let config = parse(&format!("{MINIMAL}{}", rule(lines))).unwrap();
+        let read = &config.network_rules[0];
+        assert_eq!(read.cidr.len(), networks);
+        assert_eq!(read.hosts[0].to_string(), "api.example.com");
+    }
+    let expected =
+        "expected a host's name such as api.example.com, or *.example.com for all below it";
+    for (lines, told) in [
+        (
+            "hosts = []",
+            "expected at least one host; leave the key out to mean networks only".to_owned(),
+        ),
+        ("hosts = [\"a b\"]", expected.to_owned()),
+        ("hosts = [\"192.0.2.1\"]", expected.to_owned()),
+    ] {
+        let faults = faults_with(&rule(lines));
+        assert!(faults.ends_with(&told) && !faults.contains("missing"), "{faults}");
+    }
+    let ingress = rule("hosts = [\"api.example.com\"]").replace("egress", "ingress");
+    let faults = faults_with(&ingress);
+    assert!(
+        faults.ends_with("expected no hosts: who calls is told by its address, use cidr"),
+        "{faults}"
     );
 }
 

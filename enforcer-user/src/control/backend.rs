@@ -5,9 +5,9 @@ use std::future::Future;
 use thiserror::Error;
 
 use super::protocol::{
-    CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    ObservedReport, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport,
-    WorkloadReport,
+    CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, HostReport,
+    IdentityReport, ObservedReport, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport,
+    StatusReport, WorkloadReport,
 };
 use crate::learn::LearnedReport;
 use crate::policy::Override;
@@ -43,6 +43,8 @@ pub trait Backend: Send + Sync + 'static {
     fn flows(&self, query: FlowQuery) -> impl Future<Output = Answer<FlowsReport>> + Send;
     /// `GET /v1/identities`.
     fn identities(&self) -> impl Future<Output = Answer<Vec<IdentityReport>>> + Send;
+    /// `GET /v1/hosts`.
+    fn hosts(&self) -> impl Future<Output = Answer<Vec<HostReport>>> + Send;
     /// `GET /v1/counters`.
     fn counters(&self) -> impl Future<Output = Answer<CountersReport>> + Send;
     /// `POST /v1/explain`.

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use super::protocol::{
-    CountersReport, ErrorReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport,
+    CountersReport, ErrorReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, HostReport,
     IdentityReport, ObservedReport, OverrideRequest, PolicyFileReport, ReloadReport, StatusReport,
     WorkloadReport,
 };
@@ -111,6 +111,11 @@ impl Client {
     /// `GET /v1/identities`.
     pub async fn identities(&self) -> Result<Vec<IdentityReport>, ClientError> {
         self.ask("/v1/identities").await
+    }
+
+    /// `GET /v1/hosts`.
+    pub async fn hosts(&self) -> Result<Vec<HostReport>, ClientError> {
+        self.ask("/v1/hosts").await
     }
 
     /// `GET /v1/counters`.

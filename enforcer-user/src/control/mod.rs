@@ -1,7 +1,7 @@
 //! The control socket: HTTP/1 and JSON over a Unix socket that only root can open, and to read a group
 //! if one is configured.
 //!
-//! `GET /v1/status`, `/v1/workloads`, `/v1/flows`, `/v1/identities`, `/v1/counters` and `/metrics`;
+//! `GET /v1/status`, `/v1/workloads`, `/v1/flows`, `/v1/identities`, `/v1/hosts`, `/v1/counters` and `/metrics`;
 //! `POST /v1/explain` and `/v1/reload`.
 
 pub mod backend;

@@ -210,6 +210,19 @@ pub struct IdentityReport {
     pub expires_unix: u64,
 }
 
+/// One entry of `GET /v1/hosts`: an address that is open to a workload because a network rule names its host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// The workload's path.
+    pub workload: String,
+    /// The host's name, as it was asked for.
+    pub host: String,
+    /// The address.
+    pub address: String,
+    /// Until when it counts; longer if a connection stands on it then.
+    pub expires_unix: u64,
+}
+
 /// `GET /v1/counters`. Counters only ever grow while the maps stay pinned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountersReport {

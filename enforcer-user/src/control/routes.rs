@@ -17,7 +17,7 @@ use super::server::ANSWER_TIME_LIMIT;
 use crate::metrics;
 
 /// Every route of the control socket, for the refusal of an unknown one.
-const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/counters /v1/policy \
+const ROUTES: &str = "GET /v1/status /v1/workloads /v1/flows /v1/identities /v1/hosts /v1/counters /v1/policy \
                       /v1/observed /v1/denied /v1/learned /v1/overrides /metrics, \
                       POST /v1/explain /v1/reload /v1/overrides, PUT and DELETE /v1/policy/NAMESPACE/NAME.cedar, \
                       DELETE /v1/overrides/NUMBER /v1/learned";
@@ -54,8 +54,8 @@ pub(super) async fn control<B: Backend>(
     }
     let expected = match request.uri().path() {
         "/v1/explain" | "/v1/reload" => Method::POST,
-        "/v1/status" | "/v1/workloads" | "/v1/flows" | "/v1/identities" | "/v1/counters"
-        | POLICY | "/v1/observed" | "/v1/denied" | "/metrics" => Method::GET,
+        "/v1/status" | "/v1/workloads" | "/v1/flows" | "/v1/identities" | "/v1/hosts"
+        | "/v1/counters" | POLICY | "/v1/observed" | "/v1/denied" | "/metrics" => Method::GET,
         path => {
             let text = format!("no route {path:?}; expected one of {ROUTES}");
             return refusal(StatusCode::NOT_FOUND, text);
@@ -77,6 +77,7 @@ pub(super) async fn control<B: Backend>(
             Err(text) => refusal(StatusCode::BAD_REQUEST, text),
         },
         "/v1/identities" => answer(backend.identities()).await,
+        "/v1/hosts" => answer(backend.hosts()).await,
         "/v1/counters" => answer(backend.counters()).await,
         "/v1/explain" => explain(&*backend, request).await,
         "/v1/reload" => answer(backend.reload()).await,

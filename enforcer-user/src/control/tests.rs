@@ -41,6 +41,10 @@ impl Backend for Fake {
         Err(BackendError::Unavailable("identities: still starting; try again".into()))
     }
 
+    async fn hosts(&self) -> Answer<Vec<HostReport>> {
+        Ok(Vec::new())
+    }
+
     async fn counters(&self) -> Answer<CountersReport> {
         let drops = [("bad_mac".to_owned(), 4)].into();
         Ok(CountersReport { drops, ..Default::default() })

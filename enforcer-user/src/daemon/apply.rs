@@ -77,6 +77,11 @@ impl Core {
                 self.ran(begun);
             }
             Some(Output::Remember(vetted)) => self.remember(&vetted.hash, &vetted.bytes()),
+            Some(Output::RememberHost(record)) => {
+                let (workload, host, address) = (&record.workload, &record.host, record.address);
+                tracing::debug!(%workload, %host, %address, "opened to a workload that asked for it");
+                self.hosts.append(&record);
+            }
             Some(Output::Log(denial)) => self.log.denial(&self.engine, &denial, now()),
             Some(Output::LogRefusal(refusal)) => self.log.refusal(&self.engine, &refusal),
             Some(Output::Problem(problem)) => {
@@ -137,6 +142,7 @@ fn point_behind(output: &Output) -> Option<KillPoint> {
         | Output::Reinject { .. }
         | Output::Verify(_)
         | Output::Remember(_)
+        | Output::RememberHost(_)
         | Output::Log(_)
         | Output::LogRefusal(_)
         | Output::Problem(_) => None,

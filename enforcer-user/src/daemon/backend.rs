@@ -3,9 +3,9 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::protocol::{
-    CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    ObservedReport, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport, StatusReport,
-    WorkloadReport,
+    CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, HostReport,
+    IdentityReport, ObservedReport, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport,
+    StatusReport, WorkloadReport,
 };
 use crate::control::{Answer, Backend, BackendError};
 use crate::learn::LearnedReport;
@@ -21,6 +21,7 @@ pub(super) enum Request {
     Workloads(Reply<Vec<WorkloadReport>>),
     Flows(FlowQuery, Reply<FlowsReport>),
     Identities(Reply<Vec<IdentityReport>>),
+    Hosts(Reply<Vec<HostReport>>),
     Counters(Reply<CountersReport>),
     Explain(ExplainRequest, Reply<ExplainReport>),
     Reload(Reply<ReloadReport>),
@@ -77,6 +78,10 @@ impl Backend for Remote {
 
     async fn identities(&self) -> Answer<Vec<IdentityReport>> {
         self.ask(Request::Identities).await
+    }
+
+    async fn hosts(&self) -> Answer<Vec<HostReport>> {
+        self.ask(Request::Hosts).await
     }
 
     async fn counters(&self) -> Answer<CountersReport> {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Interval};
 use super::attach::{GLANCE, Unit};
 use super::backend::Request;
 use super::clock::now;
+use super::hosts::HostsFile;
 use super::learned::LearnedFile;
 use super::log::Log;
 use super::memory::Memory;
@@ -46,6 +47,7 @@ pub(super) struct Core {
     pub(super) events: Events,
     pub(super) pool: Pool,
     pub(super) memory: Memory,
+    pub(super) hosts: HostsFile,
     pub(super) overrides: Overrides,
     pub(super) learned: LearnedFile,
     pub(super) log: Log,
@@ -79,6 +81,7 @@ pub(super) struct Core {
 /// What the event loop wakes up for.
 enum Happened {
     Held(HeldFrame),
+    Names(HeldFrame),
     Result(JobResult),
     Reported(ReportedSegment),
     Request(Request),
@@ -103,6 +106,7 @@ impl Core {
         loop {
             match self.next(&mut stopped).await {
                 Happened::Held(held) => self.tell(Input::Held(held)),
+                Happened::Names(held) => self.tell(Input::Names(held)),
                 Happened::Result(result) => self.tell(Input::Verified(result)),
                 Happened::Reported(segment) => self.log.reported(&self.engine, &segment, now()),
                 Happened::Request(request) => self.on_request(request),
@@ -116,6 +120,7 @@ impl Core {
                 Happened::Lost(what) => anyhow::bail!("{what}"),
                 Happened::Stop => {
                     self.save_learned();
+                    self.save_hosts();
                     return Ok(());
                 }
             }
@@ -133,6 +138,7 @@ impl Core {
             _ = stopped.wait_for(|stop| *stop) => Happened::Stop,
             ended = self.events.readers.ended() => Happened::Lost(ended),
             Some(held) = self.events.held.recv() => Happened::Held(held),
+            Some(held) = self.events.names.recv() => Happened::Names(held),
             Some(result) = self.pool.results.recv() => Happened::Result(result),
             Some(segment) = self.events.rejected.recv() => Happened::Reported(segment),
             Some(request) = self.requests.recv() => Happened::Request(request),
@@ -172,14 +178,19 @@ impl Core {
                 self.watch_attachments();
             }
             self.compact_memory();
+            self.save_hosts();
         }
         self.tell_readiness();
     }
 
-    /// Tells the engine which verdicts flows stand on.
+    /// Tells the engine which verdicts flows stand on, and which addresses of hosts.
     fn scan_flows(&mut self) {
         match self.questions_in_use(None) {
             Ok(questions) => self.tell(Input::InUse(questions)),
+            Err(error) => self.log.failure(&error),
+        }
+        match self.hosts_in_use() {
+            Ok(used) => self.tell(Input::HostsInUse(used)),
             Err(error) => self.log.failure(&error),
         }
     }

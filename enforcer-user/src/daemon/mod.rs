@@ -19,6 +19,7 @@ mod backend;
 mod clock;
 mod core;
 mod files;
+mod hosts;
 mod learned;
 mod log;
 pub mod memory;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use enforcer_common::abi::{
     ABI_VERSION, Address, DropReason, Event, FlowKey, FlowValue, direction, flow_state,
@@ -14,12 +15,12 @@ use super::core::Core;
 use crate::config::TrustConfig;
 use crate::control::protocol::{
     AttachMethod, AttachReport, CountersReport, ExplainReport, ExplainRequest, FlowQuery,
-    FlowReport, FlowsReport, IdentityReport, ObservedReport, PolicyFileReport, StatusReport,
-    WorkloadReport,
+    FlowReport, FlowsReport, HostReport, IdentityReport, ObservedReport, PolicyFileReport,
+    StatusReport, WorkloadReport,
 };
 use crate::control::{Answer, BackendError};
 use crate::datapath::{DatapathError, GuardMode, Mechanism, live_flow};
-use crate::engine::{Question, SECOND_NS, ip_address};
+use crate::engine::{HostRecord, Question, SECOND_NS, ip_address};
 use crate::explain::{Known, as_request, explain, explained};
 use crate::identity::Identity;
 use crate::policy::{Action, Direction, Policy, Protocol};
@@ -31,6 +32,7 @@ impl Core {
             Request::Status(reply) => drop(reply.send(self.status())),
             Request::Workloads(reply) => drop(reply.send(Ok(self.workloads()))),
             Request::Flows(query, reply) => drop(reply.send(self.flows(&query))),
+            Request::Hosts(reply) => drop(reply.send(Ok(self.host_reports()))),
             Request::Identities(reply) => drop(reply.send(Ok(self.identities()))),
             Request::Counters(reply) => drop(reply.send(self.counters())),
             Request::Explain(request, reply) => drop(reply.send(self.explain(&request))),
@@ -104,6 +106,21 @@ impl Core {
             }
         })?;
         Ok(questions.into_iter().collect())
+    }
+
+    /// Far ends of flows that network rules allow to workloads whose rules name hosts.
+    pub(super) fn hosts_in_use(&self) -> Result<Vec<(u16, IpAddr)>, DatapathError> {
+        let asking = self.engine.asking_names();
+        let mut used = HashSet::new();
+        if asking.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.datapath.maps.for_each_flow(|key, value| {
+            if value.peer == 0 && asking.contains(&key.workload) {
+                used.insert((key.workload, ip_address(&key.remote)));
+            }
+        })?;
+        Ok(used.into_iter().collect())
     }
 
     fn status(&self) -> Answer<StatusReport> {
@@ -271,6 +288,18 @@ impl Core {
             bytes: value.bytes_in.saturating_add(value.bytes_out),
             idle_seconds: now_ns.saturating_sub(value.seen_ns) / SECOND_NS,
         }
+    }
+
+    fn host_reports(&self) -> Vec<HostReport> {
+        let report = |HostRecord { workload, host, address, until }| HostReport {
+            workload,
+            host,
+            address: address.to_string(),
+            expires_unix: until,
+        };
+        let mut all: Vec<HostReport> = self.engine.hosts(now()).map(report).collect();
+        all.sort_unstable_by(|a, b| (&a.workload, &a.host).cmp(&(&b.workload, &b.host)));
+        all
     }
 
     fn identities(&self) -> Vec<IdentityReport> {
@@ -451,7 +480,8 @@ impl Core {
         let egress = live.direction == direction::EGRESS;
         let way = if egress { Direction::Egress } else { Direction::Ingress };
         let (address, protocol) = (ip_address(&key.remote), Protocol::from_number(key.protocol));
-        let rule = policy.networks_match(own, way, address, protocol, live.port);
+        let hosts = self.engine.hosts_at(own, address);
+        let rule = policy.networks_match(own, way, (address, &hosts), protocol, live.port);
         let text = match rule {
             Some(rule) => {
                 format!("{head}its peer has no identity; network rule {rule:?} lets it pass")

@@ -12,6 +12,7 @@ use super::attach::{Problem, Unit};
 use super::backend::Request;
 use super::clock::now;
 use super::core::{Core, TICK, glances};
+use super::hosts::HostsFile;
 use super::learned::{self, LearnedFile};
 use super::log::Log;
 use super::memory::Memory;
@@ -20,7 +21,7 @@ use super::pool::Pool;
 use super::reload::Reloading;
 use crate::config::{Config, Existing, Mode, WorkloadConfig};
 use crate::datapath::{Datapath, Watcher};
-use crate::engine::{Adopted, Engine, Input, Mesh, Settings, WorkloadSpec};
+use crate::engine::{Adopted, Engine, HostRecord, Input, Mesh, Settings, WorkloadSpec};
 use crate::fault::{self, KillPoint};
 use crate::identity::Verifier;
 use crate::{materials, service};
@@ -42,6 +43,7 @@ impl Core {
         let verifier = Arc::new(Verifier::new(trust));
         let mut engine = Engine::new(settings(&config), Arc::new(issuer), verifier);
         let (memory, remembered) = Memory::open(&config.instance_run_dir());
+        let (hosts, told) = HostsFile::open(&config.instance_run_dir());
         fault::reached(KillPoint::MemoryOpened);
         let mut overrides = Overrides::open(&config.instance_run_dir());
         let problems = overrides.problem.take().map(|problem| ("overrides", problem));
@@ -63,6 +65,7 @@ impl Core {
             events,
             pool: Pool::start()?,
             memory,
+            hosts,
             overrides,
             learned,
             units: Vec::new(),
@@ -84,7 +87,7 @@ impl Core {
             next_sweep: Instant::now(),
             watchdog: service::watchdog_interval().map(interval),
         };
-        core.adopt(remembered)?;
+        core.adopt(remembered, told)?;
         core.add_workloads()?;
         let live = core.datapath.live_flows()?;
         core.handle(Input::SetPolicy { policy, live })?;
@@ -100,7 +103,7 @@ impl Core {
         Ok(core)
     }
 
-    fn adopt(&mut self, remembered: Vec<Vec<u8>>) -> anyhow::Result<()> {
+    fn adopt(&mut self, remembered: Vec<Vec<u8>>, hosts: Vec<HostRecord>) -> anyhow::Result<()> {
         let Some(pinned) = self.datapath.adopted()? else { return Ok(()) };
         fault::reached(KillPoint::PinsRead);
         let kept = self.datapath.remembered()?;
@@ -109,7 +112,7 @@ impl Core {
             self.datapath.forget_remembered()?;
         }
         let remembered = remembered.into_iter().chain(kept).collect();
-        let adopted = Adopted { remembered, ..pinned };
+        let adopted = Adopted { remembered, hosts, ..pinned };
         tracing::info!(
             epoch = adopted.epoch,
             workloads = adopted.workloads.len(),

@@ -16,7 +16,7 @@ use super::error::DatapathError;
 use super::folder::PinFolder;
 use super::load::Loaded;
 use super::maps::map_error;
-use super::record::{parse_held, parse_reported};
+use super::record::{parse_held, parse_names, parse_reported};
 use crate::engine::HeldFrame;
 
 /// Rings of held segments; a segment's ring is chosen by its source.
@@ -24,6 +24,9 @@ const HELD_RINGS: [&str; 4] = ["HELD_0", "HELD_1", "HELD_2", "HELD_3"];
 
 /// Held segments that wait for the engine.
 const HELD_QUEUE: usize = 4096;
+
+/// Datagrams to and from name servers that wait for the engine.
+const NAMES_QUEUE: usize = 1024;
 
 /// Sampled drops that wait for the log.
 const REJECTED_QUEUE: usize = 1024;
@@ -45,6 +48,8 @@ pub struct EventCounters {
 pub struct Events {
     /// Segments that the kernel asks about.
     pub held: mpsc::Receiver<HeldFrame>,
+    /// Datagrams to and from name servers.
+    pub names: mpsc::Receiver<HeldFrame>,
     /// Sampled drops.
     pub rejected: mpsc::Receiver<ReportedSegment>,
     /// What was lost.
@@ -81,13 +86,16 @@ impl Events {
             let (sender, counters) = (held_sender.clone(), Arc::clone(&counters));
             readers.spawn(read(name, ring, parse_held, sender, counters));
         }
+        let (sender, names) = mpsc::channel(NAMES_QUEUE);
+        let ring = open(folder, "NAMES")?;
+        readers.spawn(read("NAMES", ring, parse_names, sender, Arc::clone(&counters)));
         let ring = open(folder, "REJECTED")?;
         let sender = rejected_sender;
         readers.spawn(read("REJECTED", ring, parse_reported, sender, Arc::clone(&counters)));
         if let Some(logger) = open_log(loaded)? {
             readers.spawn(read_log(logger));
         }
-        Ok(Self { held, rejected, counters, readers: Readers(readers) })
+        Ok(Self { held, names, rejected, counters, readers: Readers(readers) })
     }
 }
 

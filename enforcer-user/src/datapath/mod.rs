@@ -8,7 +8,6 @@
 
 mod attach;
 mod changes;
-mod checksum;
 mod clock;
 mod clsact;
 mod counters;
@@ -27,7 +26,7 @@ mod pace;
 pub mod record;
 mod reinject;
 mod remembered;
-mod reset;
+pub(crate) mod reset;
 mod rows;
 mod shares;
 mod sweep;
@@ -243,11 +242,10 @@ impl Datapath {
             Output::FlipEpoch(epoch) => self.maps.flip_epoch(epoch)?,
             Output::SweepFlows(sweep) => self.cut(&sweep)?,
             Output::ForgetAttempt(key) => self.maps.forget_attempt(&key)?,
-            Output::Reinject { ifindex, ingress, frame } => {
-                self.reinjector.send(&frame, ifindex, ingress)?;
-            }
+            Output::Reinject { to, frame } => self.reinjector.send(&frame, to)?,
             other @ (Output::Verify(_)
             | Output::Remember(_)
+            | Output::RememberHost(_)
             | Output::Log(_)
             | Output::LogRefusal(_)
             | Output::Problem(_)) => {

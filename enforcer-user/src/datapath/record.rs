@@ -9,8 +9,18 @@ use crate::engine::HeldFrame;
 /// Reads a record of a segment that the kernel asks about; `None` if it is not whole.
 #[must_use]
 pub fn parse_held(record: &[u8]) -> Option<HeldFrame> {
+    parse_frame(record, record_kind::HELD)
+}
+
+/// Reads a record of a datagram to or from a name server; `None` if it is not whole.
+#[must_use]
+pub fn parse_names(record: &[u8]) -> Option<HeldFrame> {
+    parse_frame(record, record_kind::NAMES)
+}
+
+fn parse_frame(record: &[u8], kind: u32) -> Option<HeldFrame> {
     let mut fields = Fields(record);
-    if fields.u32()? != record_kind::HELD {
+    if fields.u32()? != kind {
         return None;
     }
     let ifindex = fields.u32()?;
@@ -20,7 +30,7 @@ pub fn parse_held(record: &[u8]) -> Option<HeldFrame> {
     let peer = fields.u64()?;
     let port = fields.u16()?;
     let [direction, host_side] = fields.take()?;
-    let tcp_offset = fields.u16()?;
+    let transport_offset = fields.u16()?;
     let length = usize::from(fields.u16()?);
     let _epoch = fields.u32()?;
     let _zero = fields.u32()?;
@@ -39,7 +49,7 @@ pub fn parse_held(record: &[u8]) -> Option<HeldFrame> {
         peer,
         port,
         direction,
-        tcp_offset,
+        transport_offset,
         frame,
     })
 }
@@ -142,7 +152,7 @@ mod tests {
             port: 80,
             direction: 2,
             host_side: 1,
-            tcp_offset: 34,
+            transport_offset: 34,
             frame_length: 4,
             epoch: 11,
             zero: 0,
@@ -161,11 +171,15 @@ mod tests {
             peer: 6,
             port: 80,
             direction: 2,
-            tcp_offset: 34,
+            transport_offset: 34,
             frame: vec![9, 8, 7, 6],
         };
         let record = held();
         assert_eq!(parse_held(&record), Some(expected.clone()));
+        assert_eq!(parse_names(&record), None);
+        let mut names = record.clone();
+        names[..4].copy_from_slice(&record_kind::NAMES.to_ne_bytes());
+        assert_eq!(parse_names(&names), Some(expected.clone()));
         // Only the frame's own bytes travel.
         let short = &record[..HeldSegment::HEADER_BYTES + 4];
         assert_eq!(parse_held(short), Some(expected));
@@ -199,6 +213,7 @@ mod tests {
                 *first = kind.to_ne_bytes();
             }
             let _ = parse_held(&bytes);
+            let _ = parse_names(&bytes);
             let _ = parse_reported(&bytes);
         }
     }

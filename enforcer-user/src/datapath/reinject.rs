@@ -10,10 +10,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use enforcer_common::abi::{HELD_FRAME_MAX, ReinjectTrailer};
 
 use super::attach::{Hook, Mechanism};
-use super::checksum;
 use super::error::DatapathError;
 use super::load::Loaded;
 use super::netlink;
+use crate::checksum;
 
 const TUN_DEVICE: &str = "/dev/net/tun";
 
@@ -52,14 +52,13 @@ impl Reinjector {
         Ok(Self { tap, name, buffer: Vec::with_capacity(HELD_FRAME_MAX + TRAILER_BYTES) })
     }
 
-    /// Sends a frame, from its Ethernet header on, to an interface: with `ingress` as if it had
-    /// arrived there, else out of it. A held frame of a local sender has only the pseudo header
-    /// in its TCP checksum; it is completed first.
+    /// Sends a frame, from its Ethernet header on, to where `to` says. A held frame of a local sender has
+    /// only the pseudo header in its checksum; it is completed first.
     ///
     /// # Errors
-    /// The frame is no whole TCP segment, is longer than a held frame can be, or its checksum is
+    /// The frame is no whole TCP or UDP segment, is longer than a held frame can be, or its checksum is
     /// wrong: it was damaged on its way, and a new checksum would hide that.
-    pub fn send(&mut self, frame: &[u8], ifindex: u32, ingress: bool) -> Result<(), DatapathError> {
+    pub fn send(&mut self, frame: &[u8], to: ReinjectTrailer) -> Result<(), DatapathError> {
         if frame.len() > HELD_FRAME_MAX {
             let reason = "longer than a held frame can be";
             return Err(DatapathError::Frame { length: frame.len(), reason });
@@ -68,8 +67,7 @@ impl Reinjector {
         self.buffer.extend_from_slice(frame);
         checksum::complete(&mut self.buffer)
             .map_err(|reason| DatapathError::Frame { length: frame.len(), reason })?;
-        let trailer = ReinjectTrailer { ifindex, ingress: ingress.into() };
-        self.buffer.extend_from_slice(&trailer_bytes(trailer));
+        self.buffer.extend_from_slice(&trailer_bytes(to));
         let written = self.tap.write(&self.buffer).map_err(|source| self.error("write", source))?;
         if written == self.buffer.len() {
             return Ok(());
@@ -95,7 +93,8 @@ const TRAILER_BYTES: usize = size_of::<ReinjectTrailer>();
 fn trailer_bytes(trailer: ReinjectTrailer) -> [u8; TRAILER_BYTES] {
     let mut bytes = [0; TRAILER_BYTES];
     bytes[..4].copy_from_slice(&trailer.ifindex.to_ne_bytes());
-    bytes[4..].copy_from_slice(&trailer.ingress.to_ne_bytes());
+    bytes[4..8].copy_from_slice(&trailer.ingress.to_ne_bytes());
+    bytes[8..].copy_from_slice(&trailer.mark.to_ne_bytes());
     bytes
 }
 
@@ -143,8 +142,9 @@ mod tests {
 
     #[test]
     fn the_trailer_is_laid_out_as_the_program_reads_it() {
-        let bytes = trailer_bytes(ReinjectTrailer { ifindex: 0x0102_0304, ingress: 1 });
+        let bytes = trailer_bytes(ReinjectTrailer { ifindex: 0x0102_0304, ingress: 1, mark: 7 });
         assert_eq!(bytes[..4], 0x0102_0304u32.to_ne_bytes());
-        assert_eq!(bytes[4..], 1u32.to_ne_bytes());
+        assert_eq!(bytes[4..8], 1u32.to_ne_bytes());
+        assert_eq!(bytes[8..], 7u32.to_ne_bytes());
     }
 }

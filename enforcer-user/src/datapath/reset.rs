@@ -62,19 +62,19 @@ fn at_each(segment: Segment, acknowledged: u32, sent: u32) -> Vec<Vec<u8>> {
 
 /// What a reset says.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Segment {
-    pub(super) source_mac: [u8; 6],
-    pub(super) destination_mac: [u8; 6],
-    pub(super) source: Address,
-    pub(super) destination: Address,
-    pub(super) source_port: u16,
-    pub(super) destination_port: u16,
-    pub(super) sequence: u32,
-    pub(super) acknowledgement: u32,
+pub(crate) struct Segment {
+    pub(crate) source_mac: [u8; 6],
+    pub(crate) destination_mac: [u8; 6],
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgement: u32,
 }
 
 /// A frame with RST and ACK set and its checksums whole.
-pub(super) fn frame(segment: &Segment) -> Vec<u8> {
+pub(crate) fn frame(segment: &Segment) -> Vec<u8> {
     let (v4_source, v4_destination) = (unmapped(&segment.source), unmapped(&segment.destination));
     let mut frame = Vec::with_capacity(80);
     frame.extend(segment.destination_mac);
@@ -144,7 +144,7 @@ mod tests {
     use enforcer_common::wire::frame::{Frame, Packet, parse};
 
     use super::*;
-    use crate::datapath::checksum;
+    use crate::checksum;
 
     fn key(v6: bool) -> FlowKey {
         let address = |last: u8| if v6 { [last; 16] } else { mapped([192, 0, 2, last]) };

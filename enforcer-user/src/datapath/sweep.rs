@@ -6,7 +6,8 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
 use enforcer_common::abi::{
-    FlowKey, FlowValue, VerdictKey, direction, flow_flags, flow_state, verdict_action,
+    FlowKey, FlowValue, ReinjectTrailer, VerdictKey, direction, flow_flags, flow_state,
+    verdict_action,
 };
 use enforcer_common::datapath::flow::idle_limit_ns;
 
@@ -264,7 +265,8 @@ fn send_resets(tools: &mut Tools<'_>, key: &FlowKey, flow: &FlowValue, swept: &m
     let inward = both.to_workload.iter().map(|frame| (frame, port.workload_is_ingress()));
     let outward = both.to_remote.iter().map(|frame| (frame, !port.workload_is_ingress()));
     for (frame, ingress) in inward.chain(outward) {
-        match tools.reinjector.send(frame, port.ifindex, ingress) {
+        let to = ReinjectTrailer { ifindex: port.ifindex, ingress: ingress.into(), mark: 0 };
+        match tools.reinjector.send(frame, to) {
             Ok(()) => swept.resets += 1,
             Err(error) => {
                 swept.failed += 1;

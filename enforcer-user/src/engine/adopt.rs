@@ -43,6 +43,7 @@ impl Engine {
         self.epoch = adopted.epoch;
         let spare = self.adopt_credentials(adopted.credentials, &adopted.workloads, now);
         self.workloads.adopt(adopted.workloads);
+        self.hosts.adopt(adopted.hosts, now);
         for (bits, key) in adopted.networks {
             self.installed[parity(key.rule_set)].insert((bits, key));
         }

@@ -13,7 +13,7 @@ use super::clock::Now;
 use super::counters::Done;
 use super::io::{Denial, LiveFlow, Network, Output, Question, Sweep};
 use super::judge::{Judged, Term};
-use super::networks::{NO_RULES, Networks, mesh};
+use super::networks::{NO_RULES, Networks, ip_address, mesh};
 use super::verdicts::{Verdict, Verdicts};
 use crate::policy::Policy;
 
@@ -75,6 +75,8 @@ impl Engine {
         for (id, rule_sets) in previous.rule_sets {
             if let Some(workload) = self.workloads.get_mut(id) {
                 workload.value.rule_sets = rule_sets;
+                let rule_set = rule_sets[parity(self.epoch)];
+                set_asks_names(&mut workload.value, self.networks.name_hosts(rule_set));
             }
             self.write_workload(id, out);
         }
@@ -88,10 +90,13 @@ impl Engine {
         let mut prefixes = mesh(&self.settings.mesh, epoch);
         let mut rule_sets = HashMap::new();
         for workload in self.workloads.iter() {
-            let (rule_set, fresh) =
-                networks.rule_set(policy, workload.identity()).map_err(|e| e.to_string())?;
+            let (rule_set, fresh) = networks
+                .rule_set(policy, workload.id, workload.identity())
+                .map_err(|e| e.to_string())?;
             rule_sets.insert(workload.id, rule_set);
             prefixes.extend(fresh);
+            // Behind the others: they stand in their place.
+            prefixes.extend(self.host_networks(&networks, workload, rule_set));
         }
         let mut answers = self.judge_cached(policy, now);
         let cut = self.judge_flows(policy, live, &mut answers, (&networks, &rule_sets), now);
@@ -138,7 +143,9 @@ impl Engine {
                 let workload = self.workloads.get(flow.key.workload);
                 let observed =
                     workload.is_some_and(|w| w.value.flags & workload_flags::OBSERVE != 0);
-                observed || networks.allow(rule_set.unwrap_or(NO_RULES), flow)
+                let path = workload.map(|one| one.identity().path()).unwrap_or_default();
+                let hosts = self.hosts.at(&path, ip_address(&flow.key.remote));
+                observed || networks.allow(rule_set.unwrap_or(NO_RULES), flow, hosts)
             } else {
                 let asked = flow.question();
                 let judged = answers
@@ -192,11 +199,10 @@ impl Engine {
         out.push(Output::InstallNetworks(prefixes));
         let mut kept = HashMap::new();
         for (id, rule_set) in rule_sets {
-            if let Some(WorkloadValue { rule_sets, .. }) =
-                self.workloads.get_mut(id).map(|workload| &mut workload.value)
-            {
-                kept.insert(id, *rule_sets);
-                rule_sets[now_parity] = rule_set;
+            if let Some(value) = self.workloads.get_mut(id).map(|workload| &mut workload.value) {
+                kept.insert(id, value.rule_sets);
+                value.rule_sets[now_parity] = rule_set;
+                set_asks_names(value, networks.name_hosts(rule_set));
             }
             self.write_workload(id, out);
         }
@@ -258,9 +264,10 @@ impl Engine {
     /// The rule set of a workload that is added under the policy in force.
     pub(super) fn rule_set_for(&mut self, id: u16, out: &mut Vec<Output>) -> Option<u32> {
         let policy = self.policy.clone()?;
-        let identity = self.workloads.get(id)?.identity().clone();
-        match self.networks.rule_set(&policy, &identity) {
-            Ok((rule_set, fresh)) => {
+        let workload = self.workloads.get(id)?;
+        match self.networks.rule_set(&policy, id, workload.identity()) {
+            Ok((rule_set, mut fresh)) => {
+                fresh.extend(self.host_networks(&self.networks, workload, rule_set));
                 let keys = fresh.iter().map(|(bits, key, _)| (*bits, *key));
                 self.installed[parity(self.epoch)].extend(keys);
                 out.push(Output::InstallNetworks(fresh));
@@ -272,6 +279,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// Notes for the kernel whether rules of a workload name hosts.
+pub(super) fn set_asks_names(value: &mut WorkloadValue, asks: bool) {
+    let without = value.flags & !workload_flags::ASKS_NAMES;
+    value.flags = if asks { without | workload_flags::ASKS_NAMES } else { without };
 }
 
 /// Which of the two sets of networks an epoch uses.

@@ -96,6 +96,16 @@ words! {
         FlowsCut = "flows_cut";
         /// Verdicts that nobody could judge anew, so they ended.
         Unjudged = "verdicts_unjudged";
+        /// Questions to name servers.
+        NamesAsked = "names_asked";
+        /// Answers of name servers.
+        NamesAnswered = "names_answered";
+        /// Of those, the ones to a question that was not asked.
+        NamesUnasked = "names_unasked";
+        /// Addresses of hosts that were opened because a network rule names the host.
+        HostsOpened = "hosts_opened";
+        /// Addresses of such hosts that were not, because there are too many.
+        HostsRefused = "hosts_refused";
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use enforcer_common::abi::{Handle, PeerKey, address};
+use enforcer_common::abi::{Handle, PeerKey, ReinjectTrailer, address};
 
 use super::Engine;
 use super::clock::Now;
@@ -205,16 +205,16 @@ impl Engine {
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<(), Refused> {
-        let HeldFrame { ifindex, host_side, key, mut frame, .. } = held;
-        let packet = segment::read(&frame)?.packet;
-        let id = SegmentId { key, sequence: packet.sequence, flags: packet.flags };
+        let packet = segment::read(&held.frame)?.packet;
+        let id = SegmentId { key: held.key, sequence: packet.sequence, flags: packet.flags };
         if !self.guard.admits(id, now) {
             return Err(Refused::Loop);
         }
+        let to = held.trailer();
+        let mut frame = held.frame;
         segment::complete_checksum(&mut frame, &packet);
         self.counters.add(Done::Reinjected, 1);
-        // What is held on the host side of a veth was on its way out of that interface.
-        out.push(Output::Reinject { ifindex, ingress: !host_side, frame });
+        out.push(Output::Reinject { to, frame });
         Ok(())
     }
 
@@ -234,6 +234,13 @@ impl Engine {
     }
 }
 
+impl HeldFrame {
+    /// Back to where it was held. What is held on the host side of a veth was on its way out of that interface.
+    pub(super) fn trailer(&self) -> ReinjectTrailer {
+        ReinjectTrailer { ifindex: self.ifindex, ingress: (!self.host_side).into(), mark: 0 }
+    }
+}
+
 /// What the policy is asked for a held segment.
 fn question(held: &HeldFrame, peer: u64) -> Question {
     Question {
@@ -249,7 +256,7 @@ fn question(held: &HeldFrame, peer: u64) -> Question {
 fn check_consistent(held: &HeldFrame, segment: &Segment) -> Result<(), Refused> {
     let (packet, key) = (&segment.packet, &held.key);
     let consistent = held.direction == segment.step.direction()
-        && held.tcp_offset == packet.transport
+        && held.transport_offset == packet.transport
         && held.port == segment.port
         && key.protocol == packet.protocol
         && (key.local, key.local_port) == (address(packet.destination), packet.destination_port)

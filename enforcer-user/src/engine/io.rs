@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use enforcer_common::abi::{
-    CredentialValue, FlowKey, Handle, NetworkKey, NetworkValue, PeerKey, PeerValue, VerdictKey,
-    VerdictValue, WorkloadValue,
+    CredentialValue, FlowKey, Handle, NetworkKey, NetworkValue, PeerKey, PeerValue,
+    ReinjectTrailer, VerdictKey, VerdictValue, WorkloadValue,
 };
 use zeroize::Zeroize;
 
+use super::hosts::HostRecord;
 use super::jobs::{Job, JobResult};
 use super::networks::Mesh;
 use super::peers::Vetted;
@@ -36,8 +38,8 @@ pub struct HeldFrame {
     pub port: u16,
     /// One of [`enforcer_common::abi::direction`].
     pub direction: u8,
-    /// Offset of the TCP header in the frame.
-    pub tcp_offset: u16,
+    /// Offset of the transport header in the frame.
+    pub transport_offset: u16,
     /// The frame, from its Ethernet header on.
     pub frame: Vec<u8>,
 }
@@ -164,6 +166,8 @@ pub struct Adopted {
     /// The credentials that the earlier daemon had verified, in their bytes; no secrets, and
     /// nothing is believed of them that they do not prove again.
     pub remembered: Vec<Vec<u8>>,
+    /// What it had been told of hosts.
+    pub hosts: Vec<HostRecord>,
 }
 
 /// What happened.
@@ -171,6 +175,8 @@ pub struct Adopted {
 pub enum Input {
     /// The kernel held a segment.
     Held(HeldFrame),
+    /// A workload asks a name server, or the kernel held an answer.
+    Names(HeldFrame),
     /// A job of [`Output::Verify`] is done.
     Verified(JobResult),
     /// A workload is to be served. Its interface is attached after the outputs are applied.
@@ -200,6 +206,8 @@ pub enum Input {
     Adopt(Box<Adopted>),
     /// Questions for whose answer a live flow stands, found by scanning the flow tables.
     InUse(Vec<Question>),
+    /// Far ends of flows of workloads that ask for names, found likewise: the workload's id and the address.
+    HostsInUse(Vec<(u16, IpAddr)>),
     /// Questions of flows that the policy change just made has not judged: they were opened while it
     /// was computed.
     Unjudged(Vec<Question>),
@@ -351,15 +359,15 @@ pub enum Output {
     ForgetAttempt(FlowKey),
     /// Send a held frame on its way again.
     Reinject {
-        /// Interface.
-        ifindex: u32,
-        /// As if it had arrived there; otherwise out of it.
-        ingress: bool,
-        /// The frame with a whole TCP checksum.
+        /// Where to.
+        to: ReinjectTrailer,
+        /// The frame, from its Ethernet header on.
         frame: Vec<u8>,
     },
     /// Keep this for a later daemon, see [`Adopted::remembered`].
     Remember(Arc<Vetted>),
+    /// Keep this for a later daemon, see [`Adopted::hosts`].
+    RememberHost(HostRecord),
     /// A line for the log, to be sampled.
     Log(Denial),
     /// As [`Output::Log`], of a credential that does not verify.

@@ -32,18 +32,22 @@ mod adopt;
 mod change;
 mod clock;
 mod counters;
+pub mod dns;
 mod ended;
 mod guard;
 mod held;
+mod hosts;
 mod install;
 mod io;
 mod jobs;
 mod judge;
 mod learning;
+mod names;
 mod negative;
 mod networks;
 mod observed;
 mod peers;
+mod questions;
 mod rehearsal;
 mod report;
 mod rotation;
@@ -64,6 +68,7 @@ use enforcer_common::abi::{Handle, NetworkKey};
 
 pub use clock::{Now, SECOND_NS};
 pub use counters::{Counters, Done, Refused};
+pub use hosts::HostRecord;
 pub use io::{
     Adopted, AdoptedPeer, Denial, HeldFrame, Input, LiveFlow, Network, Output, OwnCredential,
     PeerSecrets, Question, Refusal, Sweep, WorkloadSpec,
@@ -105,6 +110,10 @@ pub struct Engine {
     peers: peers::Peers,
     verdicts: verdicts::Verdicts,
     networks: networks::Networks,
+    questions: questions::Questions,
+    hosts: hosts::Hosts,
+    /// Boot time at which it is told again that an address of a host stays closed.
+    tells_closed_ns: u64,
     /// Prefixes in the kernel's trie, of even and of odd epochs.
     installed: [HashSet<(u32, NetworkKey)>; 2],
     previous: Option<change::Previous>,
@@ -138,6 +147,9 @@ impl Engine {
             workloads: workloads::Workloads::default(),
             adopted_credentials: HashMap::new(),
             networks: networks::Networks::default(),
+            questions: questions::Questions::default(),
+            hosts: hosts::Hosts::default(),
+            tells_closed_ns: 0,
             installed: Default::default(),
             previous: None,
             jobs: jobs::Jobs::default(),
@@ -162,9 +174,10 @@ impl Engine {
         }
         match input {
             Input::Held(held) => self.on_held(held, now, &mut out),
+            Input::Names(held) => self.on_names(held, now, &mut out),
             Input::Verified(result) => self.on_result(result, now, &mut out),
             Input::AddWorkload(spec) => self.on_add_workload(spec, now, &mut out),
-            Input::RemoveWorkload(name) => self.on_remove_workload(&name, &mut out),
+            Input::RemoveWorkload(name) => self.on_remove_workload(&name, now, &mut out),
             Input::SetPolicy { policy, live } => {
                 self.on_set_policy(&policy, &live, now, &mut out);
             }
@@ -176,6 +189,7 @@ impl Engine {
             Input::SetIssuer(issuer) => self.on_set_issuer(issuer),
             Input::Adopt(adopted) => self.on_adopt(*adopted, now, &mut out),
             Input::InUse(questions) => self.on_in_use(&questions, now),
+            Input::HostsInUse(used) => self.on_hosts_in_use(&used, now),
             Input::Unjudged(questions) => self.on_unjudged(questions, now, &mut out),
             Input::Tick => self.on_tick(now, &mut out),
         }

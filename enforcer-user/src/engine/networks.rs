@@ -44,11 +44,12 @@ impl Networks {
     pub fn rule_set(
         &mut self,
         policy: &Policy,
+        id: u16,
         workload: &Identity,
     ) -> Result<(u32, Vec<Network>), NetworkRuleError> {
         let table = policy.network_table(workload)?;
         let known = self.tables.tables().len();
-        let number = self.tables.number_of(table).ok_or_else(|| NetworkRuleError {
+        let number = self.tables.number_of(table, id).ok_or_else(|| NetworkRuleError {
             rule: "all".to_owned(),
             problem: format!("{known} different tables; let more workloads have the same rules"),
         })?;
@@ -57,10 +58,43 @@ impl Networks {
         Ok((rule_set, fresh.map(|table| entries(rule_set, table)).unwrap_or_default()))
     }
 
-    /// Whether the rules of a rule set allow a flow.
-    pub fn allow(&self, rule_set: u32, flow: &LiveFlow) -> bool {
-        let number = rule_set.saturating_sub(2) / 2;
-        let table = usize::try_from(number).ok().and_then(|n| self.tables.tables().get(n));
+    /// Whether any rule of a rule set names hosts.
+    pub fn name_hosts(&self, rule_set: u32) -> bool {
+        self.table(rule_set).is_some_and(|table| !table.hosts().is_empty())
+    }
+
+    /// Whether any rule of a rule set names this host.
+    pub fn names(&self, rule_set: u32, host: &str) -> bool {
+        self.table(rule_set).is_some_and(|table| table.names(host))
+    }
+
+    /// What stands at an address that has these names; none if nothing does that is not around it. An error says what
+    /// is too much.
+    pub fn at<'a>(
+        &self,
+        rule_set: u32,
+        address: IpAddr,
+        hosts: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Option<Network>, String> {
+        let Some(table) = self.table(rule_set) else { return Ok(None) };
+        let found = table.at(address, hosts)?;
+        let is_around = table.exactly(found.prefix).is_none() && table.at(address, [])? == found;
+        let (bits, key) = key(rule_set, &found.prefix);
+        Ok((!is_around).then(|| (bits, key, value(&found))))
+    }
+
+    fn table(&self, rule_set: u32) -> Option<&NetworkTable> {
+        let number = usize::try_from(rule_set.checked_sub(2)? / 2).ok()?;
+        self.tables.tables().get(number)
+    }
+
+    /// Whether the rules of a rule set allow a flow, whose far end has these names.
+    pub fn allow<'a>(
+        &self,
+        rule_set: u32,
+        flow: &LiveFlow,
+        hosts: impl IntoIterator<Item = &'a str>,
+    ) -> bool {
         let direction = if flow.direction == direction::EGRESS {
             Direction::Egress
         } else {
@@ -68,7 +102,10 @@ impl Networks {
         };
         let protocol = Protocol::from_number(flow.key.protocol);
         let address = ip_address(&flow.key.remote);
-        table.is_some_and(|t| t.lookup(direction, address, protocol, flow.port).is_some())
+        let found = self.table(rule_set).and_then(|table| table.at(address, hosts).ok());
+        found.is_some_and(|found| {
+            found.entries.iter().any(|entry| entry.speaks_for(direction, protocol, flow.port))
+        })
     }
 }
 
@@ -152,6 +189,11 @@ fn value(found: &NetworkPrefix) -> NetworkValue {
         };
     }
     value
+}
+
+/// The key of one address in a rule set, with its length in bits.
+pub fn key_of(rule_set: u32, address: IpAddr) -> (u32, NetworkKey) {
+    key(rule_set, &address.into())
 }
 
 fn key(rule_set: u32, prefix: &IpNet) -> (u32, NetworkKey) {

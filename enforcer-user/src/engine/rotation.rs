@@ -9,6 +9,7 @@ use std::sync::Arc;
 use enforcer_common::abi::Handle;
 
 use super::Engine;
+use super::change::set_asks_names;
 use super::clock::Now;
 use super::counters::Done;
 use super::io::{Output, Sweep, WorkloadSpec};
@@ -38,6 +39,7 @@ impl Engine {
         if let Some(workload) = self.workloads.get_mut(id) {
             if let Some(rule_set) = rules {
                 workload.value.rule_sets = [rule_set; 2];
+                set_asks_names(&mut workload.value, self.networks.name_hosts(rule_set));
             }
             if workload.current().is_some() {
                 // The adopted credential is used until the new one is paired.
@@ -47,11 +49,12 @@ impl Engine {
         self.rotate(id, now, out);
     }
 
-    pub(super) fn on_remove_workload(&mut self, name: &str, out: &mut Vec<Output>) {
+    pub(super) fn on_remove_workload(&mut self, name: &str, now: Now, out: &mut Vec<Output>) {
         let Some(gone) = self.workloads.remove(name) else {
             return out.push(Output::Problem(format!("workload {name:?} is not here")));
         };
         out.push(Output::RemoveWorkload(gone.id));
+        self.forget_hosts(&gone, now, out);
         for own in &gone.credentials {
             self.remove_credential(own.handle, out);
         }

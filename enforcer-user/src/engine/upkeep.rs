@@ -29,6 +29,7 @@ impl Engine {
         self.tend_credentials(now, out);
         self.renew(now, out);
         self.end_verdicts(now, out);
+        self.end_hosts(now, out);
         self.watch_learning(now);
         if now.boot_ns.saturating_sub(self.peers_swept_ns) >= SWEEP_PEERS_NS {
             self.peers_swept_ns = now.boot_ns;

@@ -102,8 +102,13 @@ fn check_networks(name: &str, cluster: Cluster, mut again: Cluster) {
                 let into = judge.decide(far, own, port).unwrap().ingress;
                 for (direction, said) in [(Direction::Egress, out), (Direction::Ingress, into)] {
                     let protocol = port.protocol.to_string().to_lowercase().parse().unwrap();
-                    let found =
-                        policy.networks_match(&workload, direction, address, protocol, port.number);
+                    let found = policy.networks_match(
+                        &workload,
+                        direction,
+                        (address, &[]),
+                        protocol,
+                        port.number,
+                    );
                     assert_eq!(
                         found.is_some(),
                         said.is_allowed(),
@@ -149,7 +154,7 @@ fn in_the_mesh_no_plain_connection_is_let_through() {
     let pod = Identity::from_spiffe_id("spiffe://example.org/x/a", BTreeMap::default()).unwrap();
     let asked = |direction, address: &str, protocol: &str| {
         let (address, protocol) = (address.parse().unwrap(), protocol.parse().unwrap());
-        policy.networks_match(&pod, direction, address, protocol, 0)
+        policy.networks_match(&pod, direction, (address, &[]), protocol, 0)
     };
     for direction in [Direction::Egress, Direction::Ingress] {
         assert_eq!(asked(direction, "192.0.2.200", "tcp"), None);
@@ -235,7 +240,13 @@ fn who_may_be_a_pod_is_denied_what_it_would_be_denied() {
     let pod = Identity::from_spiffe_id("spiffe://example.org/x/a", BTreeMap::default()).unwrap();
     let asks = |address: &str| {
         let protocol = "udp".parse().unwrap();
-        policy.networks_match(&pod, Direction::Ingress, address.parse().unwrap(), protocol, 80)
+        policy.networks_match(
+            &pod,
+            Direction::Ingress,
+            (address.parse().unwrap(), &[]),
+            protocol,
+            80,
+        )
     };
     assert!(asks("192.0.2.33").is_none(), "a pod of y");
     assert!(asks("192.0.2.17").is_some(), "a pod of x");
@@ -269,7 +280,13 @@ fn each_address_of_a_pod_is_judged_by_itself() {
     let pod = Identity::from_spiffe_id("spiffe://example.org/x/a", BTreeMap::default()).unwrap();
     let asks = |address: &str| {
         let protocol = "udp".parse().unwrap();
-        policy.networks_match(&pod, Direction::Egress, address.parse().unwrap(), protocol, 80)
+        policy.networks_match(
+            &pod,
+            Direction::Egress,
+            (address.parse().unwrap(), &[]),
+            protocol,
+            80,
+        )
     };
     assert!(asks("192.0.2.2").is_some());
     assert!(asks("fd00::2").is_none());

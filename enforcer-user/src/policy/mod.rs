@@ -254,7 +254,7 @@ impl Policy {
         self.kubernetes.as_ref()?.rule_name(behind)
     }
 
-    /// The name of the network rule that lets this through for the workload.
+    /// The name of the network rule that lets this through for the workload, to an address with these names of hosts.
     ///
     /// `port` is the server's, host byte order; protocols without ports pass 0.
     #[must_use]
@@ -262,12 +262,14 @@ impl Policy {
         &self,
         workload: &Identity,
         direction: Direction,
-        address: IpAddr,
+        (address, hosts): (IpAddr, &[&str]),
         protocol: Protocol,
         port: u16,
     ) -> Option<&str> {
         let table = self.network_table(workload).ok()?;
-        let entry = table.lookup(direction, address, protocol, port)?;
+        let found = table.at(address, hosts.iter().copied()).ok()?;
+        let entry =
+            found.entries.iter().find(|entry| entry.speaks_for(direction, protocol, port))?;
         self.network_rule_name(entry.rule)
     }
 

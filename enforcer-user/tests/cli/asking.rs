@@ -56,7 +56,7 @@ fn without_a_daemon_the_next_step_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("control.sock");
     let socket = socket.to_str().unwrap();
-    for name in ["status", "workloads", "flows", "identities", "counters", "reload"] {
+    for name in ["status", "workloads", "flows", "identities", "hosts", "counters", "reload"] {
         let told = run(&[name, "--socket", socket]).refused();
         assert_eq!(
             told,
@@ -107,6 +107,10 @@ fn workloads_and_identities() {
     assert_eq!(report[0]["attached"], "clsact");
     assert_eq!(report[0]["attributes"]["node.zone"], "north");
 
+    let table = daemon.ask(&["hosts"]).good();
+    assert!(table.contains("/acme/web  api.example.com  192.0.2.7"), "{table}");
+    let report = json(&daemon.ask(&["hosts", "--json"]).good());
+    assert_eq!(report[0]["host"], "api.example.com");
     let table = daemon.ask(&["identities"]).good();
     assert!(table.contains("8899aabbccddeeff  web"), "{table}");
     assert!(!table.contains('\u{1b}'), "a peer's label must not move the cursor: {table:?}");

@@ -97,6 +97,15 @@ impl Backend for Fake {
         Ok(FlowsReport { flows, total })
     }
 
+    async fn hosts(&self) -> Answer<Vec<HostReport>> {
+        Ok(vec![HostReport {
+            workload: "/acme/web".into(),
+            host: "api.example.com".into(),
+            address: "192.0.2.7".into(),
+            expires_unix: 2_000_000_000_000,
+        }])
+    }
+
     async fn identities(&self) -> Answer<Vec<IdentityReport>> {
         Ok(vec![IdentityReport {
             handle: "8899aabbccddeeff".into(),

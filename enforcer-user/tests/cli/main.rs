@@ -49,13 +49,14 @@ fn run(arguments: &[&str]) -> Ran {
     run_in(Path::new("/"), arguments)
 }
 
-const SUBCOMMANDS: [&str; 15] = [
+const SUBCOMMANDS: [&str; 16] = [
     "run",
     "check-config",
     "status",
     "workloads",
     "flows",
     "identities",
+    "hosts",
     "explain",
     "counters",
     "reload",

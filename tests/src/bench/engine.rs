@@ -266,7 +266,7 @@ fn held((workload, local_handle): (u16, Handle), credential: &[u8]) -> Result<He
         peer: 0,
         port: PORT,
         direction: direction::INGRESS,
-        tcp_offset: 34,
+        transport_offset: 34,
         frame: frame(credential)?,
     })
 }

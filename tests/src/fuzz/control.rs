@@ -4,9 +4,9 @@ use std::cell::LazyCell;
 use std::sync::Arc;
 
 use enforcer_user::control::protocol::{
-    CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, IdentityReport,
-    MAX_FLOW_LIMIT, ObservedReport, OverrideRequest, PolicyChange, PolicyFileReport, ReloadReport,
-    StatusReport, WorkloadReport,
+    CountersReport, ExplainReport, ExplainRequest, FlowQuery, FlowsReport, HostReport,
+    IdentityReport, MAX_FLOW_LIMIT, ObservedReport, OverrideRequest, PolicyChange,
+    PolicyFileReport, ReloadReport, StatusReport, WorkloadReport,
 };
 use enforcer_user::control::{Answer, Backend, BackendError, serve_stream};
 use enforcer_user::learn::LearnedReport;
@@ -87,6 +87,10 @@ impl Backend for Fake {
 
     async fn identities(&self) -> Answer<Vec<IdentityReport>> {
         Err(BackendError::Unavailable("still starting".to_owned()))
+    }
+
+    async fn hosts(&self) -> Answer<Vec<HostReport>> {
+        Ok(vec![HostReport::default()])
     }
 
     async fn counters(&self) -> Answer<CountersReport> {

@@ -26,7 +26,7 @@ type Seeds = Vec<(String, Vec<u8>)>;
 /// A target.
 type Run = fn(&[u8]);
 
-fn targets() -> [(&'static str, Run, Seeds); 13] {
+fn targets() -> [(&'static str, Run, Seeds); 14] {
     [
         ("armor", super::armor::run, armor()),
         ("certificate", super::certificate::run, certificates()),
@@ -37,6 +37,7 @@ fn targets() -> [(&'static str, Run, Seeds); 13] {
         ("envelope", super::envelope::run, envelopes()),
         ("frame", super::frame::run, frames()),
         ("memory", super::memory::run, memories()),
+        ("names", super::names::run, messages()),
         ("network_rule", super::network_rule::run, network_rules()),
         ("option", super::option::run, options()),
         ("policy", super::policy::run, policies()),
@@ -263,6 +264,45 @@ fn memories() -> Seeds {
         ("nothing", record(b"").repeat(3)),
     ]
     .map(|(name, records)| (name.to_owned(), [HEAD, &records].concat()))
+    .into()
+}
+
+/// As name servers send them: names compressed (RFC 1035 4.1.4), an option of EDNS behind.
+fn messages() -> Seeds {
+    const HEAD: [u8; 12] = [7, 7, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 1];
+    const API: &[u8] = b"\x03api\x07example\x03com\0";
+    const OPTION: [u8; 11] = [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0];
+    let answer = |kind: u8, records: u8, data: &[u8]| {
+        let mut message = HEAD.to_vec();
+        message[7] = records;
+        [&message[..], API, &[0, kind, 0, 1], data, &OPTION].concat()
+    };
+    let v4: &[u8] = &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
+    let v6 =
+        [&[0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 60, 0, 16, 0x20, 1, 0x0d, 0xb8][..], &[7; 12]].concat();
+    // An alias to `edge` in front of the compressed rest, and its address.
+    let alias = [
+        &[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 7][..],
+        b"\x04edge\xc0\x10",
+        &[0xc0, 45, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 2],
+    ]
+    .concat();
+    let circle: &[u8] = &[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 2, 0xc0, 12];
+    let mut question = answer(1, 0, &[]);
+    question[2..4].copy_from_slice(&[1, 0]);
+    let mut refused = answer(1, 1, v4);
+    refused[3] |= 5;
+    [
+        ("question", question),
+        ("v4", answer(1, 1, v4)),
+        ("v6", answer(28, 1, &v6)),
+        ("two", answer(1, 2, &v4.repeat(2))),
+        ("alias", answer(1, 2, &alias)),
+        ("circle", answer(1, 1, circle)),
+        ("refused", refused),
+        ("cut", answer(1, 2, v4)),
+    ]
+    .map(|(name, message)| (name.to_owned(), message))
     .into()
 }
 

@@ -20,6 +20,7 @@ pub mod envelope;
 pub mod feed;
 pub mod frame;
 pub mod memory;
+pub mod names;
 pub mod network_rule;
 pub mod option;
 pub mod pki;

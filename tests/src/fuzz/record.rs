@@ -37,7 +37,7 @@ fn held_reads_back(mut feed: Feed<'_>) {
         peer: feed.u64(),
         port: feed.u16(),
         direction: feed.byte(),
-        tcp_offset: feed.u16(),
+        transport_offset: feed.u16(),
         frame: feed.bytes(HELD_FRAME_MAX + 1).to_vec(),
     };
     let bytes = held_bytes(&held, &[0; 8], host_side);
@@ -97,7 +97,7 @@ fn held_bytes(held: &HeldFrame, unread: &[u8], host_side: u8) -> Vec<u8> {
     bytes.extend(held.peer.to_ne_bytes());
     bytes.extend(held.port.to_ne_bytes());
     bytes.extend([held.direction, host_side]);
-    bytes.extend(held.tcp_offset.to_ne_bytes());
+    bytes.extend(held.transport_offset.to_ne_bytes());
     let length = u16::try_from(held.frame.len()).expect("a frame's length");
     bytes.extend(length.to_ne_bytes());
     bytes.extend(unread);

@@ -14,7 +14,7 @@ use enforcer_common::abi::{
     AddressKey, AttemptValue, BucketKey, BucketValue, Config, CounterBlock, CounterKey,
     CredentialValue, DropReason, Event, FlowKey, FlowKey4, FlowKey6, FlowValue, Handle,
     HeldSegment, InterfaceSlot, InterfaceValue, NetworkKey, NetworkValue, PeerKey, PeerValue,
-    ReportedSegment, ShareValue, VerdictKey, VerdictValue, WorkloadValue,
+    ReaderState, ReportedSegment, ShareValue, VerdictKey, VerdictValue, WorkloadValue,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -32,6 +32,9 @@ pub const IFINDEX: u32 = 1;
 const OUTPUT_BYTES: usize = 8192;
 const HELD: [&str; 4] = ["HELD_0", "HELD_1", "HELD_2", "HELD_3"];
 const REJECTED: &str = "REJECTED";
+const NAMES: &str = "NAMES";
+/// `__sk_buff` up to its `mark`, the third word (`<linux/bpf.h>`).
+const MARK_WORDS: usize = 3;
 /// Rows by workload id that tests write: of no workload, of the world's, and of another.
 const WORKLOADS_USED: RangeInclusive<u32> = 0..=WORKLOAD as u32 + 1;
 
@@ -101,6 +104,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     held: Vec<RingBuf<MapData>>,
     rejected: RingBuf<MapData>,
+    names: RingBuf<MapData>,
     guarded: u64,
 }
 
@@ -153,7 +157,7 @@ impl Kernel {
         let object = other.as_deref().unwrap_or_else(|| enforcer_user::datapath::object());
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS4", FLOWS_MAX).map_max_entries("FLOWS6", FLOWS_MAX);
-        for ring in HELD {
+        for ring in HELD.into_iter().chain([NAMES]) {
             loader.map_max_entries(ring, HELD_RING_BYTES);
         }
         let mut ebpf = loader.load(object).expect("the object's maps can be made");
@@ -171,7 +175,8 @@ impl Kernel {
         };
         let held = HELD.iter().map(|name| ring(&mut ebpf, name)).collect();
         let rejected = ring(&mut ebpf, REJECTED);
-        Self { ebpf, held, rejected, guarded: 0 }
+        let names = ring(&mut ebpf, NAMES);
+        Self { ebpf, held, rejected, names, guarded: 0 }
     }
 
     /// Runs a program on a frame that is not shorter than [`shortest`]. In front of what the workload is about to
@@ -185,6 +190,13 @@ impl Kernel {
             self.compare_guard(&guard, frame, &seen);
         }
         seen
+    }
+
+    /// Runs a program on a frame with this mark.
+    pub fn run_marked(&mut self, hook: Hook, frame: &[u8], mark: u32) -> Seen {
+        let mut context = [0; 4 * MARK_WORDS];
+        context[4 * (MARK_WORDS - 1)..].copy_from_slice(&mark.to_ne_bytes());
+        self.run_with(hook, frame, Some(&context))
     }
 
     /// Frames that the guard dropped, and the program behind it too.
@@ -210,11 +222,16 @@ impl Kernel {
     }
 
     fn run_alone(&mut self, hook: Hook, frame: &[u8]) -> Seen {
+        self.run_with(hook, frame, None)
+    }
+
+    fn run_with(&mut self, hook: Hook, frame: &[u8], context: Option<&[u8]>) -> Seen {
         let before = self.counters();
         let mut output = vec![0; OUTPUT_BYTES];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut output),
+            ctx_in: context,
             ..TestRunOptions::default()
         };
         let result = match self.ebpf.program(hook.program()).expect("loaded") {
@@ -306,6 +323,15 @@ impl Kernel {
         records
     }
 
+    /// The datagrams to and from name servers that were handed over since the last call.
+    pub fn names(&mut self) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        while let Some(item) = self.names.next() {
+            records.push(item.to_vec());
+        }
+        records
+    }
+
     /// The drops sampled since the last call.
     pub fn rejected(&mut self) -> Vec<ReportedSegment> {
         let mut records = Vec::new();
@@ -360,6 +386,8 @@ impl Kernel {
         self.set_cloning(0);
         self.held();
         self.rejected();
+        self.names();
+        self.put_single("READER", ReaderState::default());
     }
 
     /// Every counter, summed over the CPUs.

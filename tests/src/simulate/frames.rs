@@ -82,7 +82,7 @@ impl Contact<'_> {
             peer,
             port: self.port,
             direction: self.direction(),
-            tcp_offset: u16::try_from(ETHERNET_BYTES + IPV4_BYTES)?,
+            transport_offset: u16::try_from(ETHERNET_BYTES + IPV4_BYTES)?,
             frame: self.frame()?,
         })
     }

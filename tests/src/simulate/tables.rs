@@ -178,6 +178,7 @@ impl Tables {
             | Output::ForgetAttempt(_)
             | Output::Reinject { .. }
             | Output::Remember(_)
+            | Output::RememberHost(_)
             | Output::Log(_)
             | Output::LogRefusal(_)
             | Output::Problem(_) => {}

@@ -4,6 +4,7 @@
 #![allow(clippy::too_many_lines)]
 
 mod datagram;
+mod names;
 mod neighbour;
 mod share;
 

@@ -16,7 +16,8 @@ use crate::process;
 
 /// Programs of the system that the tests call, as the tools of the end-to-end tests say; the guest's busybox has other
 /// programs of the same names.
-const TOOLS: [&str; 7] = ["ip", "tc", "ss", "nft", "ethtool", "bpftool", "curl"];
+const TOOLS: [&str; 9] =
+    ["ip", "tc", "ss", "nft", "ethtool", "bpftool", "curl", "dnsmasq", "getent"];
 /// The users and groups that tests name, with the numbers that Debian gives them.
 const USERS: [(&str, &str); 2] = [
     ("passwd", "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"),
@@ -54,6 +55,8 @@ pub fn pack(
         copy_stripped(&step.program, &tree.join("programs").join(&step.name), &tree)?;
     }
     fs::create_dir_all(tree.join("etc"))?;
+    // Tests put others in its place.
+    fs::write(tree.join("etc/resolv.conf"), "")?;
     for (file, text) in USERS {
         fs::write(tree.join("etc").join(file), text)?;
     }

@@ -52,6 +52,7 @@ impl Kernel {
             verdicts: self.verdicts.clone(),
             networks: Vec::new(),
             remembered,
+            hosts: Vec::new(),
         }))
     }
 }

@@ -1,6 +1,6 @@
 //! First contact: from a held segment to a verdict, or to nothing at all.
 
-use enforcer_common::abi::verdict_action;
+use enforcer_common::abi::{ReinjectTrailer, verdict_action};
 use proptest::prelude::*;
 
 use super::*;
@@ -16,8 +16,8 @@ fn a_first_call_is_verified_installed_and_sent_on() {
     assert_eq!(kinds(&first), ["verify"]);
     let outputs = bench.run(first, at(1));
     assert_eq!(kinds(&outputs), ["peer", "verdict", "reinject"]);
-    let Output::Reinject { ifindex, ingress, frame } = &outputs[2] else { panic!() };
-    assert_eq!((*ifindex, *ingress, frame), (3, false, &sent.frame()));
+    let Output::Reinject { to, frame } = &outputs[2] else { panic!() };
+    assert_eq!((*to, frame), (ReinjectTrailer { ifindex: 3, ingress: 0, mark: 0 }, &sent.frame()));
     let (key, value) = verdicts(&outputs)[0];
     assert_eq!((key.port, key.direction, key.epoch), (0, direction::INGRESS, 1));
     assert_eq!(value.action, verdict_action::ALLOW);
@@ -211,7 +211,7 @@ fn what_the_kernel_says_must_be_what_the_frame_says() {
     for bad in [
         HeldFrame { direction: direction::EGRESS, ..good.clone() },
         HeldFrame { port: 81, ..good.clone() },
-        HeldFrame { tcp_offset: 54, ..good.clone() },
+        HeldFrame { transport_offset: 54, ..good.clone() },
         HeldFrame { key: FlowKey { remote: mapped(LOCAL), ..good.key }, ..good.clone() },
         HeldFrame { key: FlowKey { workload: 9, ..good.key }, ..good.clone() },
     ] {

@@ -4,6 +4,7 @@ mod adoption;
 mod change;
 mod clock;
 mod cold;
+mod names;
 mod rotation;
 
 use std::collections::BTreeMap;
@@ -237,7 +238,7 @@ impl Sent {
             peer: 0,
             port: if answer { self.own_port } else { self.local_port },
             direction: if answer { direction::EGRESS } else { direction::INGRESS },
-            tcp_offset: 34,
+            transport_offset: 34,
             frame: self.frame(),
         }
     }
@@ -266,6 +267,7 @@ fn kind(output: &Output) -> &'static str {
         Output::ForgetAttempt(_) => "-attempt",
         Output::Reinject { .. } => "reinject",
         Output::Remember(_) => "remember",
+        Output::RememberHost(_) => "remember host",
         Output::Log(_) => "log",
         Output::LogRefusal(_) => "refusal",
         Output::Problem(_) => "problem",

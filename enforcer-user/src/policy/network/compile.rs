@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::host::HostPattern;
 use super::rule::{Direction, NetworkRule, NetworkRuleError};
 use crate::identity::Identity;
 use crate::policy::protocol::Protocol;
@@ -43,10 +44,21 @@ pub struct NetworkPrefix {
     pub entries: Vec<NetworkEntry>,
 }
 
+/// What a rule lets through to hosts that are named.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct HostEntries {
+    /// Which hosts.
+    pub hosts: Vec<HostPattern>,
+    /// At every address of theirs.
+    pub entries: Vec<NetworkEntry>,
+}
+
 /// The compiled rules of one workload: IPv4 first, then by address and length.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
 pub struct NetworkTable {
     prefixes: Vec<NetworkPrefix>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<HostEntries>,
 }
 
 /// Compiles the rules that apply to a workload, and beside them what `others` opens: networks each with all that is open
@@ -57,7 +69,8 @@ pub fn compile(
     others: Vec<NetworkPrefix>,
 ) -> Result<NetworkTable, NetworkRuleError> {
     let mut open: Vec<Open> = Vec::new();
-    let mut table = NetworkTable::default();
+    let mut table =
+        NetworkTable { hosts: host_entries(rules, workload), ..NetworkTable::default() };
     for (prefix, named) in named(rules, workload, others) {
         while open.last().is_some_and(|around| !around.prefix.contains(&prefix)) {
             open.pop();
@@ -116,17 +129,30 @@ fn own_entries(rules: &[NetworkRule], workload: &Identity) -> HashMap<IpNet, Vec
     let mut by_prefix: HashMap<IpNet, Vec<NetworkEntry>> = HashMap::new();
     for (number, rule) in (0_u16..).zip(rules).filter(|(_, rule)| rule.applies_to(workload)) {
         for cidr in rule.cidrs() {
-            let entries = rule.ports().iter().map(|&(port_low, port_high)| NetworkEntry {
-                direction: rule.direction(),
-                protocol: rule.protocol(),
-                port_low,
-                port_high,
-                rule: number,
-            });
-            by_prefix.entry(*cidr).or_default().extend(entries);
+            by_prefix.entry(*cidr).or_default().extend(entries_of(number, rule));
         }
     }
     by_prefix
+}
+
+fn host_entries(rules: &[NetworkRule], workload: &Identity) -> Vec<HostEntries> {
+    let numbered = (0_u16..).zip(rules);
+    let naming = numbered.filter(|(_, rule)| !rule.hosts().is_empty() && rule.applies_to(workload));
+    let one = |(number, rule): (u16, &NetworkRule)| HostEntries {
+        hosts: rule.hosts().to_vec(),
+        entries: entries_of(number, rule).collect(),
+    };
+    naming.map(one).collect()
+}
+
+fn entries_of(number: u16, rule: &NetworkRule) -> impl Iterator<Item = NetworkEntry> {
+    rule.ports().iter().map(move |&(port_low, port_high)| NetworkEntry {
+        direction: rule.direction(),
+        protocol: rule.protocol(),
+        port_low,
+        port_high,
+        rule: number,
+    })
 }
 
 /// Leaves out entries that another covers; of two equal ones the earlier rule's stays.
@@ -169,6 +195,18 @@ impl NetworkTable {
         &self.prefixes
     }
 
+    /// What is open to hosts that are named.
+    #[must_use]
+    pub fn hosts(&self) -> &[HostEntries] {
+        &self.hosts
+    }
+
+    /// Whether any rule names this host, whose name is as [`super::host_name`] gives it.
+    #[must_use]
+    pub fn names(&self, host: &str) -> bool {
+        self.hosts.iter().any(|named| named.names(host))
+    }
+
     /// What the kernel finds: the entry that lets this through, at the longest prefix.
     ///
     /// `port` is the server's, host byte order; protocols without ports pass 0.
@@ -180,34 +218,83 @@ impl NetworkTable {
         protocol: Protocol,
         port: u16,
     ) -> Option<&NetworkEntry> {
+        let found = self.around(address)?.entries.iter();
+        found.into_iter().find(|entry| entry.speaks_for(direction, protocol, port))
+    }
+
+    /// Everything that is open at one address which has these names: the entries of its own prefix. An error says what
+    /// is too much.
+    pub fn at<'a>(
+        &self,
+        address: IpAddr,
+        hosts: impl IntoIterator<Item = &'a str>,
+    ) -> Result<NetworkPrefix, String> {
+        let mut entries =
+            self.around(address).map(|found| found.entries.clone()).unwrap_or_default();
+        for host in hosts {
+            let named = self.hosts.iter().filter(|named| named.names(host));
+            entries.extend(named.flat_map(|named| &named.entries));
+        }
+        let entries = reduce(entries);
+        if entries.len() > MAX_ENTRIES_A_PREFIX {
+            return Err(format!(
+                "{} entries would apply at {address}, at most {MAX_ENTRIES_A_PREFIX} are possible; join the port ranges of the rules that name its hosts",
+                entries.len()
+            ));
+        }
+        Ok(NetworkPrefix { prefix: address.into(), entries })
+    }
+
+    /// The entries of this very prefix, if it has any of its own.
+    #[must_use]
+    pub fn exactly(&self, prefix: IpNet) -> Option<&NetworkPrefix> {
+        self.prefixes.iter().find(|found| found.prefix == prefix)
+    }
+
+    fn around(&self, address: IpAddr) -> Option<&NetworkPrefix> {
         let holding = self.prefixes.iter().filter(|found| found.prefix.contains(&address));
-        let longest = holding.max_by_key(|found| found.prefix.prefix_len())?;
-        longest.entries.iter().find(|entry| {
-            entry.direction == direction
-                && [0, protocol.number()].contains(&entry.protocol)
-                && (entry.port_low..=entry.port_high).contains(&port)
-        })
+        holding.max_by_key(|found| found.prefix.prefix_len())
     }
 }
 
-/// Tables under numbers, so that workloads with equal rules share one.
+impl HostEntries {
+    fn names(&self, host: &str) -> bool {
+        self.hosts.iter().any(|pattern| pattern.matches(host))
+    }
+}
+
+impl NetworkEntry {
+    /// Whether it lets this through; `port` is the server's, host byte order, 0 for protocols without ports.
+    #[must_use]
+    pub fn speaks_for(&self, direction: Direction, protocol: Protocol, port: u16) -> bool {
+        self.direction == direction
+            && [0, protocol.number()].contains(&self.protocol)
+            && (self.port_low..=self.port_high).contains(&port)
+    }
+}
+
+/// Tables under numbers, so that workloads with equal rules share one, unless they name hosts: what a name stands for
+/// is what name servers told the workload itself.
 #[derive(Debug, Default)]
 pub struct NetworkTables {
     tables: Vec<NetworkTable>,
-    numbers: HashMap<NetworkTable, u32>,
+    /// By whose they are: 0 for tables that may be shared.
+    numbers: HashMap<(u16, NetworkTable), u32>,
 }
 
 impl NetworkTables {
-    /// The number of this table, from 0, in the order of first appearance.
+    /// The number of the table of a workload (its id), from 0, in the order of first appearance.
     ///
     /// None when there are [`MAX_TABLES`] others already.
-    pub fn number_of(&mut self, table: NetworkTable) -> Option<u32> {
-        if let Some(number) = self.numbers.get(&table) {
+    pub fn number_of(&mut self, table: NetworkTable, workload: u16) -> Option<u32> {
+        let owner = if table.hosts.is_empty() { 0 } else { workload };
+        let key = (owner, table);
+        if let Some(number) = self.numbers.get(&key) {
             return Some(*number);
         }
         let number = u32::try_from(self.tables.len()).ok().filter(|n| *n < MAX_TABLES)?;
-        self.tables.push(table.clone());
-        self.numbers.insert(table, number);
+        self.tables.push(key.1.clone());
+        self.numbers.insert(key, number);
         Some(number)
     }
 

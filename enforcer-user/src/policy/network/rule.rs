@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
+use super::host::HostPattern;
 use crate::identity::{Identity, Namespace};
 use crate::policy::protocol::Protocol;
 
@@ -14,6 +15,8 @@ use crate::policy::protocol::Protocol;
 pub const MAX_RULES: usize = 4096;
 /// The most CIDRs of one rule.
 pub const MAX_CIDRS: usize = 256;
+/// The most names of hosts of one rule.
+pub const MAX_HOSTS: usize = 256;
 /// The most port ranges of one rule, before those that touch are merged.
 pub const MAX_PORT_RANGES: usize = 64;
 
@@ -42,7 +45,11 @@ pub struct NetworkRuleSpec {
     /// `egress` or `ingress`.
     pub direction: Direction,
     /// The other side's addresses.
+    #[serde(default)]
     pub cidr: Vec<String>,
+    /// The other side's hosts by their names; of egress only.
+    #[serde(default)]
+    pub hosts: Vec<String>,
     /// A name, a number, or `any`.
     #[serde(deserialize_with = "text_or_number")]
     pub protocol: String,
@@ -69,6 +76,8 @@ pub struct NetworkRule {
     workload: Option<String>,
     direction: Direction,
     cidrs: Vec<IpNet>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<HostPattern>,
     /// IP protocol number; 0 is any.
     protocol: u8,
     /// Inclusive, ascending, neither overlapping nor touching.
@@ -94,6 +103,12 @@ impl NetworkRule {
     #[must_use]
     pub fn cidrs(&self) -> &[IpNet] {
         &self.cidrs
+    }
+
+    /// The other side's hosts, ascending, each once.
+    #[must_use]
+    pub fn hosts(&self) -> &[HostPattern] {
+        &self.hosts
     }
 
     /// IP protocol number; 0 is any.
@@ -177,7 +192,12 @@ fn check(spec: NetworkRuleSpec) -> Result<NetworkRule, String> {
         "any" => 0,
         text => text.parse::<Protocol>().map_err(|e| format!("{e}, or any"))?.number(),
     };
-    let cidrs = check_cidrs(&spec.cidr, protocol)?;
+    let hosts = check_hosts(&spec.hosts, spec.direction)?;
+    let cidrs = if hosts.is_empty() || !spec.cidr.is_empty() {
+        check_cidrs(&spec.cidr, protocol)?
+    } else {
+        Vec::new()
+    };
     let ports = check_ports(&spec.ports, protocol)?;
     Ok(NetworkRule {
         name: spec.name,
@@ -185,6 +205,7 @@ fn check(spec: NetworkRuleSpec) -> Result<NetworkRule, String> {
         workload: spec.workload,
         direction: spec.direction,
         cidrs,
+        hosts,
         protocol,
         ports,
         scope,
@@ -210,6 +231,24 @@ fn check_cidrs(texts: &[String], protocol: u8) -> Result<Vec<IpNet>, String> {
         )),
         None => Ok(cidrs),
     }
+}
+
+fn check_hosts(texts: &[String], direction: Direction) -> Result<Vec<HostPattern>, String> {
+    if texts.is_empty() {
+        return Ok(Vec::new());
+    }
+    if direction == Direction::Ingress {
+        return Err("hosts: only of egress; who calls is told by its address, use cidr".to_owned());
+    }
+    if texts.len() > MAX_HOSTS {
+        return Err(format!("hosts: {} names, at most {MAX_HOSTS}", texts.len()));
+    }
+    let read =
+        |text: &String| text.parse().map_err(|error| format!("hosts: {text:?}, expected {error}"));
+    let mut hosts = texts.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    hosts.sort_unstable();
+    hosts.dedup();
+    Ok(hosts)
 }
 
 fn check_cidr(text: &str) -> Result<IpNet, String> {

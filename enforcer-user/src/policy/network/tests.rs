@@ -25,6 +25,7 @@ fn spec(
         workload: None,
         direction,
         cidr: texts(cidr),
+        hosts: Vec::new(),
         protocol: protocol.to_owned(),
         ports: texts(ports),
     }
@@ -117,12 +118,97 @@ fn workloads_with_equal_rules_share_a_table() {
     let mut tables = NetworkTables::default();
     let numbers: Vec<u32> = [("/a", "web"), ("/b", "web"), ("/a", "db")]
         .into_iter()
-        .map(|(ns, name)| {
-            tables.number_of(compile(&rules, &workload(ns, name), Vec::new()).unwrap()).unwrap()
+        .zip(1..)
+        .map(|((ns, name), id)| {
+            let table = compile(&rules, &workload(ns, name), Vec::new()).unwrap();
+            tables.number_of(table, id).unwrap()
         })
         .collect();
     assert_eq!(numbers, [0, 1, 0]);
     assert_eq!(tables.tables().len(), 2);
+}
+
+/// To hosts of these names.
+fn to_hosts(name: &str, hosts: &[&str], ports: &[&str]) -> NetworkRule {
+    let hosts = hosts.iter().map(|text| (*text).to_owned()).collect();
+    let spec = NetworkRuleSpec { hosts, ..spec(name, Direction::Egress, &[], "tcp", ports) };
+    spec.try_into().unwrap()
+}
+
+#[test]
+fn what_names_of_hosts_open_is_added_to_what_is_open_around_them() {
+    let rules = [
+        rule("all", &["198.51.100.0/24"], "tcp", &["80"]),
+        rule("one", &["198.51.100.7/32"], "tcp", &["22"]),
+        to_hosts("api", &["api.example.com", "*.example.net"], &["443"]),
+        to_hosts("other", &["other.example.com"], &["80", "8443"]),
+    ];
+    let table = compile(&rules, &workload("/a", "web"), Vec::new()).unwrap();
+    assert!(table.names("api.example.com") && table.names("x.y.example.net"));
+    assert!(!table.names("example.net"));
+    let ports = |address: &str, hosts: &[&str]| -> Vec<u16> {
+        let found = table.at(address.parse().unwrap(), hosts.iter().copied()).unwrap();
+        assert_eq!(found.prefix, IpNet::from(address.parse::<IpAddr>().unwrap()));
+        found.entries.iter().map(|entry| entry.port_low).collect()
+    };
+    assert!(ports("203.0.113.9", &[]).is_empty());
+    assert!(ports("203.0.113.9", &["nobody.example.com"]).is_empty());
+    assert_eq!(ports("203.0.113.9", &["api.example.com"]), [443]);
+    assert_eq!(ports("2001:db8::9", &["x.example.net", "other.example.com"]), [80, 443, 8443]);
+    assert_eq!(ports("198.51.100.9", &["api.example.com"]), [80, 443]);
+    // What is open around it covers what the name opens.
+    assert_eq!(ports("198.51.100.9", &["other.example.com"]), [80, 8443]);
+    assert_eq!(ports("198.51.100.7", &["api.example.com"]), [22, 80, 443]);
+    assert!(table.exactly("198.51.100.7/32".parse().unwrap()).is_some());
+    assert!(table.exactly("198.51.100.9/32".parse().unwrap()).is_none());
+}
+
+#[test]
+fn too_much_at_one_address_is_told() {
+    let ports: Vec<String> = (0..12).map(|n| (2 * n + 1).to_string()).collect();
+    let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+    let more: Vec<String> = (0..12).map(|n| (2 * n + 1001).to_string()).collect();
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    let rules = [to_hosts("a", &["a.example"], &ports), to_hosts("b", &["b.example"], &more)];
+    let table = compile(&rules, &workload("/a", "web"), Vec::new()).unwrap();
+    let at = |hosts: &[&str]| table.at("192.0.2.1".parse().unwrap(), hosts.iter().copied());
+    assert_eq!(at(&["a.example"]).unwrap().entries.len(), 12);
+    let error = at(&["a.example", "b.example"]).unwrap_err();
+    assert!(error.contains("24 entries would apply at 192.0.2.1"), "{error}");
+}
+
+#[test]
+fn workloads_whose_rules_name_hosts_share_no_table() {
+    let rules = [to_hosts("api", &["api.example.com"], &["443"])];
+    let mut tables = NetworkTables::default();
+    let mut number = |name, id| {
+        let table = compile(&rules, &workload("/a", name), Vec::new()).unwrap();
+        tables.number_of(table, id).unwrap()
+    };
+    assert_eq!([number("a", 1), number("b", 2), number("a", 1)], [0, 1, 0]);
+}
+
+#[test]
+fn rules_with_hosts_are_checked() {
+    let refused = |hosts: &[&str], direction, cidr: &[&str]| {
+        let hosts = hosts.iter().map(|text| (*text).to_owned()).collect();
+        let spec = NetworkRuleSpec { hosts, ..spec("r1", direction, cidr, "tcp", &[]) };
+        NetworkRule::try_from(spec).map(drop).map_err(|error| error.to_string())
+    };
+    let many: Vec<String> = (0..=MAX_HOSTS).map(|n| format!("h{n}.example")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (result, part) in [
+        (refused(&["a.example"], Direction::Ingress, &[]), "only of egress"),
+        (refused(&["a b"], Direction::Egress, &[]), "hosts: \"a b\", expected a host's name"),
+        (refused(&["192.0.2.1"], Direction::Egress, &[]), "a host's name"),
+        (refused(&many, Direction::Egress, &[]), "257 names, at most 256"),
+        (refused(&[], Direction::Egress, &[]), "0 networks"),
+        (refused(&["a.example"], Direction::Egress, &["10.0.0.1/8"]), "write 10.0.0.0/8"),
+    ] {
+        let error = result.unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    refused(&["a.example"], Direction::Egress, &["192.0.2.0/24"]).unwrap();
 }
 
 #[test]

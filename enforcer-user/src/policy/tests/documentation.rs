@@ -191,7 +191,7 @@ fn every_network_rule_of_the_document_does_what_it_says() {
             };
             let (address, protocol) = (address.parse().unwrap(), protocol.parse().unwrap());
             let port = port.parse().unwrap();
-            let told = policy.networks_match(&workload, direction, address, protocol, port);
+            let told = policy.networks_match(&workload, direction, (address, &[]), protocol, port);
             let table = policy.network_table(&workload).unwrap();
             let found = table.lookup(direction, address, protocol, port);
             assert_eq!(told.is_some(), verdict == "allow", "{line}");

@@ -49,7 +49,7 @@ fn a_folder_is_loaded_and_a_broken_file_in_it_refuses_the_whole() {
     let (web, db) = (workload("/a/web", &[]), workload("/a/db", &[]));
     assert!(policy.decide(&tcp(&web, &db, 1)).allow);
     let address = "198.51.100.53".parse().unwrap();
-    let matched = policy.networks_match(&web, Direction::Egress, address, Protocol::UDP, 53);
+    let matched = policy.networks_match(&web, Direction::Egress, (address, &[]), Protocol::UDP, 53);
     assert_eq!(matched, Some("dns"));
 
     fs::write(folder.path().join("b.cedar"), "\n  permit(principal, action);").unwrap();
