@@ -11,6 +11,7 @@ use super::overrides::Override;
 use super::request::{Action, Ends, Question, Request};
 use super::rule::{Effect, Head, Rule, RuleReference};
 use super::set::{Outcome, Outside, PolicySet};
+use crate::identity::Namespace;
 
 /// The most rules shown that nearly permitted.
 const MAX_NEAR_MISSES: usize = 3;
@@ -54,6 +55,9 @@ pub struct Explanation {
     /// Permits that held and did not count, and why.
     #[serde(default)]
     pub outside: Vec<Failure>,
+    /// What came nearest to keeping them within their bounds, nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nearest_bounds: Vec<NearMiss>,
     /// When nothing permits: the rules that came nearest to it, nearest first.
     pub nearest: Vec<NearMiss>,
 }
@@ -115,8 +119,19 @@ impl PolicySet {
         let decision = self.decide(asked);
         let nothing_permits = !decision.allow && decision.rules.is_empty();
         let ends = Ends::new(asked).ok().filter(|_| nothing_permits);
-        let near = |ends: Ends<'_>| self.near_misses(asked, &ends, &decision.outside);
-        let nearest = ends.map(near).unwrap_or_default();
+        let outside = &decision.outside;
+        let is_permit = |rule: &Rule| {
+            let counts = outside.iter().all(|one| !std::ptr::eq(one.rule, rule));
+            rule.bounds().is_none() && counts
+        };
+        let is_bounds = |rule: &Rule| {
+            let (of, by) = (rule.bounds().map(Namespace::as_str), rule.scope().as_str());
+            outside.iter().any(|one| of == Some(&one.of) && by == one.by)
+        };
+        let ends = ends.as_ref();
+        let nearest = ends.map(|ends| self.near_misses(asked, ends, is_permit)).unwrap_or_default();
+        let nearest_bounds =
+            ends.map(|ends| self.near_misses(asked, ends, is_bounds)).unwrap_or_default();
         let failures = decision.failures.iter().map(|failure| Failure {
             rule: failure.rule.into(),
             message: failure.message.to_string(),
@@ -136,23 +151,22 @@ impl PolicySet {
             failures: failures.collect(),
             refused: decision.refused,
             outside: decision.outside.iter().map(Failure::from).collect(),
+            nearest_bounds,
             nearest,
         }
     }
 
+    /// Of the permits that are meant, those that came nearest to hold.
     fn near_misses(
         &self,
         asked: &Request<'_>,
         ends: &Ends<'_>,
-        outside: &[Outside<'_>],
+        is_meant: impl Fn(&Rule) -> bool,
     ) -> Vec<NearMiss> {
         let Ok(question) = Question::new(asked, true) else {
             return Vec::new();
         };
-        let is_permit = |rule: &&Rule| {
-            let counts = outside.iter().all(|one| !std::ptr::eq(one.rule, *rule));
-            rule.effect() == Effect::Permit && rule.bounds().is_none() && counts
-        };
+        let is_permit = |rule: &&Rule| rule.effect() == Effect::Permit && is_meant(rule);
         let permits = self.rules().iter().filter(is_permit);
         let mut heads: Vec<(usize, &Rule, Vec<String>)> = permits
             .map(|rule| (rule, head_misses(rule, asked, ends)))
@@ -328,8 +342,9 @@ impl Explanation {
         lines.extend(self.failures.iter().map(|failure| {
             format!("could not be evaluated: {}: {}", failure.rule.name, failure.message)
         }));
-        for miss in &self.nearest {
-            lines.push(format!("nearest permit: {}", miss.rule));
+        let bounds = self.nearest_bounds.iter().map(|miss| ("bounds", miss));
+        for (what, miss) in bounds.chain(self.nearest.iter().map(|miss| ("permit", miss))) {
+            lines.push(format!("nearest {what}: {}", miss.rule));
             lines.extend(miss.because.iter().map(|because| format!("  {because}")));
         }
         lines

@@ -111,12 +111,33 @@ fn bounds_that_cannot_be_evaluated_hold_nobody() {
     let decision = set.decide(&asked);
     assert_eq!(decision.failures[0].rule.name(), "only-blue");
     let told = set.explain(&asked).to_string();
-    assert!(
-        told.contains(
-            "does not count: /a/rules.cedar:1: it goes beyond the bounds that / sets for /a"
-        ),
-        "{told}"
-    );
+    for part in [
+        "does not count: /a/rules.cedar:1: it goes beyond the bounds that / sets for /a",
+        "nearest bounds: only-blue (/rules.cedar:1)\n    `when { principal.labels.team == \"blue\" }` cannot be evaluated: \
+         principal.labels.team is missing",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
+fn of_bounds_those_are_told_that_came_nearest_and_no_others() {
+    let by_port = |id, of, port| {
+        format!(
+            "@id(\"{id}\") @bounds(\"{of}\") permit(principal, action, resource)\
+             when {{ context.port == {port} && principal.labels.team == \"blue\" }};"
+        )
+    };
+    let root = [by_port("near", "/a", 1), by_port("far", "/a", 2), by_port("other", "/b", 1)];
+    let set = set(&[("/", &root.concat()), ("/a", OPEN)]);
+    let (caller, callee) = (workload("/b/web", &[("team", "red")]), workload("/a/db", &[]));
+    let asked = Request { action: Action::Accept, ..tcp(&caller, &callee, 1) };
+    let told = set.explain(&asked);
+    let names: Vec<&str> = told.nearest_bounds.iter().map(|miss| miss.rule.name.as_str()).collect();
+    assert_eq!(names, ["near", "far"]);
+    let blue = workload("/b/web", &[("team", "blue")]);
+    let held = set.explain(&Request { caller: &blue, ..asked });
+    assert!(held.allow && held.nearest_bounds.is_empty());
 }
 
 #[test]
