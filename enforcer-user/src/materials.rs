@@ -1,5 +1,6 @@
 //! What a configuration points at, loaded and checked: keys, certificates, policies.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -13,7 +14,8 @@ use crate::identity::files::{
     load_authority_certificate, load_node_certificate, load_psk, load_signing_key,
 };
 use crate::identity::{
-    FileError, IssueError, Issuer, Limits, Revocations, Trust, TrustError, Verifier, VerifyError,
+    FileError, IssueError, Issuer, Limits, NodeCertificate, Revocations, Trust, TrustError,
+    Verifier, VerifyError,
 };
 use crate::kubernetes::Enforced;
 use crate::policy::{
@@ -92,27 +94,39 @@ fn load_modes(config: &Config, now: u64) -> Result<(Trust, Issuer), TrustLoadErr
             Ok((Trust::psk(domain, key.clone())?, Issuer::psk(key, domain)?))
         }
         TrustConfig::Pki { authorities, node_certificate, node_key } => {
-            let authorities: Result<Vec<_>, FileError> =
-                authorities.iter().map(|file| load_authority_certificate(file)).collect();
-            let trust = Trust::pki(domain, authorities?)?;
-            let certificate = load_node_certificate(node_certificate)?;
-            Verifier::new(trust.clone())
-                .verify_node_certificate(&certificate, now)
-                .map_err(TrustLoadError::NodeCertificate)?;
+            let trust = load_pki(domain, authorities)?;
+            let certificate = load_believed(node_certificate, &trust, now)?;
             Ok((trust, Issuer::node(load_signing_key(node_key)?, certificate)?))
         }
     }
 }
 
-/// The configuration on its node, whose certificate has labels that policies read.
+fn load_pki(trust_domain: &str, authorities: &[PathBuf]) -> Result<Trust, TrustLoadError> {
+    let certificates: Result<Vec<_>, FileError> =
+        authorities.iter().map(|file| load_authority_certificate(file)).collect();
+    Ok(Trust::pki(trust_domain, certificates?)?)
+}
+
+/// This node's certificate, if its own authorities believe it.
+fn load_believed(file: &Path, trust: &Trust, now: u64) -> Result<NodeCertificate, TrustLoadError> {
+    let certificate = load_node_certificate(file)?;
+    Verifier::new(trust.clone())
+        .verify_node_certificate(&certificate, now)
+        .map_err(TrustLoadError::NodeCertificate)?;
+    Ok(certificate)
+}
+
+/// The configuration on its node, whose certificate has labels that policies read. No key is read, so that who may not
+/// read it can ask too. `now` is in Unix seconds.
 ///
 /// # Errors
-/// There is a certificate, and it is refused.
-pub fn on_this_node(config: &Config) -> Result<Config, FileError> {
-    let TrustConfig::Pki { node_certificate, .. } = &config.identity.trust else {
+/// There is a certificate, and it or its authorities are refused.
+pub fn on_this_node(config: &Config, now: u64) -> Result<Config, TrustLoadError> {
+    let TrustConfig::Pki { authorities, node_certificate, .. } = &config.identity.trust else {
         return Ok(config.clone());
     };
-    let certificate = load_node_certificate(node_certificate)?;
+    let trust = load_pki(&config.trust_domain, authorities)?;
+    let certificate = load_believed(node_certificate, &trust, now)?;
     Ok(config.clone().on_node(certificate.labels()))
 }
 

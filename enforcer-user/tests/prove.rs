@@ -136,12 +136,21 @@ fn what_a_workload_runs_and_where_is_thought_of() {
         never(ask(&policy(&[("/", &closed)]), "/dev", "/prod"));
         never(ask_both(&open, &open, "/dev", "/prod", Some(lacking)));
     }
-    for impossible in
-        ["principal.user == \"\"", "resource.image == \"\"", "resource.executable like \"md5:*\""]
-    {
+    for impossible in [
+        "resource.executable like \"md5:*\"",
+        "resource.executable like \"md5:*\" && !(resource.executable like \"blake3:*\")",
+    ] {
         never(ask_both(&open, &open, "/dev", "/prod", Some(impossible)));
     }
-    for possible in ["principal.image != \"a\"", "resource.executable != principal.executable"] {
+    for possible in [
+        "principal.image != \"a\"",
+        "principal.image != resource.image && !(principal.image like \"a*\")",
+        "resource.executable != principal.executable",
+        "resource.executable like \"sha256:*\" && principal.executable like \"blake3:*\"",
+        // Neither the context nor a namespace has what workloads may have.
+        "context has image || principal.namespace has user || resource.name == \"db\"",
+        "{\"image\": 1} has image",
+    ] {
         reaches(ask_both(&open, &open, "/dev", "/prod", Some(possible)));
     }
     // A label of this name is none of the node's.
@@ -150,6 +159,14 @@ fn what_a_workload_runs_and_where_is_thought_of() {
     );
     let found = reaches(ask(&policy(&[("/", &text)]), "/dev", "/prod"));
     assert!(found.callee.labels().contains_key("zone"), "{found:?}");
+}
+
+#[test]
+fn who_calls_itself_has_the_same_labels_twice() {
+    let text = "permit(principal, action, resource)
+                when { principal == resource && principal.labels.tier == \"a\" };";
+    let found = reaches(ask(&policy(&[("/", text)]), "/dev", "/dev"));
+    assert_eq!(found.caller, found.callee);
 }
 
 #[test]

@@ -1,14 +1,19 @@
 //! Policies on what a workload runs, and on the node that it runs on.
 
+use std::fs;
+
 use enforcer_tests::config::Config;
 use enforcer_tests::host::Family;
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::keys::{Keys, NodeKeys, Pki};
 use enforcer_tests::policy;
-use enforcer_tests::scenario::{Contact, NAMESPACE, PORT, Pair, Setup, client, contact, server};
+use enforcer_tests::scenario::{
+    CUT_BY_DAEMON, Contact, NAMESPACE, PORT, Pair, Setup, client, contact, server,
+};
 use enforcer_tests::tcp::{Server, Service};
 use enforcer_tests::twin::Enforcement;
 use serde_json::Value;
+use tempfile::TempDir;
 
 const CLIENT_NODE: &str = "placed-node";
 const SAME_ZONE: &str = "permit(principal, action, resource)
@@ -99,4 +104,29 @@ fn a_certificate_with_other_labels_takes_a_restart() {
     assert_eq!(contact(&pair.net.client, to, &listener).unwrap(), Contact::SILENT);
     // What was proven stays proven: by the identity that it had.
     stream.exchange().unwrap();
+}
+
+/// A certificate that cannot be taken over keeps nobody from being revoked.
+#[test]
+fn revocations_count_beside_a_certificate_with_other_labels() {
+    let folder = TempDir::with_prefix("enftest-").unwrap();
+    let list = folder.path().join("revoked.toml");
+    fs::write(&list, "").unwrap();
+    let mut setup = Setup::pki().unwrap();
+    let Keys::Pki(pki) = &setup.keys else { panic!("expected an authority") };
+    let pki = pki.clone();
+    let node = pki.labelled_node("placed-server", NAMESPACE, &["zone=north"]).unwrap();
+    setup.server = Config::new(node.clone(), server(), policy::ALLOW_ALL);
+    setup.server.revocations = Some(list.clone());
+    let mut pair = setup.start_pair(Enforcement::Enforced).unwrap().without_books(CUT_BY_DAEMON);
+    assert_eq!(contact_once(&pair), Contact::MADE);
+
+    pki.relabel(&node, ("placed-server", NAMESPACE), &["zone=south"]).unwrap();
+    fs::write(&list, format!("namespaces = [{NAMESPACE:?}]")).unwrap();
+    let daemon = pair.daemons.server().unwrap();
+    daemon.reload().unwrap();
+    daemon
+        .wait_status(|status| status["problems"].to_string().contains("revocations are in force"))
+        .unwrap();
+    assert_eq!(contact_once(&pair), Contact::SILENT);
 }

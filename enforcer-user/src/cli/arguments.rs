@@ -1,9 +1,10 @@
 //! Arguments that several subcommands share.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use crate::config::{Config, DEFAULT_INSTANCE, DEFAULT_RUN_DIR};
 use crate::control::{Client, SOCKET_NAME};
@@ -78,9 +79,24 @@ pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Each key once; `argument` is the one that was repeated.
+pub(super) fn each_once(
+    argument: &str,
+    pairs: &[(String, String)],
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for (key, value) in pairs {
+        let earlier = found.insert(key.clone(), value.clone());
+        if let Some(earlier) = earlier {
+            bail!("{argument} {key}={value}: {key}={earlier} stands before it; give each once");
+        }
+    }
+    Ok(found)
+}
+
 /// The configuration with what is known of its node; where its certificate cannot be read, without, which is noted.
 pub(super) fn on_its_node(config: Config) -> Config {
-    match materials::on_this_node(&config) {
+    match materials::on_this_node(&config, unix_now()) {
         Ok(placed) => placed,
         Err(error) => {
             eprintln!(

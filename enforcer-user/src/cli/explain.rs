@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use super::arguments::{Daemon, Form, block_on, key_value, on_its_node, unix_now};
+use super::arguments::{Daemon, Form, block_on, each_once, key_value, on_its_node, unix_now};
 use super::output::Output;
 use crate::config::Config;
 use crate::control::ClientError;
@@ -74,10 +74,10 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
         denial: arguments.denial,
         flow: arguments.flow.clone(),
         protocol: Some(arguments.protocol.clone()),
-        from_labels: arguments.from_label.iter().cloned().collect(),
-        to_labels: arguments.to_label.iter().cloned().collect(),
-        from_attributes: arguments.from_attribute.iter().cloned().collect(),
-        to_attributes: arguments.to_attribute.iter().cloned().collect(),
+        from_labels: each_once("--from-label", &arguments.from_label)?,
+        to_labels: each_once("--to-label", &arguments.to_label)?,
+        from_attributes: each_once("--from-attribute", &arguments.from_attribute)?,
+        to_attributes: each_once("--to-attribute", &arguments.to_attribute)?,
     };
     let client = arguments.daemon.client()?;
     let report =

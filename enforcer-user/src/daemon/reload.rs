@@ -62,7 +62,8 @@ impl Loaded {
 #[derive(Debug)]
 struct NewTrust {
     trust: Trust,
-    issuer: Issuer,
+    /// What this node signs with from now on, or why it keeps what it has: whom it believes changes all the same.
+    issuer: Result<Issuer, String>,
     files: Fingerprint,
 }
 
@@ -306,17 +307,29 @@ impl Core {
         match trust {
             Ok(None) => drop(self.problems.remove("trust")),
             Ok(Some(NewTrust { trust, issuer, files })) => {
-                self.problems.remove("trust");
-                self.reloading.files = files;
                 self.tell(Input::SetVerifier(Arc::new(Verifier::new(trust))));
-                self.tell(Input::SetIssuer(Arc::new(issuer)));
-                tracing::info!("keys and certificates loaded anew");
+                match issuer {
+                    Ok(issuer) => {
+                        self.problems.remove("trust");
+                        self.reloading.files = files;
+                        self.tell(Input::SetIssuer(Arc::new(issuer)));
+                        tracing::info!("keys and certificates loaded anew");
+                    }
+                    // The files do not count as loaded, so that the next reload tells it again.
+                    Err(problem) => {
+                        self.note_trust(format!(
+                            "{problem}; it signs with the one before, revocations are in force"
+                        ));
+                    }
+                }
             }
-            Err(problem) => {
-                tracing::error!("keys and certificates: {problem}; those before hold");
-                self.problems.insert("trust", problem);
-            }
+            Err(problem) => self.note_trust(format!("{problem}; those before hold")),
         }
+    }
+
+    fn note_trust(&mut self, problem: String) {
+        tracing::error!("keys and certificates: {problem}");
+        self.problems.insert("trust", problem);
     }
 }
 
@@ -342,12 +355,12 @@ fn load(running: &Arc<Config>, used: Fingerprint, earlier: Option<&Policy>) -> L
     let trust = if files == used {
         Ok(None)
     } else {
-        materials::load_trust(&config, now().unix_seconds())
-            .map_err(|error| error.to_string())
-            .and_then(|(trust, issuer)| {
-                check_node(&config, &issuer)?;
-                Ok(Some(NewTrust { trust, issuer, files }))
-            })
+        materials::load_trust(&config, now().unix_seconds()).map_err(|error| error.to_string()).map(
+            |(trust, issuer)| {
+                let issuer = check_node(&config, &issuer).map(|()| issuer);
+                Some(NewTrust { trust, issuer, files })
+            },
+        )
     };
     let policy = materials::load_policy_after(earlier, &config).map_err(|error| error.to_string());
     Loaded { config, restart, policy, trust, written: None }

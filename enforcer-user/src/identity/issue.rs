@@ -59,7 +59,7 @@ pub enum IssueError {
     },
     /// The credential would be too large for one handshake segment.
     #[error(
-        "workload {id}: its credential has {bytes} bytes, {limit} are allowed; shorten or drop labels: {labels}"
+        "workload {id}: its credential has {bytes} bytes, {limit} are allowed; shorten or drop labels or attributes: {labels}"
     )]
     TooLarge {
         /// The workload's SPIFFE ID.

@@ -47,10 +47,12 @@ impl Attribute {
     pub fn expected(self) -> &'static str {
         match self {
             Self::Image => {
-                "an image's name, such as registry.example/shop:1.4: 1 to 255 printable bytes without spaces"
+                "an image's name, such as registry.example/shop:1.4: 1 to 255 printable ASCII characters without spaces"
             }
             Self::Executable => "sha256: or blake3: and 64 hexadecimal digits in lower case",
-            Self::User => "a user's name or number: 1 to 255 printable bytes without spaces",
+            Self::User => {
+                "a user's name or number: 1 to 255 printable ASCII characters without spaces"
+            }
         }
     }
 
@@ -101,8 +103,7 @@ fn is_digest(value: &str) -> bool {
 }
 
 fn is_word(value: &str) -> bool {
-    let is_bad = |c: char| c.is_control() || c.is_whitespace();
-    (1..=MAX_NAME_BYTES).contains(&value.len()) && !value.contains(is_bad)
+    (1..=MAX_NAME_BYTES).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]
@@ -121,7 +122,11 @@ mod tests {
     fn values_that_no_attribute_can_have_are_refused() {
         let sha = format!("sha256:{}", "0a".repeat(32));
         for (attribute, good, bad) in [
-            (Attribute::Image, "registry.example:5000/a/shop:1@sha256:00", vec!["", "a b", "a\n"]),
+            (
+                Attribute::Image,
+                "registry.example:5000/a/shop:1@sha256:00",
+                vec!["", "a b", "a\n", "a\u{202e}b"],
+            ),
             (Attribute::User, "1000", vec!["", "a\tb"]),
             (
                 Attribute::Executable,

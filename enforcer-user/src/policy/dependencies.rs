@@ -139,8 +139,14 @@ fn walk(node: &Value, found: &mut Dependencies) {
 fn walk_access(operand: &Value, found: &mut Dependencies) {
     let (left, attribute) = (&operand["left"], operand["attr"].as_str().unwrap_or_default());
     // Reached here and not through the label's own access: the labels go elsewhere as a whole.
-    found.unnamed_labels |= is_labels(attribute);
+    found.unnamed_labels |= is_labels(attribute) && !are_of_an_end(left);
     walk_named(left, attribute, found);
+}
+
+/// Whether it is `principal.labels` or the like, so that what is read of it is a label, whatever it is called.
+fn are_of_an_end(expression: &Value) -> bool {
+    let access = &expression["."];
+    access["attr"].as_str().is_some_and(is_labels) && access.pointer("/left/Var").is_some()
 }
 
 /// `left has attribute`, or `left has first.second`.
@@ -255,6 +261,9 @@ mod tests {
             ("principal.node.zone == resource.node.zone", vec!["zone"]),
             ("principal has node.rack && resource[\"node\"] has zone", vec!["rack", "zone"]),
             ("principal.user == \"node\"", vec![]),
+            ("principal.labels.node == \"a\"", vec!["node"]),
+            ("principal.labels[\"labels\"] == resource.node.node", vec!["labels", "node"]),
+            ("principal.labels has node && principal has labels.node", vec!["node"]),
         ] {
             let found = of(condition);
             assert_eq!(found.labels.into_iter().collect::<Vec<_>>(), labels, "{condition}");
@@ -270,6 +279,7 @@ mod tests {
             "(if true then principal.labels else resource.labels) has tier",
             "{\"a\": principal.labels}.a.tier == \"front\"",
             "[principal.labels].contains(resource.labels)",
+            "{\"labels\": principal}.labels.node == resource.node",
         ] {
             assert!(of(condition).unnamed_labels, "{condition}");
         }

@@ -13,6 +13,7 @@ mod explain;
 mod facts;
 mod governs;
 mod index;
+mod literals;
 mod names;
 mod native;
 mod nesting;

@@ -6,15 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use cedar_policy::{
-    EntityUid, Policy, PolicyId, PolicySet as CedarSet, Schema, ValidationMode, Validator,
-};
+use cedar_policy::{Policy, PolicyId, PolicySet as CedarSet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 
 use super::annotations::{Annotations, Problem};
 use super::dependencies::{Reads, dependencies};
 use super::error::{MAX_REPORTED, PolicyError, PolicyErrors};
 use super::governs;
+use super::literals;
 use super::names::{nearest, nearest_within};
 use super::nesting;
 use super::request::Action;
@@ -22,7 +21,6 @@ use super::rule::{Effect, Rule, TextHash};
 use super::schema;
 use super::source::SourceFile;
 use super::statements::{Statement, statements};
-use crate::identity::{Identity, Namespace};
 
 /// The most rules of one set.
 pub const MAX_RULES: usize = 65_536;
@@ -97,7 +95,7 @@ fn after(files: &[SourceFile], earlier: Checked<'_>) -> Option<Parsed> {
     check_places(&rules, &mut findings);
     let fresh: Vec<&Rule> = fresh.into_iter().filter_map(|number| rules.get(number)).collect();
     for rule in &fresh {
-        check_literals(rule, &mut findings);
+        findings.extend(literals::findings(rule));
     }
     if !findings.is_empty() {
         return None;
@@ -233,7 +231,7 @@ pub(super) fn parse_whole(files: &[SourceFile]) -> Result<Parsed, PolicyErrors> 
     }
     check_places(&rules, &mut findings);
     for rule in &rules {
-        check_literals(rule, &mut findings);
+        findings.extend(literals::findings(rule));
     }
     PolicyErrors::refuse_unless_empty(findings)?;
     validate(files, &rules, schema::schema(labels.keys())?)?;
@@ -310,41 +308,6 @@ fn check_places(rules: &[Rule], findings: &mut Vec<PolicyError>) {
             findings.push(rule.finding(message).with_help("give each rule a name of its own"));
         }
     }
-}
-
-/// A name that no workload or namespace can have would never match, and a `forbid` never bite.
-fn check_literals(rule: &Rule, findings: &mut Vec<PolicyError>) {
-    for literal in rule.policy.entity_literals() {
-        let id = literal.id().unescaped();
-        let problem = if schema::is_namespace(&literal) {
-            id.parse::<Namespace>().err().map(|error| error.to_string())
-        } else if schema::is_workload(&literal) {
-            workload_problem(&literal)
-        } else if schema::is_labels(&literal) {
-            Some("labels are read from a workload: principal.labels.tier".to_owned())
-        } else {
-            None
-        };
-        if let Some(problem) = problem {
-            findings.push(rule.finding(format!("{literal} never matches: {problem}")));
-        }
-    }
-}
-
-fn workload_problem(literal: &EntityUid) -> Option<String> {
-    let expected =
-        || Some("expected a SPIFFE ID such as \"spiffe://example.org/acme/prod/shop\"".to_owned());
-    let Some(rest) = literal.id().unescaped().strip_prefix("spiffe://") else {
-        return expected();
-    };
-    let Some((domain, path)) = rest.split_once('/') else {
-        return expected();
-    };
-    let (namespace, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let parts = format!("/{namespace}")
-        .parse::<Namespace>()
-        .and_then(|namespace| Identity::new(domain, namespace, name, BTreeMap::new()));
-    parts.err().map(|error| error.to_string())
 }
 
 fn validate(files: &[SourceFile], rules: &[Rule], schema: Schema) -> Result<(), PolicyErrors> {

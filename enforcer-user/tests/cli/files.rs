@@ -150,9 +150,15 @@ fn labels_of_a_node_are_its_authoritys_word_and_read_by_policies() {
         told,
         "n2.cert: node \"n1\" may sign for /acme in example.org, rack=7, zone=north\n"
     );
+    let renewed = issue(&["--label", "zone=south"]);
+    assert!(renewed.err.contains("had the label rack=7, this one has not"), "{}", renewed.err);
+    assert!(!renewed.err.contains("zone"), "{}", renewed.err);
+    issue(&["--label", "zone=north", "--label", "rack=7"]).good();
     fs::rename(folder.path("n2.cert"), folder.path("n.cert")).unwrap();
     assert!(issue(&["--label", "a b=c"]).refused().contains("label key \"a b\""));
     assert!(issue(&["--label", "zone"]).err.contains("expected KEY=VALUE"));
+    let twice = issue(&["--label", "zone=north", "--label", "zone=south"]).refused();
+    assert!(twice.contains("--label zone=south: zone=north stands before it"), "{twice}");
 
     let rule = "permit(principal, action, resource)
         when { principal.node.zone == resource.node.zone && resource.user == \"1000\" };";

@@ -1,12 +1,15 @@
 //! `enforcer ca issue-node`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::DAY_SECONDS;
-use crate::cli::arguments::{key_value, unix_now};
+use crate::cli::arguments::{each_once, key_value, unix_now};
 use crate::cli::output::Output;
-use crate::identity::files::{load_authority, load_node_request, save_node_certificate};
+use crate::identity::files::{
+    load_authority, load_node_certificate, load_node_request, save_node_certificate,
+};
 use crate::identity::{Namespace, NodeGrant};
 
 /// Sign a node's request: its certificate says for which namespaces the node may speak
@@ -39,10 +42,11 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
     let authority = load_authority(&arguments.dir)?;
     let request = load_node_request(&arguments.request)?;
     let lifetime_seconds = arguments.days * DAY_SECONDS;
-    let labels = arguments.label.iter().cloned().collect();
+    let labels = each_once("--label", &arguments.label)?;
     let granted = NodeGrant { namespaces: &arguments.namespace, labels: &labels };
     let certificate =
         authority.issue_node_granted(&request, &granted, unix_now(), lifetime_seconds)?;
+    note_lost(arguments, &labels);
     save_node_certificate(&arguments.out, &certificate)?;
     let namespaces: Vec<&str> = certificate.namespaces().iter().map(Namespace::as_str).collect();
     let labels: Vec<String> =
@@ -56,4 +60,18 @@ pub(super) fn execute(arguments: &Arguments, out: &Output) -> anyhow::Result<Exi
         labels.concat()
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A renewed certificate has the labels that are given with it, and no others: who forgets one is told.
+fn note_lost(arguments: &Arguments, labels: &BTreeMap<String, String>) {
+    let Ok(before) = load_node_certificate(&arguments.out) else { return };
+    for (key, value) in before.labels() {
+        if !labels.contains_key(key) {
+            eprintln!(
+                "note: {}: the certificate that stood there had the label {key}={value}, this one has not: give \
+                 --label {key}={value} to keep it",
+                arguments.out.display()
+            );
+        }
+    }
 }

@@ -161,7 +161,7 @@ impl Nodes {
             );
             ensure!(
                 read.insert(name.clone()),
-                "{}: workload {name} stands here a second time: one node with it is enough",
+                "{}: another configuration has a workload {name}: leave one of the two out",
                 file.display()
             );
             let is_observed = workload.mode != Mode::Enforce;

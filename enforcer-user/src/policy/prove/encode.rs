@@ -343,9 +343,16 @@ fn label_asked_for(fields: &Map<String, Value>) -> Option<(&Value, &str)> {
 }
 
 /// Whether what has an attribute of this name may be without it: labels, and what is known of workloads beside them.
-/// Only workloads have an `image`.
 pub(super) fn may_lack(left: &Value, name: &str) -> bool {
-    is_labels(left) || Attribute::named(name).is_some()
+    is_labels(left) || (Attribute::named(name).is_some() && !is_no_workload(left))
+}
+
+/// Whether it is the context, a record, or a namespace. Of anything else a wrong guess leaves a question undecided.
+fn is_no_workload(expression: &Value) -> bool {
+    let access = expression.get(".").and_then(|access| access.get("attr"));
+    expression.get("Record").is_some()
+        || expression.get("Var").is_some_and(|variable| variable == "context")
+        || access.is_some_and(|attribute| attribute == "namespace")
 }
 
 /// Whether it is the `labels` or the `node` of anything; no other record or entity has such attributes.

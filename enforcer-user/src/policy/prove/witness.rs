@@ -41,8 +41,14 @@ pub(super) fn confirm(
         };
         let at = times.iter().find(|at| is_one(&caller, &callee, **at));
         let Some(unix_seconds) = at.copied() else { continue };
-        let caller = lightest(caller, |lighter| is_one(lighter, &callee, unix_seconds));
-        let callee = lightest(callee, |lighter| is_one(&caller, lighter, unix_seconds));
+        let (caller, callee) = if caller == callee {
+            let both = lightest(caller, |lighter| is_one(lighter, lighter, unix_seconds));
+            (both.clone(), both)
+        } else {
+            let caller = lightest(caller, |lighter| is_one(lighter, &callee, unix_seconds));
+            let callee = lightest(callee, |lighter| is_one(&caller, lighter, unix_seconds));
+            (caller, callee)
+        };
         let made = request(&caller, &callee, sketch.port, unix_seconds);
         let mut why = asked.sides.connect.explain_both(&made);
         why.accept = asked.sides.accept.explain_both(&made).accept;
@@ -243,14 +249,22 @@ impl Side {
     }
 }
 
-/// The value, or a plain one if no workload can have it: the solver does not know what executables are called.
+/// The value, or a plain one if no workload can have it: the solver knows patterns, and not what fills them. Unlike
+/// values stay unlike.
 fn possible(attribute: Attribute, value: String) -> String {
-    let plain = || match attribute {
-        // Unlike values stay unlike.
-        Attribute::Executable => format!("blake3:{}", blake3::hash(value.as_bytes()).to_hex()),
-        Attribute::Image | Attribute::User => "any".to_owned(),
-    };
-    if attribute.check(&value).is_ok() { value } else { plain() }
+    if attribute.check(&value).is_ok() {
+        return value;
+    }
+    let unlike = blake3::hash(value.as_bytes()).to_hex();
+    match attribute {
+        Attribute::Executable => {
+            let algorithm = if value.starts_with("sha256:") { "sha256" } else { "blake3" };
+            format!("{algorithm}:{unlike}")
+        }
+        Attribute::Image | Attribute::User => {
+            format!("any-{}", unlike.get(..8).unwrap_or_default())
+        }
+    }
 }
 
 /// The labels that it carries; values that no label can have are left out.

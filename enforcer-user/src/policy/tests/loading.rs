@@ -78,6 +78,54 @@ fn what_can_never_match_is_refused() {
 }
 
 #[test]
+fn a_text_that_no_workload_can_have_is_refused() {
+    let digest = "0a".repeat(32);
+    let when =
+        |condition: &str| format!("forbid(principal, action, resource) when {{ {condition} }};");
+    for (condition, said) in [
+        (
+            format!("principal.executable == \"sha256:{}\"", digest.to_uppercase()),
+            "executable is never",
+        ),
+        (format!("\"{digest}\" != resource.executable"), "expected sha256: or blake3:"),
+        ("[\"shop\", \"a b\"].contains(principal.user)".to_owned(), "user is never \"a b\""),
+        ("true || (principal.image == \"\")".to_owned(), "image is never \"\""),
+    ] {
+        refused(&when(&condition), &["test.cedar:1", said]);
+    }
+    for condition in [
+        format!("principal.executable == \"sha256:{digest}\" && resource.labels.image == \"a b\""),
+        "[\"shop\", \"bank\"].contains(principal.user)".to_owned(),
+        "principal.node.user == \"a b\" && principal.image like \"* *\"".to_owned(),
+    ] {
+        set(&when(&condition));
+    }
+}
+
+/// Of any other workload the engine knows nothing; what is said of it would hold nowhere.
+#[test]
+fn nothing_is_read_of_a_workload_that_is_not_an_end() {
+    let named = r#"Workload::"spiffe://example.org/web""#;
+    for condition in [
+        format!("{named} has node"),
+        format!("{named}.name == \"web\""),
+        format!("{named}.labels.tier == \"a\""),
+        format!("(if context.port == 1 then principal else {named}).name == \"web\""),
+        format!("{{\"of\": {named}}}.of.name == \"web\""),
+    ] {
+        let rule = format!("forbid(principal, action, resource) when {{ {condition} }};");
+        refused(&rule, &["test.cedar:1", "nothing is known of Workload", "principal == Workload"]);
+    }
+    for condition in [
+        format!("principal == {named} && principal.name == \"web\""),
+        format!("[{named}].contains(resource)"),
+        format!("{named} in Namespace::\"/\""),
+    ] {
+        set(&format!("forbid(principal, action, resource) when {{ {condition} }};"));
+    }
+}
+
+#[test]
 fn one_bad_file_refuses_the_set_and_every_finding_is_told() {
     let files = [
         SourceFile::new("a.cedar", "permit(principal, action, resource);"),
