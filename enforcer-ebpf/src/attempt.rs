@@ -135,8 +135,7 @@ fn insert_plain<const FROM: bool>(
     } else {
         quota::stranger_opened(s);
     }
-    counter::count(s, Event::PlainOpened);
-    0
+    counter::plain_opened(s)
 }
 
 /// A segment of a connection that nobody asked for here: older than the attachment, or a stray.

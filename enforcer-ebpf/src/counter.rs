@@ -3,7 +3,7 @@
 use enforcer_common::{
     abi::{
         BucketKey, BucketValue, COUNTER_BLOCKS as BLOCKS, CounterBlock, CounterKey, DropReason,
-        Event, ReportedSegment, obligation, record_kind,
+        Event, ReportedSegment, flow_flags, obligation, record_kind, workload_flags,
     },
     datapath::bucket,
 };
@@ -11,6 +11,7 @@ use enforcer_common::{
 use crate::{
     maps::{BUCKETS, CONFIG, COUNTER_BLOCKS, COUNTERS, REJECTED},
     scratch::Scratch,
+    workload,
 };
 
 const BPF_ANY: u64 = 0;
@@ -27,6 +28,8 @@ pub enum Limit {
     Attempts = 3,
     /// Questions to name servers and answers handed to the daemon.
     Names = 4,
+    /// Connections without identity that are reported: of a workload, and of one far end of it.
+    Opened = 5,
 }
 
 /// Counts an event of the packet's workload.
@@ -94,6 +97,47 @@ pub fn connected(s: &mut Scratch) -> u32 {
         count(s, if reported { Event::Reported } else { Event::Unreported });
     }
     0
+}
+
+/// Reports a second: of a workload, and of a far end and port of it, which are the same again and again.
+const OPENED_PER_SECOND: u32 = 100;
+const OPENED_ALIKE_PER_SECOND: u32 = 1;
+
+/// Counts a connection without identity that is open now, and reports it if its workload is only observed: if it were
+/// enforced, a network rule might be missing. Who opened what is older than the attachment is not known, so that is not
+/// reported.
+#[inline(never)]
+pub fn plain_opened(s: &mut Scratch) -> u32 {
+    count(s, Event::PlainOpened);
+    let is_observed = workload::find(s).is_ok_and(|one| one.flags & workload_flags::OBSERVE != 0);
+    if !is_observed || s.flow.flags & flow_flags::ADOPTED != 0 {
+        return 0;
+    }
+    let (id, now_ns) = (s.interface.workload, s.now_ns);
+    // First, so that a flood makes no more buckets a second than reports: they would displace others.
+    let may = !is_dry(id, [0; 8], Limit::Opened, now_ns, OPENED_PER_SECOND);
+    if may && !take(id, far_end(s), Limit::Opened, now_ns, OPENED_ALIKE_PER_SECOND) {
+        return 0;
+    }
+    let by_workload = u32::from(s.flow.flags & flow_flags::INITIATOR != 0);
+    let reported = may
+        && take(id, [0; 8], Limit::Opened, now_ns, OPENED_PER_SECOND)
+        && report(s, record_kind::OPENED, 0, by_workload);
+    count(s, if reported { Event::Reported } else { Event::Unreported });
+    0
+}
+
+/// Whom the flow at hand is with, at which port and by which protocol. IPv6 addresses are folded: of two that are alike
+/// in that, the second is told a second later.
+#[inline(always)]
+fn far_end(s: &Scratch) -> [u8; 8] {
+    let mut folded = 0;
+    for word in s.key.remote.as_chunks().0 {
+        folded ^= u32::from_ne_bytes(*word);
+    }
+    let opened = [s.key.protocol, s.flow.flags & flow_flags::INITIATOR];
+    let service = u32::from(s.flow.port) << 16 | u32::from(u16::from_ne_bytes(opened));
+    (u64::from(folded) << 32 | u64::from(service)).to_ne_bytes()
 }
 
 /// Puts the packet at hand into the ring for the log; `false` if that is full.

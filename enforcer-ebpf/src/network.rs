@@ -196,7 +196,7 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
     };
     let refused = flow::insert::<FROM>(skb, s);
     if refused == 0 {
-        counter::count(s, Event::PlainOpened);
+        counter::plain_opened(s);
         if s.flow.state == flow_state::NAME_SERVER {
             return Ok(names::<FROM>(skb, s));
         }

@@ -335,6 +335,8 @@ struct ConfigFile<'a> {
     log: LogSection,
     control: ControlSection,
     hardening: HardeningSection,
+    // An empty list would keep tests from appending tables.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     network_rule: &'a [NetworkRule],
     workload: &'a [Workload],
 }

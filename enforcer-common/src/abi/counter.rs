@@ -234,9 +234,10 @@ numbered! {
         /// A RST passed that would have ended its flow, had its checksum been found right: it was wrong, or the
         /// segment too long to look.
         ResetUnverified = 272, "reset_unverified";
-        /// Connection reported for the log, as its rule wants it (`@log`).
+        /// Connection reported: its rule wants it logged (`@log`), or it has no identity and its workload is only
+        /// observed.
         Reported = 273, "reported";
-        /// Connection that should have been, and was not: the ring is full.
+        /// Connection that should have been, and was not: the ring is full, or too many were.
         Unreported = 274, "unreported";
         /// Answer of a name server handed to the daemon, which re-injects it.
         AnswerHeld = 275, "answer_held";

@@ -16,6 +16,9 @@ pub mod record_kind {
     pub const NAMES: u32 = 4;
     /// A [`super::ReportedSegment`] without a reason: it opened a connection whose rule wants it logged.
     pub const CONNECTED: u32 = 3;
+    /// A [`super::ReportedSegment`] without a reason and a peer: it opened a connection without identity of a workload
+    /// that is only observed. `from_workload` says that the workload called.
+    pub const OPENED: u32 = 5;
 }
 
 /// A segment of an unknown peer or without a verdict. Only the first `frame_length` bytes of
@@ -58,11 +61,11 @@ impl HeldSegment {
     pub const HEADER_BYTES: usize = size_of::<Self>() - HELD_FRAME_MAX;
 }
 
-/// A sampled drop, or what opened a connection that is to be logged.
+/// A sampled drop, or what opened a connection that is to be told.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct ReportedSegment {
-    /// [`record_kind::REJECTED`] or [`record_kind::CONNECTED`].
+    /// [`record_kind::REJECTED`], [`record_kind::CONNECTED`] or [`record_kind::OPENED`].
     pub kind: u32,
     /// Interface where it happened.
     pub ifindex: u32,

@@ -1,6 +1,7 @@
 //! `enforcer learn`
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -8,7 +9,13 @@ use clap::Subcommand;
 use super::arguments::{Daemon, Form, block_on, unix_now};
 use super::output::Output;
 use super::table::{Table, ago, span};
-use crate::learn::{Hours, LearnedReport, propose};
+use crate::learn::{Hours, LearnedReport, Proposal, When, network_rules, propose};
+
+/// Above network rules, which the configuration holds and not the policy.
+const HEADING: &str = "\
+# For the configuration file, which the enforcer does not write: what was seen of peers without an identity.
+# These tables take the place of those that were proposed before; then reload.
+";
 
 /// Hours of a week.
 const HOURS_A_WEEK: u32 = 168;
@@ -34,7 +41,7 @@ pub(super) struct Status {
     form: Form,
 }
 
-/// Print the policy that permits what was seen
+/// Print the policy that permits what was seen, and network rules for peers without an identity
 #[derive(Debug, clap::Args)]
 pub(super) struct Propose {
     #[command(flatten)]
@@ -45,7 +52,7 @@ pub(super) struct Propose {
 
 /// Write that policy into the policy tree, a file for each namespace, and enforce it
 ///
-/// Workloads go on to learn until their `mode` says otherwise.
+/// Network rules are printed: they belong into the configuration, which the enforcer does not write. Workloads go on to learn until their `mode` says otherwise.
 #[derive(Debug, clap::Args)]
 pub(super) struct Apply {
     #[command(flatten)]
@@ -93,6 +100,7 @@ fn table(report: &LearnedReport) -> Table {
         "SEEN",
         "CALLS",
         "CALLED BY",
+        "ADDRESSES",
         "PORTS",
         "LAST",
     ]);
@@ -107,6 +115,7 @@ fn table(report: &LearnedReport) -> Table {
             done.map_or(0, |done| done.hours.count()).to_string(),
             count(done.map(|done| done.calls.len())),
             count(done.map(|done| done.called_by.len())),
+            count(done.map(|done| done.addresses.len())),
             count(done.map(|done| done.ports.len())),
             done.map_or_else(|| "never".to_owned(), |done| ago(done.last_unix, now)),
         ]);
@@ -120,8 +129,19 @@ struct Deeds<'a> {
     hours: Hours,
     calls: BTreeSet<&'a str>,
     called_by: BTreeSet<&'a str>,
+    /// Of peers without an identity.
+    addresses: BTreeSet<IpAddr>,
     ports: BTreeSet<u16>,
     last_unix: u64,
+}
+
+impl Deeds<'_> {
+    fn note(&mut self, port: u16, when: When) {
+        // Some protocols have no ports.
+        self.ports.extend((port != 0).then_some(port));
+        self.hours = self.hours.or(when.hours);
+        self.last_unix = self.last_unix.max(when.last_unix);
+    }
 }
 
 fn deeds(report: &LearnedReport) -> BTreeMap<&str, Deeds<'_>> {
@@ -135,9 +155,12 @@ fn deeds(report: &LearnedReport) -> BTreeMap<&str, Deeds<'_>> {
         } else {
             done.calls.insert(peer)
         };
-        done.ports.insert(flow.port);
-        done.hours = done.hours.or(flow.hours);
-        done.last_unix = done.last_unix.max(flow.last_unix);
+        done.note(flow.port, flow.when);
+    }
+    for one in &report.addresses {
+        let done = all.entry(&one.workload).or_default();
+        done.addresses.insert(one.address);
+        done.note(one.port, one.when);
     }
     all
 }
@@ -164,16 +187,30 @@ fn warn(report: &LearnedReport) {
     }
 }
 
+/// Everything that is proposed.
+#[derive(serde::Serialize)]
+struct Whole {
+    /// Of the policy tree.
+    files: Vec<Proposal>,
+    /// Tables of the configuration, as TOML.
+    network_rules: String,
+}
+
+fn print_rules(rules: &str, out: &Output) -> anyhow::Result<()> {
+    if rules.is_empty() { Ok(()) } else { out.text(format_args!("{HEADING}\n{rules}")) }
+}
+
 fn print(arguments: &Propose, out: &Output) -> anyhow::Result<ExitCode> {
     let report = learned(&arguments.daemon)?;
-    let proposals = propose(&report);
+    let (files, network_rules) = (propose(&report), network_rules(&report));
     if arguments.form.json {
-        out.json(&proposals)?;
+        out.json(&Whole { files, network_rules })?;
         return Ok(ExitCode::SUCCESS);
     }
-    for one in proposals {
+    for one in files {
         out.text(format_args!("// {}\n\n{}", one.path, one.text))?;
     }
+    print_rules(&network_rules, out)?;
     warn(&report);
     Ok(ExitCode::SUCCESS)
 }
@@ -182,18 +219,26 @@ fn apply(arguments: &Apply, out: &Output) -> anyhow::Result<ExitCode> {
     let client = arguments.daemon.client()?;
     let report = block_on(async { Ok(client.learned().await?) })?;
     warn(&report);
-    let proposals = propose(&report);
-    anyhow::ensure!(!proposals.is_empty(), "nothing was learned yet: there is nothing to apply");
-    for one in proposals {
+    let (files, network_rules) = (propose(&report), network_rules(&report));
+    anyhow::ensure!(
+        !files.is_empty() || !network_rules.is_empty(),
+        "nothing was learned yet: there is nothing to apply"
+    );
+    for one in files {
         block_on(async { Ok(client.put_policy(&one.path, one.text.clone()).await?) })?;
         out.line(format_args!("{}: written, in force", one.path))?;
     }
+    print_rules(&network_rules, out)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn forget(arguments: &Forget, out: &Output) -> anyhow::Result<ExitCode> {
     let client = arguments.daemon.client()?;
     let forgotten = block_on(async { Ok(client.forget_learned().await?) })?;
-    out.line(format_args!("{} learned connections forgotten", forgotten.flows.len()))?;
+    out.line(format_args!(
+        "{} learned connections forgotten, and {} with peers without an identity",
+        forgotten.flows.len(),
+        forgotten.addresses.len()
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

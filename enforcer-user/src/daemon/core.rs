@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use enforcer_common::abi::ReportedSegment;
+use enforcer_common::abi::{ReportedSegment, record_kind};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval};
@@ -21,7 +22,7 @@ use super::pool::Pool;
 use super::reload::{Loaded, Reloading};
 use crate::config::Config;
 use crate::control::BackendError;
-use crate::datapath::{Changes, Datapath, Events, Watcher};
+use crate::datapath::{Changes, Datapath, Events, Watcher, record};
 use crate::engine::{Engine, HeldFrame, Input, JobResult};
 use crate::fault::{self, KillPoint};
 use crate::service;
@@ -108,7 +109,7 @@ impl Core {
                 Happened::Held(held) => self.tell(Input::Held(held)),
                 Happened::Names(held) => self.tell(Input::Names(held)),
                 Happened::Result(result) => self.tell(Input::Verified(result)),
-                Happened::Reported(segment) => self.log.reported(&self.engine, &segment, now()),
+                Happened::Reported(segment) => self.on_reported(&segment),
                 Happened::Request(request) => self.on_request(request),
                 Happened::Reload => self.reload(None),
                 Happened::Loaded(loaded) => self.on_loaded(*loaded),
@@ -160,6 +161,16 @@ impl Core {
         }
         if self.datapath.is_sweeping() {
             self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_BUSY);
+        }
+    }
+
+    fn on_reported(&mut self, segment: &ReportedSegment) {
+        if segment.kind != record_kind::OPENED {
+            return self.log.reported(&self.engine, segment, now());
+        }
+        match record::opened(segment) {
+            Some(flow) => self.tell(Input::Opened(flow)),
+            None => drop(self.events.counters.malformed.fetch_add(1, Ordering::Relaxed)),
         }
     }
 

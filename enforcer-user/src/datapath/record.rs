@@ -1,10 +1,11 @@
 //! Records of the event rings, read without trust in their lengths.
 
 use enforcer_common::abi::{
-    Address, FlowKey, HELD_FRAME_MAX, HeldSegment, ReportedSegment, record_kind,
+    Address, FlowKey, HELD_FRAME_MAX, HeldSegment, ReportedSegment, direction, flow_flags,
+    record_kind,
 };
 
-use crate::engine::HeldFrame;
+use crate::engine::{HeldFrame, LiveFlow};
 
 /// Reads a record of a segment that the kernel asks about; `None` if it is not whole.
 #[must_use]
@@ -54,12 +55,12 @@ fn parse_frame(record: &[u8], kind: u32) -> Option<HeldFrame> {
     })
 }
 
-/// Reads a record of a sampled drop or of a connection for the log; `None` if it is not whole.
+/// Reads a record of a sampled drop or of a connection that is told; `None` if it is not whole.
 #[must_use]
 pub fn parse_reported(record: &[u8]) -> Option<ReportedSegment> {
     let mut fields = Fields(record);
     let kind = fields.u32()?;
-    if ![record_kind::REJECTED, record_kind::CONNECTED].contains(&kind) {
+    if ![record_kind::REJECTED, record_kind::CONNECTED, record_kind::OPENED].contains(&kind) {
         return None;
     }
     let ifindex = fields.u32()?;
@@ -80,6 +81,23 @@ pub fn parse_reported(record: &[u8]) -> Option<ReportedSegment> {
         tcp_flags,
         zero,
     })
+}
+
+/// The connection that a record of kind [`record_kind::OPENED`] tells of; `None` if it is none or contradicts itself.
+#[must_use]
+pub fn opened(record: &ReportedSegment) -> Option<LiveFlow> {
+    let key = record.key;
+    // The tuple is said from the workload's side, whichever segment was the last of the handshake.
+    let (direction, port) = match record.from_workload {
+        0 => (direction::INGRESS, key.local_port),
+        1 => (direction::EGRESS, key.remote_port),
+        _ => return None,
+    };
+    let is_plain = record.kind == record_kind::OPENED
+        && record.peer == 0
+        && record.reason == 0
+        && key.zero == 0;
+    is_plain.then_some(LiveFlow { key, peer: 0, port, direction, flags: flow_flags::PLAIN })
 }
 
 /// The rest of a record. Integers are in host order, as the programs wrote them.
@@ -206,15 +224,45 @@ mod tests {
         assert!(parse_held(&bytes).is_none());
     }
 
+    #[test]
+    fn who_opened_a_connection_says_whose_port_it_is_for() {
+        let record = ReportedSegment {
+            kind: record_kind::OPENED,
+            ifindex: 3,
+            time_ns: 5,
+            key: key(),
+            peer: 0,
+            reason: 0,
+            from_workload: 0,
+            tcp_flags: 16,
+            zero: 0,
+        };
+        let told =
+            |record: &ReportedSegment| opened(record).map(|flow| (flow.direction, flow.port));
+        let called = ReportedSegment { from_workload: 1, ..record };
+        assert_eq!(told(&record), Some((direction::INGRESS, 80)));
+        assert_eq!(told(&called), Some((direction::EGRESS, 40_000)));
+        let foreign = FlowKey { zero: 1, ..key() };
+        for surprising in [
+            ReportedSegment { kind: record_kind::CONNECTED, ..record },
+            ReportedSegment { peer: 1, ..record },
+            ReportedSegment { reason: 16, ..record },
+            ReportedSegment { from_workload: 2, ..record },
+            ReportedSegment { key: foreign, ..record },
+        ] {
+            assert_eq!(told(&surprising), None);
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 1u32..5) {
+        fn any_bytes_are_read_without_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 1u32..7) {
             if let Some(first) = bytes.first_chunk_mut() {
                 *first = kind.to_ne_bytes();
             }
             let _ = parse_held(&bytes);
             let _ = parse_names(&bytes);
-            let _ = parse_reported(&bytes);
+            let _ = parse_reported(&bytes).as_ref().map(opened);
         }
     }
 }

@@ -204,6 +204,8 @@ pub enum Input {
     SetIssuer(Arc<Issuer>),
     /// What the kernel still holds from an earlier daemon; before every other input.
     Adopt(Box<Adopted>),
+    /// A connection without identity was opened, of a workload that is only observed.
+    Opened(LiveFlow),
     /// Questions for whose answer a live flow stands, found by scanning the flow tables.
     InUse(Vec<Question>),
     /// Far ends of flows of workloads that ask for names, found likewise: the workload's id and the address.

@@ -188,6 +188,7 @@ impl Engine {
             Input::SetVerifier(verifier) => self.on_set_verifier(verifier, now, &mut out),
             Input::SetIssuer(issuer) => self.on_set_issuer(issuer),
             Input::Adopt(adopted) => self.on_adopt(*adopted, now, &mut out),
+            Input::Opened(flow) => self.on_opened(&flow, now),
             Input::InUse(questions) => self.on_in_use(&questions, now),
             Input::HostsInUse(used) => self.on_hosts_in_use(&used, now),
             Input::Unjudged(questions) => self.on_unjudged(questions, now, &mut out),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::group::{Group, Groups};
-use super::record::{Hours, LearnedFlow, LearnedReport};
+use super::record::{Hours, LearnedFlow, LearnedReport, When};
 use crate::identity::Identity;
 use crate::policy::{attribute, quoted};
 
@@ -156,16 +156,18 @@ impl Seen<'_> {
     }
 
     fn when(&self) -> String {
-        let hours = self.flows.iter().fold(Hours::default(), |all, flow| all.or(flow.hours));
-        let first = self.flows.iter().map(|flow| flow.first_unix).min().unwrap_or_default();
-        let last = self.flows.iter().map(|flow| flow.last_unix).max().unwrap_or_default();
-        format!(
-            "Seen from {} to {}, in {} hours of the week",
-            date(first),
-            date(last),
-            hours.count()
-        )
+        when(self.flows.iter().map(|flow| &flow.when))
     }
+}
+
+/// All of it in words.
+pub(super) fn when<'a>(all: impl Iterator<Item = &'a When>) -> String {
+    let (mut hours, mut first, mut last) = (Hours::default(), u64::MAX, 0);
+    for one in all {
+        hours = hours.or(one.hours);
+        (first, last) = (first.min(one.first_unix), last.max(one.last_unix));
+    }
+    format!("Seen from {} to {}, in {} hours of the week", date(first), date(last), hours.count())
 }
 
 fn date(unix: u64) -> String {

@@ -1,14 +1,17 @@
 //! What workloads that learn did: whom they called, who called them, at which ports, in which hours of the week.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
-use crate::policy::{Action, Protocol};
+use crate::policy::{Action, Direction, Protocol};
 
 /// The most that is remembered; more is counted as lost.
 pub const MAX_FLOWS: usize = 16_384;
+/// The most addresses and ports that are remembered; more is counted as lost, too.
+pub const MAX_ADDRESSES: usize = 4_096;
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -78,6 +81,32 @@ pub struct LearnedFlow {
     pub port: u16,
     /// Its protocol.
     pub protocol: String,
+    /// When they were.
+    #[serde(flatten)]
+    pub when: When,
+}
+
+/// Connections of a workload with an address that nothing vouches for, at one port. A network rule would allow them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnedAddress {
+    /// The workload's SPIFFE ID.
+    pub workload: String,
+    /// `egress` if the workload called, `ingress` if it was called.
+    pub direction: Direction,
+    /// The other end.
+    pub address: IpAddr,
+    /// The server's port; 0 of protocols without.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: String,
+    /// When they were.
+    #[serde(flatten)]
+    pub when: When,
+}
+
+/// When something was seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct When {
     /// When it was first seen.
     pub first_unix: u64,
     /// When it was last seen.
@@ -86,6 +115,20 @@ pub struct LearnedFlow {
     pub times: u64,
     /// The hours of the week in which it was seen.
     pub hours: Hours,
+}
+
+impl When {
+    /// Notes that it was seen at this second (Unix time).
+    pub fn note(&mut self, unix: u64) {
+        if self.times == 0 {
+            self.first_unix = unix;
+        }
+        if self.times == 0 || self.last_unix / HOUR != unix / HOUR {
+            self.times += 1;
+        }
+        self.last_unix = unix;
+        self.hours.note(unix);
+    }
 }
 
 /// All of it, for a file and for whoever asks.
@@ -97,19 +140,25 @@ pub struct LearnedReport {
     pub peers: Vec<LearnedPeer>,
     /// What was seen.
     pub flows: Vec<LearnedFlow>,
+    /// What was seen of others, which have no identity.
+    #[serde(default)]
+    pub addresses: Vec<LearnedAddress>,
     /// Times that something was seen for which there was no room.
     pub lost: u64,
 }
 
 /// Caller, callee, whether the callee's end learned it, port, protocol.
 type Key = (String, String, bool, u16, u8);
+/// Workload, whether it called, address, port, protocol.
+type AddressKey = (String, bool, IpAddr, u16, u8);
 
 /// What was learned so far.
 #[derive(Debug, Default)]
 pub struct Learned {
     workloads: BTreeMap<String, LearnedWorkload>,
     peers: BTreeMap<String, BTreeMap<String, String>>,
-    flows: BTreeMap<Key, LearnedFlow>,
+    flows: BTreeMap<Key, When>,
+    addresses: BTreeMap<AddressKey, When>,
     lost: u64,
     changes: u64,
 }
@@ -129,36 +178,30 @@ impl Learned {
             Action::Accept => (peer_id.clone(), own_id),
         };
         let key = (from, to, action == Action::Accept, port, protocol.number());
-        if let Some(flow) = self.flows.get_mut(&key) {
-            if flow.last_unix / HOUR != unix / HOUR {
-                flow.times += 1;
-            }
-            (flow.last_unix, self.changes) = (unix, self.changes + 1);
-            flow.hours.note(unix);
-        } else if self.flows.len() < MAX_FLOWS {
-            let mut hours = Hours::default();
-            hours.note(unix);
-            let (from, to) = (key.0.clone(), key.1.clone());
-            let (action, protocol) = (action.to_string(), protocol.to_string());
-            let (first_unix, last_unix, times) = (unix, unix, 1);
-            let flow = LearnedFlow {
-                from,
-                to,
-                action,
-                port,
-                protocol,
-                first_unix,
-                last_unix,
-                times,
-                hours,
-            };
-            self.flows.insert(key, flow);
+        if note_in(&mut self.flows, key, MAX_FLOWS, unix) {
+            self.changes += 1;
+            self.peers.insert(peer_id, peer.labels().clone());
+        } else {
+            self.lost += 1;
+        }
+    }
+
+    /// Notes a connection of a workload that learns with an address that nothing vouches for; nothing if no network
+    /// rule could say it.
+    pub fn note_address(
+        &mut self,
+        own: &Identity,
+        (direction, address): (Direction, IpAddr),
+        (port, protocol): (u16, Protocol),
+        unix: u64,
+    ) {
+        let called = direction == Direction::Egress;
+        let Some(key) = ruled(own.spiffe_id(), called, address, port, protocol) else { return };
+        if note_in(&mut self.addresses, key, MAX_ADDRESSES, unix) {
             self.changes += 1;
         } else {
             self.lost += 1;
-            return;
         }
-        self.peers.insert(peer_id, peer.labels().clone());
     }
 
     /// Notes that these workloads are watched at this second (Unix time).
@@ -193,7 +236,8 @@ impl Learned {
         LearnedReport {
             workloads: self.workloads.values().cloned().collect(),
             peers: self.peers.iter().map(peer).collect(),
-            flows: self.flows.values().cloned().collect(),
+            flows: self.flows.iter().map(flow).collect(),
+            addresses: self.addresses.iter().map(address).collect(),
             lost: self.lost,
         }
     }
@@ -201,25 +245,88 @@ impl Learned {
     /// What a report says that is well formed and that there is room for.
     #[must_use]
     pub fn of(report: LearnedReport) -> Self {
-        let key = |flow: &LearnedFlow| {
-            let protocol: Protocol = flow.protocol.parse().ok()?;
-            let accepts = match flow.action.as_str() {
-                "connect" => false,
-                "accept" => true,
-                _ => return None,
-            };
-            Some((flow.from.clone(), flow.to.clone(), accepts, flow.port, protocol.number()))
-        };
-        let flows = report.flows.into_iter().filter_map(|flow| Some((key(&flow)?, flow)));
-        let flows: BTreeMap<Key, LearnedFlow> = flows.take(MAX_FLOWS).collect();
+        let flows = report.flows.iter().filter_map(|flow| Some((key(flow)?, flow.when)));
+        let flows: BTreeMap<Key, When> = flows.take(MAX_FLOWS).collect();
+        let addresses =
+            report.addresses.iter().filter_map(|one| Some((address_key(one)?, one.when)));
         let ends: BTreeSet<&str> =
             flows.keys().flat_map(|key| [key.0.as_str(), key.1.as_str()]).collect();
         let peers = report.peers.into_iter().filter(|peer| ends.contains(peer.spiffe_id.as_str()));
         let peers = peers.map(|peer| (peer.spiffe_id, peer.labels)).collect();
         let workloads = report.workloads.into_iter().take(MAX_FLOWS);
         let workloads = workloads.map(|one| (one.spiffe_id.clone(), one)).collect();
-        Self { workloads, peers, flows, lost: report.lost, changes: 0 }
+        let addresses = addresses.take(MAX_ADDRESSES).collect();
+        Self { workloads, peers, flows, addresses, lost: report.lost, changes: 0 }
     }
+}
+
+/// Notes it, if it is known or there is room for one more.
+fn note_in<K: Ord>(all: &mut BTreeMap<K, When>, key: K, max: usize, unix: u64) -> bool {
+    if !all.contains_key(&key) && all.len() >= max {
+        return false;
+    }
+    all.entry(key).or_default().note(unix);
+    true
+}
+
+fn flow((key, when): (&Key, &When)) -> LearnedFlow {
+    let (from, to, accepts, port, protocol) = key;
+    let action = if *accepts { Action::Accept } else { Action::Connect };
+    LearnedFlow {
+        from: from.clone(),
+        to: to.clone(),
+        action: action.to_string(),
+        port: *port,
+        protocol: Protocol::from_number(*protocol).to_string(),
+        when: *when,
+    }
+}
+
+fn key(flow: &LearnedFlow) -> Option<Key> {
+    let accepts = match flow.action.as_str() {
+        "connect" => false,
+        "accept" => true,
+        _ => return None,
+    };
+    let protocol: Protocol = flow.protocol.parse().ok()?;
+    Some((flow.from.clone(), flow.to.clone(), accepts, flow.port, protocol.number()))
+}
+
+fn address((key, when): (&AddressKey, &When)) -> LearnedAddress {
+    let (workload, called, address, port, protocol) = key;
+    let direction = if *called { Direction::Egress } else { Direction::Ingress };
+    LearnedAddress {
+        workload: workload.clone(),
+        direction,
+        address: *address,
+        port: *port,
+        protocol: Protocol::from_number(*protocol).to_string(),
+        when: *when,
+    }
+}
+
+fn address_key(one: &LearnedAddress) -> Option<AddressKey> {
+    let called = one.direction == Direction::Egress;
+    let protocol: Protocol = one.protocol.parse().ok()?;
+    ruled(one.workload.clone(), called, one.address, one.port, protocol)
+}
+
+/// The key of what a network rule can say: it knows neither port 0 nor ICMP of the other family.
+fn ruled(
+    workload: String,
+    called: bool,
+    address: IpAddr,
+    port: u16,
+    protocol: Protocol,
+) -> Option<AddressKey> {
+    let address = address.to_canonical();
+    let port = if protocol.has_ports() { port } else { 0 };
+    let can_be_said = match protocol {
+        Protocol::ICMP => address.is_ipv4(),
+        Protocol::ICMPV6 => address.is_ipv6(),
+        _ => protocol.number() != 0 && protocol.has_ports() == (port != 0),
+    };
+    can_be_said.then_some((workload, called, address, port, protocol.number()))
 }
 
 #[cfg(test)]
@@ -250,12 +357,65 @@ mod tests {
             learned.note((&web, &db), Action::Connect, (5432, Protocol::TCP), unix);
         }
         learned.note((&web, &db), Action::Accept, (80, Protocol::TCP), 30);
+        let far = "2001:db8::1".parse().unwrap();
+        learned.note_address(&web, (Direction::Egress, far), (53, Protocol::from_number(17)), 40);
+        learned.note_address(&web, (Direction::Ingress, far), (80, Protocol::TCP), 40);
+        learned.note_address(&web, (Direction::Ingress, far), (80, Protocol::TCP), 50);
         let report = learned.report();
         let calls = &report.flows[1];
-        assert_eq!((calls.action.as_str(), calls.port, calls.times), ("connect", 5432, 2));
-        assert_eq!((calls.first_unix, calls.last_unix, calls.hours.count()), (10, HOUR + 5, 2));
+        assert_eq!((calls.action.as_str(), calls.port, calls.when.times), ("connect", 5432, 2));
+        assert_eq!(
+            (calls.when.first_unix, calls.when.last_unix, calls.when.hours.count()),
+            (10, HOUR + 5, 2)
+        );
         assert_eq!(report.flows[0].from, "spiffe://example.org/a/db");
+        let told =
+            |one: &LearnedAddress| (one.direction.to_string(), one.protocol.clone(), one.port);
+        let told: Vec<_> = report.addresses.iter().map(told).collect();
+        assert_eq!(
+            told,
+            [("ingress".into(), "tcp".into(), 80), ("egress".into(), "udp".into(), 53)]
+        );
         assert_eq!(Learned::of(report.clone()).report(), report);
+    }
+
+    #[test]
+    fn what_no_network_rule_can_say_is_not_noted() {
+        let mut learned = Learned::default();
+        let web = of("spiffe://example.org/a/web");
+        let [v4, v6, mapped]: [IpAddr; 3] =
+            ["192.0.2.9", "2001:db8::9", "::ffff:192.0.2.9"].map(|text| text.parse().unwrap());
+        for (address, port, protocol) in
+            [(v4, 0, 17), (v4, 0, 58), (v6, 0, 1), (v4, 0, 0), (mapped, 7, 47), (v6, 7, 58)]
+        {
+            let service = (port, Protocol::from_number(protocol));
+            learned.note_address(&web, (Direction::Egress, address), service, 10);
+        }
+        let report = learned.report();
+        let told: Vec<_> = report
+            .addresses
+            .iter()
+            .map(|one| (one.address, one.protocol.as_str(), one.port))
+            .collect();
+        assert_eq!((told, report.lost), (vec![(v4, "47", 0), (v6, "icmpv6", 0)], 0));
+    }
+
+    #[test]
+    fn a_file_of_before_there_were_addresses_reads() {
+        let text = r#"{"workloads": [], "peers": [], "flows": [{
+            "from": "spiffe://example.org/a/web", "to": "spiffe://example.org/a/db", "action": "connect", "port": 5432,
+            "protocol": "tcp", "first_unix": 10, "last_unix": 3605, "times": 2, "hours": [0, 0, 0, 3, 0, 0, 0]
+        }], "lost": 1}"#;
+        let report = Learned::of(serde_json::from_str(text).unwrap()).report();
+        let [flow] = report.flows.as_slice() else { panic!("{report:?}") };
+        let mut when = When::default();
+        when.note(10);
+        when.note(3605);
+        assert_eq!((flow.port, flow.when, report.lost), (5432, when, 1));
+        assert!(report.addresses.is_empty());
+        // What is written is as flat as it was.
+        let written = serde_json::to_value(flow).unwrap();
+        assert_eq!(written["last_unix"], 3605, "{written}");
     }
 
     #[test]
@@ -267,5 +427,11 @@ mod tests {
         }
         let report = learned.report();
         assert_eq!((report.flows.len(), report.lost), (MAX_FLOWS, 3));
+        for number in 0..u32::try_from(MAX_ADDRESSES).unwrap() + 2 {
+            let far = (Direction::Ingress, std::net::Ipv4Addr::from(number).into());
+            learned.note_address(&web, far, (80, Protocol::TCP), 10);
+        }
+        let report = learned.report();
+        assert_eq!((report.addresses.len(), report.lost), (MAX_ADDRESSES, 5));
     }
 }

@@ -321,6 +321,17 @@ fn records() -> Seeds {
         record.resize(72, number);
         seeds.push((format!("rejected_{number}"), record));
     }
+    // One that was called, one that called, and one that says neither.
+    for from_workload in 0..3 {
+        let mut record = 5_u32.to_ne_bytes().to_vec();
+        record.resize(18, 7);
+        record.extend([17, 0]);
+        record.resize(56, 9);
+        record.resize(66, 0);
+        record.push(from_workload);
+        record.resize(72, 0);
+        seeds.push((format!("opened_{from_workload}"), record));
+    }
     seeds
 }
 

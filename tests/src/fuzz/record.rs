@@ -1,7 +1,7 @@
 //! Records of the event rings.
 
 use enforcer_common::abi::{FlowKey, HELD_FRAME_MAX, HeldSegment, ReportedSegment, record_kind};
-use enforcer_user::datapath::record::{parse_held, parse_reported};
+use enforcer_user::datapath::record::{opened, parse_held, parse_reported};
 use enforcer_user::engine::HeldFrame;
 
 use super::feed::Feed;
@@ -21,6 +21,10 @@ pub fn run(data: &[u8]) {
     }
     if let Some(rejected) = parse_reported(data) {
         assert!(data.starts_with(&rejected_bytes(&rejected)), "{rejected:?}");
+        if let Some(flow) = opened(&rejected) {
+            assert_eq!((rejected.kind, flow.key), (record_kind::OPENED, rejected.key));
+            assert!([flow.key.local_port, flow.key.remote_port].contains(&flow.port));
+        }
     }
     held_reads_back(Feed::new(data));
     rejected_reads_back(Feed::new(data));
@@ -46,8 +50,9 @@ fn held_reads_back(mut feed: Feed<'_>) {
 }
 
 fn rejected_reads_back(mut feed: Feed<'_>) {
+    let kinds = [record_kind::REJECTED, record_kind::CONNECTED, record_kind::OPENED];
     let rejected = ReportedSegment {
-        kind: record_kind::REJECTED,
+        kind: kinds[usize::from(feed.byte()) % kinds.len()],
         ifindex: feed.u32(),
         time_ns: feed.u64(),
         key: key(&mut feed),

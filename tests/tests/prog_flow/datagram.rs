@@ -77,7 +77,7 @@ fn datagrams_need_a_rule() {
                     w.set_workload(|workload| workload.flags |= workload_flags::OBSERVE);
                     udp(&w.local, &dns(w), DATA)
                 },
-                &["would_deny", "plain_opened"],
+                &["would_deny", "plain_opened", "reported"],
             ),
             drops(
                 "UDP from a spoofed address",

@@ -6,6 +6,7 @@
 mod datagram;
 mod names;
 mod neighbour;
+mod opened;
 mod share;
 
 use enforcer_common::abi::{

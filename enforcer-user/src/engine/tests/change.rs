@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use enforcer_common::abi::{flow_flags, network_flags, verdict_action};
+use enforcer_common::abi::{flow_flags, network_flags, verdict_action, workload_flags};
 
 use super::*;
 use crate::policy::{NetworkRule, NetworkRuleSpec};
@@ -140,7 +140,7 @@ fn flows_of_network_rules_are_judged_and_adopted_ones_left_alone() {
 #[test]
 fn a_change_leaves_alone_what_only_observe_mode_lets_pass() {
     let mut bench = Bench::new(&permit("cli"));
-    let flags = enforcer_common::abi::workload_flags::OBSERVE;
+    let flags = workload_flags::OBSERVE;
     let spec = WorkloadSpec { identity: identity("seen"), flags, adopt_until_ns: 0, learns: false };
     let _ = bench.engine.handle(Input::AddWorkload(spec), at(0));
     let ids = ["seen", "web"].map(|name| bench.engine.workload_id(name).unwrap());
@@ -173,7 +173,7 @@ fn observe_mode_lets_a_denied_peer_pass_and_says_so() {
     let mut bench = Bench::new(&permit("other"));
     let spec = WorkloadSpec {
         identity: identity("seen"),
-        flags: enforcer_common::abi::workload_flags::OBSERVE,
+        flags: workload_flags::OBSERVE,
         adopt_until_ns: 0,
         learns: false,
     };
@@ -192,7 +192,7 @@ fn who_learns_is_asked_for_every_port_and_seen_while_flows_live() {
     let mut bench = Bench::new("permit (principal, action, resource);");
     let spec = WorkloadSpec {
         identity: identity("seen"),
-        flags: enforcer_common::abi::workload_flags::OBSERVE,
+        flags: workload_flags::OBSERVE,
         adopt_until_ns: 0,
         learns: true,
     };
@@ -213,7 +213,40 @@ fn who_learns_is_asked_for_every_port_and_seen_while_flows_live() {
     // A flow that lives on is seen in the next hour too, though nobody asks.
     let asked = Question::from(&key);
     let _ = bench.engine.handle(Input::InUse(vec![asked]), at(1 + 3600));
-    assert_eq!(bench.engine.learned().report().flows[0].hours.count(), 2);
+    assert_eq!(bench.engine.learned().report().flows[0].when.hours.count(), 2);
+}
+
+#[test]
+fn who_learns_is_told_of_peers_without_identity_that_no_rule_allows() {
+    let mut bench = Bench::new("permit (principal, action, resource);");
+    let flags = workload_flags::OBSERVE;
+    let spec = WorkloadSpec { identity: identity("seen"), flags, adopt_until_ns: 0, learns: true };
+    let _ = bench.engine.handle(Input::AddWorkload(spec), at(0));
+    let [seen, web] = ["seen", "web"].map(|name| bench.engine.workload_id(name).unwrap());
+    let opened = |bench: &mut Bench, workload, protocol, port, now| {
+        let key =
+            FlowKey { workload, protocol, remote: mapped(DNS), ..flow(0, port, workload).key };
+        let flow = LiveFlow { key, direction: direction::EGRESS, ..flow(0, port, workload) };
+        assert!(bench.engine.handle(Input::Opened(flow), now).is_empty());
+    };
+    let told = |bench: &Bench| -> Vec<(String, u16)> {
+        let report = bench.engine.learned().report();
+        report.addresses.iter().map(|one| (one.direction.to_string(), one.port)).collect()
+    };
+    for workload in [web, 999] {
+        opened(&mut bench, workload, 17, 53, at(1));
+    }
+    assert_eq!(told(&bench), [], "neither learns");
+    opened(&mut bench, seen, 17, 53, at(1));
+    opened(&mut bench, seen, 47, 9, at(1));
+    assert_eq!(told(&bench), [("egress".to_owned(), 0), ("egress".to_owned(), 53)]);
+
+    bench.engine.set_learned(Learned::default());
+    let changed = with_network(&permit("cli"), vec![rule("dns")]);
+    let _ = bench.engine.handle(Input::SetPolicy { policy: changed, live: Vec::new() }, at(2));
+    opened(&mut bench, seen, 17, 53, at(3));
+    opened(&mut bench, seen, 17, 54, at(3));
+    assert_eq!(told(&bench), [("egress".to_owned(), 54)], "a rule allows the other");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One network rule, as it is written and as it is meant.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -28,6 +29,15 @@ pub enum Direction {
     Egress,
     /// The workload is spoken to.
     Ingress,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        })
+    }
 }
 
 /// A `[[network_rule]]` table of the configuration, unchecked.
