@@ -5,10 +5,10 @@ use serde::Serialize;
 use super::bypass::Bypasses;
 use super::cold::Cold;
 use super::engine::Costs;
-use super::figures::{Samples, Spread, percentile_99};
+use super::figures::{Figures, Samples, Spread, percentile_99};
 use super::flood::{Floods, Kind};
 use super::flows::{Flows, Memory, Point};
-use super::process::Processes;
+use super::process::{Processes, Usage};
 use super::program::Programs;
 use super::report::Measured;
 use super::rounds::{CLIENTS, P50, P99, STREAMS, rate_name, stream_name};
@@ -42,37 +42,48 @@ impl Budget {
 /// All of them.
 pub fn all(measured: &Measured) -> Vec<Budget> {
     let Measured { rounds, processes, .. } = measured;
-    let ratio = |measure: &str, to: Setting| {
-        Samples { rounds, measure }.ratio(Setting::Enforced, to).median
-    };
-    let mut budgets = Vec::new();
-    for clients in CLIENTS {
-        let measure = rate_name(clients);
-        let value = ratio(&measure, Setting::Native);
-        budgets.push(Budget::at_least(format!("connection_rate_{clients}_ratio"), 0.95, value));
-    }
-    for clients in CLIENTS {
-        let value = ratio(&rate_name(clients), Setting::Nftables);
-        let name = format!("connection_rate_{clients}_ratio_to_nftables");
-        budgets.push(Budget::at_least(name, 1.0, value));
-    }
-    budgets.push(Budget::at_most("connect_p50_ratio", 1.10, ratio(P50, Setting::Native)));
-    budgets.push(Budget::at_most("connect_p99_ratio", 1.25, ratio(P99, Setting::Native)));
+    let mut budgets = connections(rounds);
     budgets.extend(cold(&measured.cold));
     for streams in STREAMS {
-        let value = ratio(&stream_name(streams), Setting::Native);
+        let value = ratio(rounds, &stream_name(streams), Setting::Native);
         budgets.push(Budget::at_least(format!("throughput_{streams}_ratio"), 0.98, value));
     }
     budgets.extend(programs(&measured.programs));
     budgets.push(Budget::at_most("daemon_resident_mb", 30.0, resident_mb(processes)));
-    // What one tick of the clock of process times is worth: no work of userspace for a warm connection.
-    let micros = processes.warm.micros_per_connection();
-    budgets.push(Budget::at_most("daemons_warm_connection_us", 1.0, micros));
+    budgets.push(warm(&processes.warm));
     budgets.extend(engine(&measured.engine));
     budgets.extend(floods(&measured.flood));
     budgets.extend(bypasses(&measured.bypass));
     budgets.extend(flows(&measured.flows));
     budgets
+}
+
+/// Rate and latency of warm connections.
+pub fn connections(rounds: &[Figures]) -> Vec<Budget> {
+    let mut budgets = Vec::new();
+    for clients in CLIENTS {
+        let value = ratio(rounds, &rate_name(clients), Setting::Native);
+        budgets.push(Budget::at_least(format!("connection_rate_{clients}_ratio"), 0.95, value));
+    }
+    for clients in CLIENTS {
+        let value = ratio(rounds, &rate_name(clients), Setting::Nftables);
+        let name = format!("connection_rate_{clients}_ratio_to_nftables");
+        budgets.push(Budget::at_least(name, 1.0, value));
+    }
+    let to_native = |measure| ratio(rounds, measure, Setting::Native);
+    budgets.push(Budget::at_most("connect_p50_ratio", 1.10, to_native(P50)));
+    budgets.push(Budget::at_most("connect_p99_ratio", 1.25, to_native(P99)));
+    budgets
+}
+
+/// The median ratio of the enforced setting to another.
+fn ratio(rounds: &[Figures], measure: &str, to: Setting) -> f64 {
+    Samples { rounds, measure }.ratio(Setting::Enforced, to).median
+}
+
+/// What both daemons may use for a warm connection: nothing, within what a tick of the clock of process times is worth.
+pub fn warm(usage: &Usage) -> Budget {
+    Budget::at_most("daemons_warm_connection_us", 1.0, usage.micros_per_connection())
 }
 
 /// What a first contact may add to a connect, at the median and at the 99th percentile.

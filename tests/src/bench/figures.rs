@@ -34,6 +34,12 @@ pub struct Samples<'a> {
 }
 
 impl Samples<'_> {
+    /// Whether any round has some.
+    #[must_use]
+    pub fn are_there(&self) -> bool {
+        self.rounds.iter().any(|round| round.0.contains_key(self.measure))
+    }
+
     /// The median over the rounds.
     #[must_use]
     pub fn median(&self, setting: Setting) -> f64 {

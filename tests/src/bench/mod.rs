@@ -47,8 +47,8 @@ pub use flow_report::{FlowReport, flow_table};
 pub use machine::Machine;
 pub use options::{Only, Options};
 pub use report::{
-    ColdReport, EngineReport, FloodReport, GuardReport, Measured, ProgramReport, Report,
-    cold_table, engine_table, flood_table, guard_table, program_table, table,
+    ColdReport, EngineReport, FloodReport, GuardReport, Measured, ProgramReport, RateReport,
+    Report, cold_table, engine_table, flood_table, guard_table, program_table, rate_table, table,
 };
 pub use side_by_side::queue::accept_all as accept_queue;
 pub use side_report::{SideReport, side_table};
@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<Report> {
         Ok(())
     })?;
     let before = Usage::of_all(daemons)?;
-    let (rounds, warm) = rounds::run(&stages, options)?;
+    let (rounds, warm) = rounds::run(&stages, options, false)?;
     let whole = Usage::of_all(daemons)?.since(before);
     progress("per-packet cost");
     let programs = program::measure(stages.enforced(), options)?;
@@ -104,6 +104,15 @@ pub fn run_cold(options: &Options) -> Result<ColdReport> {
 pub fn run_flows(options: &Options) -> Result<FlowReport> {
     need::environment()?;
     Ok(FlowReport::new(flows::measure(options)?))
+}
+
+/// Measures warm connections, and nothing else.
+pub fn run_rate(options: &Options) -> Result<RateReport> {
+    need::environment()?;
+    let stages = Stages::new()?;
+    stages.from(0).try_for_each(rounds::warm_up)?;
+    let (rounds, warm) = rounds::run(&stages, options, true)?;
+    Ok(RateReport::new(rounds, warm))
 }
 
 /// Measures the enforcer beside what a user would pick instead, and nothing else.

@@ -47,6 +47,8 @@ pub enum Only {
     Guard,
     /// What the programs cost, a packet and a connection.
     Programs,
+    /// Rate and latency of warm connections.
+    Rate,
     /// The enforcer beside NFQUEUE, proxies with mutual TLS, and a tunnel.
     SideBySide,
 }

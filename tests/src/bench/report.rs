@@ -252,6 +252,40 @@ pub fn program_table(report: &ProgramReport) -> String {
     text
 }
 
+/// What was measured of warm connections alone.
+#[derive(Debug, Clone, Serialize)]
+pub struct RateReport {
+    /// What is aimed at, and whether it is met.
+    pub budgets: Vec<Budget>,
+    /// The raw figures of each round.
+    pub rounds: Vec<Figures>,
+    /// What both daemons used during the enforced ones.
+    pub warm: Usage,
+    /// Where.
+    pub machine: Machine,
+    /// Of which source.
+    pub commit: String,
+}
+
+impl RateReport {
+    /// Judges the figures.
+    #[must_use]
+    pub fn new(rounds: Vec<Figures>, warm: Usage) -> Self {
+        let mut budgets = budget::connections(&rounds);
+        budgets.push(budget::warm(&warm));
+        Self { budgets, rounds, warm, machine: Machine::here(), commit: machine::commit() }
+    }
+}
+
+/// The report of warm connections as text.
+#[must_use]
+pub fn rate_table(report: &RateReport) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = rounds(&mut text, &report.rounds).and_then(|()| budgets(&mut text, &report.budgets));
+    text
+}
+
 /// The report of floods as text.
 #[must_use]
 pub fn flood_table(report: &FloodReport) -> String {
@@ -308,6 +342,9 @@ fn rounds(out: &mut String, rounds: &[Figures]) -> std::fmt::Result {
     let streams = STREAMS.into_iter().map(stream_name);
     for measure in rates.chain(latencies).chain(streams) {
         let samples = Samples { rounds, measure: &measure };
+        if !samples.are_there() {
+            continue;
+        }
         let [native, nftables, enforced] = Setting::ALL.map(|setting| samples.median(setting));
         let ratio = |of| spread(samples.ratio(of, Setting::Native));
         writeln!(

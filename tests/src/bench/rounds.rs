@@ -37,8 +37,10 @@ pub fn warm_up(stage: &Stage) -> Result<()> {
     rate::measure(stage, FIRST_PORT, 1, 200, |work| work()).map(drop)
 }
 
-/// All rounds, and what the daemons used during the enforced connections.
-pub fn run(stages: &Stages, options: &Options) -> Result<(Vec<Figures>, Usage)> {
+/// All rounds, without streams if only `connections` are wanted, and what the daemons used during the enforced
+/// connections.
+pub fn run(stages: &Stages, options: &Options, connections: bool) -> Result<(Vec<Figures>, Usage)> {
+    let streams: &[usize] = if connections { &[] } else { &STREAMS };
     let mut runner = Runner {
         options,
         port: Cell::new(FIRST_PORT),
@@ -49,7 +51,7 @@ pub fn run(stages: &Stages, options: &Options) -> Result<(Vec<Figures>, Usage)> 
     let mut rounds = Vec::new();
     for round in 0..options.rounds() {
         progress(&format!("round {} of {}", round + 1, options.rounds()));
-        runner.round(stages, round as usize)?;
+        runner.round(stages, round as usize, streams)?;
         rounds.push(std::mem::take(&mut runner.figures));
     }
     Handshakes::read(stages.enforced())?.check_since(&before, runner.warm.connections)?;
@@ -64,14 +66,14 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    fn round(&mut self, stages: &Stages, turn: usize) -> Result<()> {
+    fn round(&mut self, stages: &Stages, turn: usize, streams: &[usize]) -> Result<()> {
         for (step, clients) in CLIENTS.into_iter().enumerate() {
             let port = self.next_port();
             for stage in stages.from(turn + step) {
                 self.rate(stage, port, clients)?;
             }
         }
-        for (step, streams) in STREAMS.into_iter().enumerate() {
+        for (step, &streams) in streams.iter().enumerate() {
             let port = self.next_port();
             for stage in stages.from(turn + step) {
                 let gbits = stream::measure(stage, port, streams, self.options.stream())?;

@@ -59,6 +59,11 @@ fn run(options: &Options) -> Result<bool> {
             println!("{}", bench::program_table(&report));
             tell(options, &report, &report.budgets)
         }
+        Some(Only::Rate) => {
+            let report = bench::run_rate(options)?;
+            println!("{}", bench::rate_table(&report));
+            tell(options, &report, &report.budgets)
+        }
         Some(Only::SideBySide) => {
             let report = bench::run_side_by_side(options)?;
             println!("{}", bench::side_table(&report));
