@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use core::mem::offset_of;
 use enforcer_common::{
-    abi::{DropReason, Handle, MAX_CREDENTIAL_BYTES},
+    abi::{CredentialValue, DropReason, MAX_CREDENTIAL_BYTES},
     wire::{
         checksum,
         frame::{ETHERNET_BYTES, IPV6_BYTES},
@@ -22,7 +22,6 @@ use enforcer_common::{
 use network_types::{ip::Ipv4Hdr, tcp::TcpHdr};
 
 use crate::{
-    maps::CREDENTIALS,
     scratch::Scratch,
     skb::{change_tail, load, store, store_slice, subtract_range},
 };
@@ -37,7 +36,12 @@ const IPV6_PAYLOAD: u32 = ETHERNET_BYTES as u32 + 4;
 /// Appends `s.option` to the header of a segment without payload and, if there is a credential,
 /// the credential as payload; with `answer`, `s.prefix` stands in front of it.
 #[inline(never)]
-pub fn stamp(skb: *mut __sk_buff, s: &mut Scratch, credential: &Handle, answer: u32) -> u32 {
+pub fn stamp(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    credential: &CredentialValue,
+    answer: u32,
+) -> u32 {
     match try_stamp(skb, s, Some(credential), answer != 0) {
         Ok(()) => 0,
         Err(reason) => reason as u32,
@@ -57,17 +61,12 @@ pub fn stamp_proof(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 fn try_stamp(
     skb: *mut __sk_buff,
     s: &mut Scratch,
-    credential: Option<&Handle>,
+    credential: Option<&CredentialValue>,
     answer: bool,
 ) -> Result<(), DropReason> {
     if s.packet.options() + OPTION_BYTES > OPTIONS_MAX {
         return Err(DropReason::NoOptionRoom);
     }
-    let credential = match credential {
-        // SAFETY: credentials are never changed in place, only removed long after their last use.
-        Some(handle) => Some(unsafe { CREDENTIALS.get(handle) }.ok_or(DropReason::NoCredential)?),
-        None => None,
-    };
     let option_at = s.packet.end;
     let payload_at = option_at + OPTION_BYTES as u32;
     let credential_at = if answer { payload_at + PREFIX_BYTES as u32 } else { payload_at };

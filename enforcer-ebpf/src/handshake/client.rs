@@ -3,7 +3,8 @@
 use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{
     abi::{
-        AttemptValue, DropReason, Event, FlowValue, Handle, direction, flow_flags, flow_state, role,
+        AttemptValue, CredentialValue, DropReason, Event, FlowValue, Handle, direction, flow_flags,
+        flow_state, role,
     },
     crypto::{Transcript, answer_input, mac_bytes, mac_words, proof_input, same_mac},
     wire::{
@@ -13,7 +14,7 @@ use enforcer_common::{
 };
 
 use super::{
-    CONTINUE, again, calls, check, check_peer, current_credential, find_peer,
+    CONTINUE, again, calls, check, check_peer, credential, current_credential, find_peer,
     options::{carries_hello, load_prefix, option_offset, refuse_forged},
     room,
 };
@@ -49,31 +50,31 @@ fn try_open(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
         return Ok(network::open_plain::<true>(skb, s));
     }
     room::ensure(skb, s)?;
-    let handle = match attempt::find(s) {
+    let own = match attempt::find(s) {
         // Also once S2 was accepted: the stack may have sent again before it read the answer. The flow's
         // proof stands on the nonce that S2 answered.
         Some(a) if (calls(a) || a.role == role::CLIENT) && a.local_isn == s.packet.sequence => {
             s.option = HandshakeOption::hello(a.local_handle, a.local_nonce);
-            a.local_handle
+            credential(&a.local_handle)?
         }
         _ => begin(s)?,
     };
-    check(segment::stamp(skb, s, &handle, 0))?;
+    check(segment::stamp(skb, s, own, 0))?;
     counter::count(s, Event::S1Sent);
     Ok(0)
 }
 
 /// Makes an attempt of the workload's current credential and a fresh nonce, and its option.
 #[inline(always)]
-fn begin(s: &mut Scratch) -> Result<Handle, DropReason> {
-    let (handle, credential) = current_credential(s)?;
-    let deadline_ns = credential.deadline_ns;
+fn begin(s: &mut Scratch) -> Result<&'static CredentialValue, DropReason> {
+    let (handle, own) = current_credential(s)?;
+    let deadline_ns = own.deadline_ns;
     if mac::nonce(s) != 0 {
         return Err(DropReason::Internal);
     }
     s.option = HandshakeOption::hello(handle, s.nonce);
     check(insert_client(s, &handle, deadline_ns))?;
-    Ok(handle)
+    Ok(own)
 }
 
 #[inline(never)]
@@ -92,14 +93,16 @@ fn insert_client(s: &mut Scratch, handle: &Handle, deadline_ns: u64) -> u32 {
     quota::insert_attempt(s, Asker::Workload)
 }
 
-/// S2 arrives: a SYN-ACK towards the workload. In steps for the same reason as [`answer`].
+/// S2 arrives: a SYN-ACK towards the workload. In steps, and with one look-up of the attempt, as
+/// [`answer`](super::answer).
 #[inline(never)]
 pub fn answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     let step = again::arrives(s);
     if step != CONTINUE {
         return step;
     }
-    let step = find_answered(skb, s);
+    let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
+    let step = find_answered(skb, s, a);
     if step != CONTINUE {
         return step;
     }
@@ -109,21 +112,24 @@ pub fn answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         return step;
     }
     mac::tag(s);
-    open_answered(skb, s)
+    open_answered(skb, s, a)
 }
 
 /// Finds what S2 answers and who speaks, and prepares the check of `mac_B`.
 #[inline(never)]
-fn find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    match try_find_answered(skb, s) {
+fn find_answered(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> u32 {
+    match try_find_answered(skb, s, a) {
         Ok(step) => step,
         Err(reason) => reason as u32,
     }
 }
 
 #[inline(always)]
-fn try_find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
-    let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
+fn try_find_answered(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    a: &mut AttemptValue,
+) -> Result<u32, DropReason> {
     if s.packet.acknowledgement != a.local_isn.wrapping_add(1) {
         return Err(DropReason::NoAttempt);
     }
@@ -146,7 +152,7 @@ fn try_find_answered(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropRe
         return Ok(hold::segment(skb, s, direction::EGRESS, &a.local_handle));
     };
     check_peer(s, peer, s.packet.payload() - PREFIX_BYTES as u32)?;
-    s.pair_key = peer.as_initiator;
+    mac::use_key(s, &peer.as_initiator);
     s.credential_sum = u32::from(peer.sum);
     s.transcript = Transcript {
         handle_a: a.local_handle,
@@ -183,8 +189,11 @@ fn judge_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 
 /// `mac_A` is in `s.tag`: keeps it for the ACK, opens the client's flow, lets the SYN-ACK pass.
 #[inline(never)]
-fn open_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
+fn open_answered(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> u32 {
+    // The entry may be another's by now.
+    if a.local_nonce != s.transcript.nonce_a || a.local_handle != s.transcript.handle_a {
+        return DropReason::NoAttempt as u32;
+    }
     let is_first = a.answered == 0;
     if is_first {
         quota::call_answered(s);

@@ -53,12 +53,18 @@ pub fn check_peer(s: &mut Scratch, peer: &PeerValue, length: u32) -> Result<(), 
 #[inline(always)]
 pub fn current_credential(s: &Scratch) -> Result<(Handle, &'static CredentialValue), DropReason> {
     let handle = workload::find(s)?.value.credential;
-    // SAFETY: read only; credentials are never changed in place.
-    let credential = unsafe { CREDENTIALS.get(&handle) }.ok_or(DropReason::NoCredential)?;
+    let credential = credential(&handle)?;
     if credential.deadline_ns <= s.now_ns {
         return Err(DropReason::NoCredential);
     }
     Ok((handle, credential))
+}
+
+/// A credential of a workload here, expired or not.
+#[inline(always)]
+fn credential(handle: &Handle) -> Result<&'static CredentialValue, DropReason> {
+    // SAFETY: read only; credentials are never changed in place, only removed long after their last use.
+    unsafe { CREDENTIALS.get(handle) }.ok_or(DropReason::NoCredential)
 }
 
 /// A result as a subprogram's number.

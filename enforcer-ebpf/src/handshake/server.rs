@@ -12,14 +12,12 @@ use enforcer_common::{
 };
 
 use super::{
-    CONTINUE, again, calls, check, check_peer, current_credential, find_peer, number,
+    CONTINUE, again, calls, check, check_peer, credential, current_credential, find_peer, number,
     options::{carries_hello, option_offset, refuse_forged},
     room,
 };
 use crate::{
-    attempt, counter, flow, hold, mac,
-    maps::CREDENTIALS,
-    network,
+    attempt, counter, flow, hold, mac, network,
     quota::{self, Asker},
     scratch::Scratch,
     segment,
@@ -149,16 +147,23 @@ fn begin_answer(s: &mut Scratch, local: &Handle, peer: &PeerValue) -> u32 {
 
 /// S2 leaves: a SYN-ACK of the workload. Its steps are subprograms, so that the MAC, whose frame is
 /// the largest, stands on as little stack as possible.
+///
+/// The attempt is looked up once. Its entry may become another's meanwhile: what is made for it is kept only while it
+/// has the handle and nonce that it was made for, and a later step fails if it has not.
 #[inline(never)]
 pub fn answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    let mut step = find_answer(skb, s);
+    if let Err(reason) = refuse_forged(skb, s) {
+        return reason as u32;
+    }
+    let Some(a) = attempt::find(s).filter(|a| is_answered(a, s)) else { return again::leaves(s) };
+    let mut step = judge_answer(s, a);
     if step == FREEZE {
-        step = freeze_answer(s);
+        step = freeze_answer(s, a);
     }
     if step != CONTINUE {
         return step;
     }
-    send_answer(skb, s)
+    send_answer(skb, s, a)
 }
 
 /// Go on with making nonce and MACs.
@@ -166,12 +171,12 @@ const FREEZE: u32 = 1 << 19;
 
 /// Makes nonce and MACs of the attempt, which every repetition of the SYN-ACK shows again.
 #[inline(always)]
-fn freeze_answer(s: &mut Scratch) -> u32 {
+fn freeze_answer(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
     // The nonce is made with another key and input than the MACs: it comes before them.
     if mac::nonce(s) != 0 {
         return DropReason::Internal as u32;
     }
-    let step = prepare_answer(s);
+    let step = prepare_answer(s, a);
     if step != CONTINUE {
         return step;
     }
@@ -179,7 +184,7 @@ fn freeze_answer(s: &mut Scratch) -> u32 {
     s.prefix.mac = mac_bytes(s.tag);
     proof_input(&mut s.mac, &s.transcript);
     mac::tag(s);
-    let step = keep_answer(s);
+    let step = keep_answer(s, a);
     // The stack has forgotten the old connection of the tuple, or it would not answer. What is left of its flow
     // must not carry the acknowledgement that this answer asks for: that would be a connection without a proof.
     if step == CONTINUE && !cfg!(feature = "mutate-old-flow") {
@@ -189,12 +194,8 @@ fn freeze_answer(s: &mut Scratch) -> u32 {
 }
 
 /// What of a SYN-ACK is decided before it is stamped.
-#[inline(never)]
-fn find_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    if let Err(reason) = refuse_forged(skb, s) {
-        return reason as u32;
-    }
-    let Some(a) = attempt::find(s).filter(|a| is_answered(a, s)) else { return again::leaves(s) };
+#[inline(always)]
+fn judge_answer(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
     s.peer = a.peer;
     if a.role == role::PLAIN {
         return answer_plain(s, a);
@@ -231,15 +232,14 @@ fn answer_plain(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
 
 /// The pair key and the input of `mac_B`, with the nonce that was just made.
 #[inline(never)]
-fn prepare_answer(s: &mut Scratch) -> u32 {
-    let Some(a) = attempt::find(s) else { return DropReason::NoAttempt as u32 };
+fn prepare_answer(s: &mut Scratch, a: &AttemptValue) -> u32 {
     let Some(peer) = find_peer(a.local_handle, a.remote_handle) else {
         return DropReason::Expired as u32;
     };
     if a.deadline_ns <= s.now_ns {
         return DropReason::Expired as u32;
     }
-    s.pair_key = peer.as_responder;
+    mac::use_key(s, &peer.as_responder);
     s.transcript = Transcript {
         handle_a: a.remote_handle,
         handle_b: a.local_handle,
@@ -252,11 +252,10 @@ fn prepare_answer(s: &mut Scratch) -> u32 {
 
 /// Keeps what was made; the attempt may be another's by now.
 #[inline(never)]
-fn keep_answer(s: &mut Scratch) -> u32 {
-    let found = attempt::find(s).filter(|a| {
-        a.remote_nonce == s.transcript.nonce_a && a.remote_handle == s.transcript.handle_a
-    });
-    let Some(a) = found else { return DropReason::NoAttempt as u32 };
+fn keep_answer(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
+    if a.remote_nonce != s.transcript.nonce_a || a.remote_handle != s.transcript.handle_a {
+        return DropReason::NoAttempt as u32;
+    }
     a.local_nonce = s.transcript.nonce_b;
     a.answer = s.prefix.mac;
     a.proof = mac_bytes(s.tag);
@@ -265,19 +264,21 @@ fn keep_answer(s: &mut Scratch) -> u32 {
 }
 
 #[inline(never)]
-fn send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    number(try_send_answer(skb, s))
+fn send_answer(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> u32 {
+    number(try_send_answer(skb, s, a))
 }
 
 #[inline(always)]
-fn try_send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+fn try_send_answer(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    a: &mut AttemptValue,
+) -> Result<(), DropReason> {
     room::ensure(skb, s)?;
-    let a = attempt::find(s).ok_or(DropReason::NoAttempt)?;
     a.syn_acks += 1;
     a.local_isn = s.packet.sequence;
     let handle = a.local_handle;
-    // SAFETY: read only.
-    let own = unsafe { CREDENTIALS.get(&handle) }.ok_or(DropReason::NoCredential)?;
+    let own = credential(&handle)?;
     let added = OPTION_BYTES + PREFIX_BYTES + own.length as usize;
     if added > 2 * a.s1_bytes as usize && !cfg!(feature = "mutate-amplification") {
         return Err(DropReason::Amplification);
@@ -289,7 +290,7 @@ fn try_send_answer(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReaso
         port: s.key.local_port.to_be_bytes(),
         zero: [0; 2],
     };
-    check(segment::stamp(skb, s, &handle, 1))?;
+    check(segment::stamp(skb, s, own, 1))?;
     counter::count(s, Event::S2Sent);
     Ok(())
 }
