@@ -12,6 +12,7 @@ use super::block::Block;
 use super::cluster::{Cluster, Peer, Pod};
 use super::cluster_policy;
 use super::decide::{self, Because, Connection, Direction, Subject};
+use super::label::Labels;
 use super::network_policy;
 use super::port::{Port, PortMatch, Ports, Protocol};
 use crate::policy::network::{self, NetworkEntry, NetworkPrefix};
@@ -34,10 +35,30 @@ pub(super) fn prefixes(
     let subject = decide::subject(cluster, Peer::Pod(pod));
     let asked = Asked { cluster, subject: &subject, pod, mesh, known, number };
     let starts = port_starts(cluster, &subject);
+    let blocks: Vec<&Block> = blocks(&subject).collect();
+    // Replicas are many and alike: what is answered of one is answered of all.
+    let mut answered: BTreeMap<Likeness<'_>, Vec<NetworkEntry>> = BTreeMap::new();
     let networks = networks(cluster, &subject, mesh).into_iter();
-    networks
-        .map(|prefix| NetworkPrefix { prefix, entries: asked.entries(prefix, &starts) })
-        .collect()
+    let mut entries = |prefix| match asked.likeness(prefix, &blocks) {
+        Some(likeness) => {
+            let answer = answered.entry(likeness);
+            answer.or_insert_with(|| asked.entries(prefix, &starts)).clone()
+        }
+        None => asked.entries(prefix, &starts),
+    };
+    networks.map(|prefix| NetworkPrefix { prefix, entries: entries(prefix) }).collect()
+}
+
+/// All of a pod at one of its addresses that policies ask.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Likeness<'a> {
+    namespace: &'a str,
+    labels: &'a Labels,
+    ports: Vec<(&'a str, u16, u8)>,
+    is_ipv4: bool,
+    is_mesh: bool,
+    /// Of each block that they name, whether the address is in it.
+    blocks: Vec<bool>,
 }
 
 struct Asked<'a, F> {
@@ -115,6 +136,24 @@ impl<F: Fn(&Because) -> u16> Asked<'_, F> {
     fn peer_at(&self, network: IpNet) -> Peer<'_> {
         let unknown = Peer::Network { network, may_be_pod: self.is_mesh(network) };
         self.known.get(&network).map_or(unknown, Peer::Pod)
+    }
+
+    /// Of a pod; any other network is asked by itself.
+    fn likeness(&self, network: IpNet, blocks: &[&Block]) -> Option<Likeness<'_>> {
+        let pod = self.known.get(&network)?;
+        let ports = pod.named_ports.iter();
+        Some(Likeness {
+            namespace: &pod.namespace,
+            labels: &pod.labels,
+            ports: ports
+                .map(|named| {
+                    (named.name.as_str(), named.port.number, number_of(named.port.protocol))
+                })
+                .collect(),
+            is_ipv4: network.addr().is_ipv4(),
+            is_mesh: self.is_mesh(network),
+            blocks: blocks.iter().map(|block| block.contains(network)).collect(),
+        })
     }
 
     fn is_mesh(&self, network: IpNet) -> bool {
