@@ -191,7 +191,10 @@ fn judge_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 #[inline(never)]
 fn open_answered(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> u32 {
     // The entry may be another's by now.
-    if a.local_nonce != s.transcript.nonce_a || a.local_handle != s.transcript.handle_a {
+    let is_same = s.packet.acknowledgement == a.local_isn.wrapping_add(1)
+        && a.local_nonce == s.transcript.nonce_a
+        && a.local_handle == s.transcript.handle_a;
+    if !is_same {
         return DropReason::NoAttempt as u32;
     }
     let is_first = a.answered == 0;

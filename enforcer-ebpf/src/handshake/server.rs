@@ -148,8 +148,9 @@ fn begin_answer(s: &mut Scratch, local: &Handle, peer: &PeerValue) -> u32 {
 /// S2 leaves: a SYN-ACK of the workload. Its steps are subprograms, so that the MAC, whose frame is
 /// the largest, stands on as little stack as possible.
 ///
-/// The attempt is looked up once. Its entry may become another's meanwhile: what is made for it is kept only while it
-/// has the handle and nonce that it was made for, and a later step fails if it has not.
+/// The attempt is looked up once. Its entry may become another's meanwhile, so before something is written to it, it
+/// must be what it was: the one that the segment's acknowledgement answers, with the handles and nonce that MACs were
+/// made of.
 #[inline(never)]
 pub fn answer(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if let Err(reason) = refuse_forged(skb, s) {
@@ -253,7 +254,12 @@ fn prepare_answer(s: &mut Scratch, a: &AttemptValue) -> u32 {
 /// Keeps what was made; the attempt may be another's by now.
 #[inline(never)]
 fn keep_answer(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
-    if a.remote_nonce != s.transcript.nonce_a || a.remote_handle != s.transcript.handle_a {
+    let t = &s.transcript;
+    let is_same = is_answered(a, s)
+        && a.remote_nonce == t.nonce_a
+        && a.remote_handle == t.handle_a
+        && a.local_handle == t.handle_b;
+    if !is_same {
         return DropReason::NoAttempt as u32;
     }
     a.local_nonce = s.transcript.nonce_b;
@@ -275,6 +281,9 @@ fn try_send_answer(
     a: &mut AttemptValue,
 ) -> Result<(), DropReason> {
     room::ensure(skb, s)?;
+    if !is_answered(a, s) {
+        return Err(DropReason::NoAttempt);
+    }
     a.syn_acks += 1;
     a.local_isn = s.packet.sequence;
     let handle = a.local_handle;
