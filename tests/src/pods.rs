@@ -52,8 +52,19 @@ pub struct Wanted<'a> {
 impl Pods {
     /// Makes all, with these manifests in force.
     pub fn start(wanted: &[Wanted<'_>], manifests: &str) -> Result<Self> {
+        let mut pods = Self::prepare(wanted, &Keys::psk()?, DENY_ALL, Some(manifests))?;
+        pods.enforce()?;
+        Ok(pods)
+    }
+
+    /// Makes all, and enforces nothing yet.
+    pub fn prepare(
+        wanted: &[Wanted<'_>],
+        keys: &Keys,
+        policy: &str,
+        manifests: Option<&str>,
+    ) -> Result<Self> {
         let nodes = nodes(NODES)?;
-        let keys = Keys::psk()?;
         let mut workloads = vec![Vec::new(); nodes.len()];
         let mut pods = Vec::new();
         for (number, one) in wanted.iter().enumerate() {
@@ -65,15 +76,19 @@ impl Pods {
         let mut enforcers = Vec::new();
         for (node, workloads) in nodes.iter().zip(workloads) {
             let any = workloads.first().context("a node without pods")?.clone();
-            let mut config = Config::new(keys.node(node.label(), "/")?, any, DENY_ALL);
+            let mut config = Config::new(keys.node(node.label(), "/")?, any, policy);
             config.workloads = workloads;
-            config.manifests = Some(manifests.to_owned());
+            config.manifests = manifests.map(str::to_owned);
             enforcers.push(Enforcer::prepare(node, &config)?);
         }
         let (first, last) = pods.first().zip(pods.last()).context("no pods")?;
         reachable(&first.host, &last.host)?;
-        enforcers.iter_mut().try_for_each(Enforcer::launch)?;
         Ok(Self { pods, enforcers, _nodes: nodes })
+    }
+
+    /// Starts the enforcer of each node.
+    pub fn enforce(&mut self) -> Result<()> {
+        self.enforcers.iter_mut().try_for_each(Enforcer::launch)
     }
 
     /// Puts other manifests in force.

@@ -411,9 +411,11 @@ fn engine(out: &mut String, costs: &Costs) -> std::fmt::Result {
 fn first_contacts(out: &mut String, cold: &Cold) -> std::fmt::Result {
     writeln!(out, "connect after a pause, us    median      least       most   samples")?;
     for (name, samples) in [
+        ("native, of pods", &cold.native_pods_us),
+        ("enforced, first contact", &cold.met_us),
         ("native", &cold.native_us),
-        ("enforced, first contact", &cold.first_us),
-        ("enforced, second", &cold.second_us),
+        ("first, of new daemons", &cold.first_us),
+        ("second, of new daemons", &cold.second_us),
     ] {
         let s = Spread::of(samples.clone());
         writeln!(
