@@ -127,17 +127,19 @@ pub fn plain_opened(s: &mut Scratch) -> u32 {
     0
 }
 
-/// Whom the flow at hand is with, at which port and by which protocol. IPv6 addresses are folded: of two that are alike
-/// in that, the second is told a second later.
+/// Whom the flow at hand is with, at which port and by which protocol. Addresses are mixed down to 32 bits: of two that
+/// are alike in that, which neighbours are not, the second is told a second later.
 #[inline(always)]
 fn far_end(s: &Scratch) -> [u8; 8] {
-    let mut folded = 0;
+    /// The golden ratio's, as in Fibonacci hashing (Knuth, TAOCP 3, 6.4).
+    const MULTIPLIER: u32 = 0x9e37_79b1;
+    let mut mixed = 0u32;
     for word in s.key.remote.as_chunks().0 {
-        folded ^= u32::from_ne_bytes(*word);
+        mixed = (mixed.rotate_left(5) ^ u32::from_ne_bytes(*word)).wrapping_mul(MULTIPLIER);
     }
     let opened = [s.key.protocol, s.flow.flags & flow_flags::INITIATOR];
     let service = u32::from(s.flow.port) << 16 | u32::from(u16::from_ne_bytes(opened));
-    (u64::from(folded) << 32 | u64::from(service)).to_ne_bytes()
+    (u64::from(mixed) << 32 | u64::from(service)).to_ne_bytes()
 }
 
 /// Puts the packet at hand into the ring for the log; `false` if that is full.

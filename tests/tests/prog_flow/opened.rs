@@ -1,5 +1,7 @@
 //! Connections without identity of a workload that is only observed: each is told once a second.
 
+use std::net::Ipv6Addr;
+
 use enforcer_common::abi::{FlowKey, FlowValue, direction, record_kind, workload_flags};
 use enforcer_tests::program::kernel::{Action, Hook};
 use enforcer_tests::program::packet::{End, UDP, udp};
@@ -94,6 +96,18 @@ fn a_datagram_is_told_with_its_first() {
         let key = FlowKey { local_port: 9, ..key };
         assert_eq!(told(&mut w), [(key, 0)]);
     }
+}
+
+#[test]
+fn far_ends_that_differ_are_each_told() {
+    let mut w = observed(Family::V6, Side::Client);
+    // The words of each have the same sum.
+    for number in 1..=3 {
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, number).into();
+        let far = End { port: NAME_SERVER, address, ..w.outside };
+        w.pass(Hook::From, &udp(&w.local, &far, DATA));
+    }
+    assert_eq!(told(&mut w).len(), 3);
 }
 
 #[test]
