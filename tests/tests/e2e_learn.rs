@@ -8,7 +8,7 @@ use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::host::Family;
 use enforcer_tests::policy::DENY_ALL;
 use enforcer_tests::scenario::{Contact, Daemons, PORT, Pair, Setup, contact};
-use enforcer_tests::tcp::{PATIENCE, Server, Service};
+use enforcer_tests::tcp::{PATIENCE, Server, Service, dial};
 use enforcer_tests::topology::TwoHosts;
 use enforcer_tests::udp::{Responder, ask};
 
@@ -116,6 +116,8 @@ fn peers_without_identity_are_learned_as_network_rules() {
     fs::write(&file, format!("{text}\n{rules}")).unwrap();
     end.launch().unwrap();
     meets_seen();
+    let proposed: serde_json::Value = end.ask(&["learn", "propose"]).unwrap();
+    assert_eq!(proposed["network_rules"], "", "all of it is in force");
     for ((called, calling), server) in ends.iter().zip(&unseen) {
         for family in Family::BOTH {
             let to = called.at(family, UNSEEN);
@@ -125,4 +127,31 @@ fn peers_without_identity_are_learned_as_network_rules() {
     }
     let told = end.cli(&["learn", "forget"]).unwrap();
     assert!(told.contains("with peers without an identity"), "{told}");
+}
+
+/// How often the daemon looks at the flows that are open.
+const LOOK: Duration = Duration::from_secs(15);
+
+#[test]
+fn what_is_open_when_learning_begins_is_learned() {
+    let net = TwoHosts::new().unwrap();
+    let config = Setup::psk().unwrap().client_policy(DENY_ALL).client;
+    let mut end = Enforcer::start(&net.client, &config.clone().mode(Mode::Observe)).unwrap();
+    let _server = Server::start(&net.client, PORT, &Service::Echo).unwrap();
+    let to = net.client.at(Family::V4, PORT);
+    let _open = dial(&net.server, to, PATIENCE).unwrap().stream().unwrap();
+
+    end.terminate().unwrap();
+    end.write_config(&config.mode(Mode::Learn)).unwrap();
+    end.launch().unwrap();
+    let deadline = Instant::now() + LOOK + PATIENCE;
+    loop {
+        let proposed: serde_json::Value = end.ask(&["learn", "propose"]).unwrap();
+        let rules = proposed["network_rules"].as_str().unwrap();
+        if rules.contains("\"learned-client-ingress-tcp-8080\"") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{rules}");
+        std::thread::sleep(Duration::from_millis(250));
+    }
 }

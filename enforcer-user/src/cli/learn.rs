@@ -14,7 +14,7 @@ use crate::learn::{Hours, LearnedReport, Proposal, When, network_rules, propose}
 /// Above network rules, which the configuration holds and not the policy.
 const HEADING: &str = "\
 # For the configuration file, which the enforcer does not write: what was seen of peers without an identity.
-# These tables take the place of those that were proposed before; then reload.
+# What a network rule in force permits is not proposed again: put these tables beside those that are there, then reload.
 ";
 
 /// Hours of a week.
@@ -80,6 +80,13 @@ fn learned(daemon: &Daemon) -> anyhow::Result<LearnedReport> {
     block_on(async { Ok(client.learned().await?) })
 }
 
+/// Connections that the kernel could not tell of.
+fn unreported(daemon: &Daemon) -> anyhow::Result<u64> {
+    let client = daemon.client()?;
+    let counters = block_on(async { Ok(client.counters().await?) })?;
+    Ok(counters.events.get("unreported").copied().unwrap_or_default())
+}
+
 fn status(arguments: &Status, out: &Output) -> anyhow::Result<ExitCode> {
     let report = learned(&arguments.daemon)?;
     if arguments.form.json {
@@ -87,7 +94,7 @@ fn status(arguments: &Status, out: &Output) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     out.text(table(&report))?;
-    warn(&report);
+    warn(&report, unreported(&arguments.daemon)?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -166,7 +173,7 @@ fn deeds(report: &LearnedReport) -> BTreeMap<&str, Deeds<'_>> {
 }
 
 /// What whoever believes the proposal should know.
-fn warn(report: &LearnedReport) {
+fn warn(report: &LearnedReport, unreported: u64) {
     let done = deeds(report);
     for one in report.workloads.iter().filter(|one| !done.contains_key(one.spiffe_id.as_str())) {
         eprintln!("warning: {} was never seen to call or to be called", one.spiffe_id);
@@ -181,6 +188,12 @@ fn warn(report: &LearnedReport) {
     }
     if report.lost > 0 {
         eprintln!("warning: {} times something was seen for which there was no room", report.lost);
+    }
+    if unreported > 0 {
+        eprintln!(
+            "warning: of {unreported} connections the kernel could not tell (counter unreported): those that were over \
+             soon may not be in it"
+        );
     }
     if report.workloads.is_empty() {
         eprintln!("warning: no workload learns: mode = \"learn\" in its [[workload]] begins it");
@@ -211,14 +224,14 @@ fn print(arguments: &Propose, out: &Output) -> anyhow::Result<ExitCode> {
         out.text(format_args!("// {}\n\n{}", one.path, one.text))?;
     }
     print_rules(&network_rules, out)?;
-    warn(&report);
+    warn(&report, unreported(&arguments.daemon)?);
     Ok(ExitCode::SUCCESS)
 }
 
 fn apply(arguments: &Apply, out: &Output) -> anyhow::Result<ExitCode> {
     let client = arguments.daemon.client()?;
     let report = block_on(async { Ok(client.learned().await?) })?;
-    warn(&report);
+    warn(&report, unreported(&arguments.daemon)?);
     let (files, network_rules) = (propose(&report), network_rules(&report));
     anyhow::ensure!(
         !files.is_empty() || !network_rules.is_empty(),

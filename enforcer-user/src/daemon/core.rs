@@ -194,7 +194,8 @@ impl Core {
         self.tell_readiness();
     }
 
-    /// Tells the engine which verdicts flows stand on, and which addresses of hosts.
+    /// Tells the engine which verdicts flows stand on, and which addresses of hosts, and what goes on without an
+    /// identity where that is learned.
     fn scan_flows(&mut self) {
         match self.questions_in_use(None) {
             Ok(questions) => self.tell(Input::InUse(questions)),
@@ -202,6 +203,10 @@ impl Core {
         }
         match self.hosts_in_use() {
             Ok(used) => self.tell(Input::HostsInUse(used)),
+            Err(error) => self.log.failure(&error),
+        }
+        match self.plain_in_use() {
+            Ok(flows) => self.tell(Input::PlainInUse(flows)),
             Err(error) => self.log.failure(&error),
         }
     }

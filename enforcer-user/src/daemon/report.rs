@@ -1,11 +1,11 @@
 //! Answers of the control socket, from the engine's state and the kernel's maps.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use enforcer_common::abi::{
-    ABI_VERSION, Address, DropReason, Event, FlowKey, FlowValue, direction, flow_state,
+    ABI_VERSION, Address, DropReason, Event, FlowKey, FlowValue, direction, flow_flags, flow_state,
 };
 
 use super::attach::{Problem, Unit};
@@ -20,9 +20,10 @@ use crate::control::protocol::{
 };
 use crate::control::{Answer, BackendError};
 use crate::datapath::{DatapathError, GuardMode, Mechanism, live_flow};
-use crate::engine::{HostRecord, Question, SECOND_NS, ip_address};
+use crate::engine::{HostRecord, LiveFlow, Question, SECOND_NS, ip_address};
 use crate::explain::{Known, as_request, explain, explained};
 use crate::identity::Identity;
+use crate::learn::MAX_ADDRESSES;
 use crate::policy::{Action, Direction, Policy, Protocol};
 
 impl Core {
@@ -40,7 +41,7 @@ impl Core {
             Request::PolicyFiles(reply) => drop(reply.send(self.policy_files())),
             Request::Observed(reply) => drop(reply.send(Ok(self.denials(true)))),
             Request::Denied(reply) => drop(reply.send(Ok(self.denials(false)))),
-            Request::Learned(reply) => drop(reply.send(Ok(self.engine.learned().report()))),
+            Request::Learned(reply) => drop(reply.send(Ok(self.engine.learned_report()))),
             Request::ForgetLearned(reply) => drop(reply.send(Ok(self.forget_learned()))),
             Request::Overrides(reply) => drop(reply.send(Ok(self.overrides.list().to_vec()))),
             Request::Override(uid, request, reply) => {
@@ -121,6 +122,28 @@ impl Core {
             }
         })?;
         Ok(used.into_iter().collect())
+    }
+
+    /// Flows without identity of workloads that learn, one of each far end and port. Who opened what is older than the
+    /// attachment is not known.
+    pub(super) fn plain_in_use(&self) -> Result<Vec<LiveFlow>, DatapathError> {
+        let learning = self.engine.learning();
+        let mut used = HashMap::new();
+        if learning.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.datapath.maps.for_each_flow(|key, value| {
+            let is_known = value.flags & flow_flags::ADOPTED == 0 && value.state != flow_state::CUT;
+            if value.peer == 0 && is_known && learning.contains(&key.workload) {
+                let flow = live_flow(key, value);
+                let alike = (key.workload, flow.far(), flow.service());
+                // More is not remembered.
+                if used.len() < MAX_ADDRESSES || used.contains_key(&alike) {
+                    used.insert(alike, flow);
+                }
+            }
+        })?;
+        Ok(used.into_values().collect())
     }
 
     fn status(&self) -> Answer<StatusReport> {

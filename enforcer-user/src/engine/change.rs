@@ -145,7 +145,13 @@ impl Engine {
                     workload.is_some_and(|w| w.value.flags & workload_flags::OBSERVE != 0);
                 let path = workload.map(|one| one.identity().path()).unwrap_or_default();
                 let hosts = self.hosts.at(&path, ip_address(&flow.key.remote));
-                observed || networks.allow(rule_set.unwrap_or(NO_RULES), flow, hosts)
+                observed
+                    || networks.allow(
+                        rule_set.unwrap_or(NO_RULES),
+                        flow.far(),
+                        flow.service(),
+                        hosts,
+                    )
             } else {
                 let asked = flow.question();
                 let judged = answers

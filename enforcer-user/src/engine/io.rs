@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use enforcer_common::abi::{
     CredentialValue, FlowKey, Handle, NetworkKey, NetworkValue, PeerKey, PeerValue,
-    ReinjectTrailer, VerdictKey, VerdictValue, WorkloadValue,
+    ReinjectTrailer, VerdictKey, VerdictValue, WorkloadValue, direction,
 };
 use zeroize::Zeroize;
 
 use super::hosts::HostRecord;
 use super::jobs::{Job, JobResult};
-use super::networks::Mesh;
+use super::networks::{Mesh, ip_address};
 use super::peers::Vetted;
 use crate::identity::{Identity, Issuer, Verifier};
-use crate::policy::Policy;
+use crate::policy::{Direction, Policy, Protocol};
 
 /// A segment that the kernel could not judge alone, as its ring record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,20 @@ impl LiveFlow {
             protocol: self.key.protocol,
             direction: self.direction,
         }
+    }
+
+    /// The other end, and which of them opened it.
+    #[must_use]
+    pub fn far(&self) -> (Direction, IpAddr) {
+        let outbound = self.direction == direction::EGRESS;
+        let direction = if outbound { Direction::Egress } else { Direction::Ingress };
+        (direction, ip_address(&self.key.remote))
+    }
+
+    /// The server's port and the protocol.
+    #[must_use]
+    pub fn service(&self) -> (u16, Protocol) {
+        (self.port, Protocol::from_number(self.key.protocol))
     }
 }
 
@@ -210,6 +224,9 @@ pub enum Input {
     InUse(Vec<Question>),
     /// Far ends of flows of workloads that ask for names, found likewise: the workload's id and the address.
     HostsInUse(Vec<(u16, IpAddr)>),
+    /// Flows without identity of workloads that learn, found likewise: of those that are alike in all but the
+    /// workload's own end one is enough.
+    PlainInUse(Vec<LiveFlow>),
     /// Questions of flows that the policy change just made has not judged: they were opened while it
     /// was computed.
     Unjudged(Vec<Question>),

@@ -191,6 +191,7 @@ impl Engine {
             Input::Opened(flow) => self.on_opened(&flow, now),
             Input::InUse(questions) => self.on_in_use(&questions, now),
             Input::HostsInUse(used) => self.on_hosts_in_use(&used, now),
+            Input::PlainInUse(flows) => flows.iter().for_each(|flow| self.on_opened(flow, now)),
             Input::Unjudged(questions) => self.on_unjudged(questions, now, &mut out),
             Input::Tick => self.on_tick(now, &mut out),
         }

@@ -12,7 +12,7 @@ use enforcer_common::abi::{
 use enforcer_common::datapath::network::ANY_PROTOCOL;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::io::{LiveFlow, Network};
+use super::io::Network;
 use crate::identity::Identity;
 use crate::policy::network::{MAX_ENTRIES_A_PREFIX, NetworkPrefix, NetworkTables};
 use crate::policy::{Direction, NetworkRuleError, NetworkTable, Policy, Protocol};
@@ -88,23 +88,17 @@ impl Networks {
         self.tables.tables().get(number)
     }
 
-    /// Whether the rules of a rule set allow a flow, whose far end has these names.
+    /// Whether the rules of a rule set allow a service (port and protocol) of or to an address that has these names.
     pub fn allow<'a>(
         &self,
         rule_set: u32,
-        flow: &LiveFlow,
+        (direction, address): (Direction, IpAddr),
+        (port, protocol): (u16, Protocol),
         hosts: impl IntoIterator<Item = &'a str>,
     ) -> bool {
-        let direction = if flow.direction == direction::EGRESS {
-            Direction::Egress
-        } else {
-            Direction::Ingress
-        };
-        let protocol = Protocol::from_number(flow.key.protocol);
-        let address = ip_address(&flow.key.remote);
         let found = self.table(rule_set).and_then(|table| table.at(address, hosts).ok());
         found.is_some_and(|found| {
-            found.entries.iter().any(|entry| entry.speaks_for(direction, protocol, flow.port))
+            found.entries.iter().any(|entry| entry.speaks_for(direction, protocol, port))
         })
     }
 }

@@ -91,6 +91,8 @@ impl Engine {
     /// Goes on from what was learned before, or begins anew.
     pub fn set_learned(&mut self, learned: Learned) {
         self.learned = learned;
+        // It must be noted anew who is watched.
+        self.watched_ns = 0;
     }
 
     /// Every counter of the engine.

@@ -8,6 +8,6 @@ mod record;
 pub use network::network_rules;
 pub use propose::{Proposal, propose};
 pub use record::{
-    Hours, Learned, LearnedAddress, LearnedFlow, LearnedPeer, LearnedReport, LearnedWorkload,
-    MAX_ADDRESSES, MAX_FLOWS, When,
+    Configured, Hours, Learned, LearnedAddress, LearnedFlow, LearnedPeer, LearnedReport,
+    LearnedWorkload, MAX_ADDRESSES, MAX_ADDRESSES_A_WORKLOAD, MAX_FLOWS, When,
 };

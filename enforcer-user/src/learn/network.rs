@@ -2,24 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use super::propose::when;
-use super::record::{LearnedAddress, LearnedReport};
+use super::record::{ADDRESSES_MAX, LearnedAddress, LearnedReport, network_of};
 use crate::identity::Identity;
 use crate::policy::Direction;
 use crate::policy::network::MAX_CIDRS;
 
-/// From so many addresses of one network on it is named as a whole: nobody reads more.
-const ADDRESSES_MAX: usize = 16;
-/// Bits of such a network.
-const V4_BITS: u8 = 24;
-const V6_BITS: u8 = 64;
 /// The most that is open at one address: the kernel's table has room for 16, of which rules that are there already need
 /// some, and so does what remains when protocols are joined.
 const ENTRIES_MAX: usize = 10;
+/// The most that is open in a network: an address in it has what the network has, and needs no more than one of either
+/// direction beside it. So nothing that one address does widens what is open to its neighbours.
+const ENTRIES_MAX_NETWORK: usize = ENTRIES_MAX - 2;
 /// Bytes of a rule's name.
 const NAME_MAX: usize = 64;
 /// Networks in one line.
@@ -50,14 +47,27 @@ impl Open<'_> {
 
 /// The text of `[[network_rule]]` tables; empty if nothing was seen that needs one.
 ///
-/// Each is for one workload. It is written anew as a whole: what was not seen again is not in it.
+/// Each is for one workload. They stand beside the rules in force: what those allow is not in them.
 #[must_use]
 pub fn network_rules(report: &LearnedReport) -> String {
     let mut of: BTreeMap<&str, Vec<&LearnedAddress>> = BTreeMap::new();
     for one in &report.addresses {
         of.entry(&one.workload).or_default().push(one);
     }
-    let (mut names, mut text) = (BTreeSet::new(), String::new());
+    let in_force = report.configured.iter().flat_map(|all| all.network_rules.iter().cloned());
+    let (mut names, mut text): (BTreeSet<String>, _) = (in_force.collect(), String::new());
+    if let Some(configured) = &report.configured {
+        let gone = of.extract_if(.., |id, _| !configured.workloads.iter().any(|one| one == id));
+        let gone: Vec<&str> = gone.map(|(id, _)| id).collect();
+        if !gone.is_empty() {
+            // Writing to a text cannot fail.
+            let _ = writeln!(
+                text,
+                "# Left out, not in the configuration any more: {}\n",
+                gone.join(", ")
+            );
+        }
+    }
     for (workload, seen) in of {
         let Ok(identity) = Identity::from_spiffe_id(workload, BTreeMap::new()) else { continue };
         let below = namesakes(&identity, report);
@@ -72,8 +82,11 @@ pub fn network_rules(report: &LearnedReport) -> String {
 
 /// Others that have the workload's name and lie below its namespace: a rule for it is for them too.
 fn namesakes(own: &Identity, report: &LearnedReport) -> Vec<String> {
-    let all = report.workloads.iter();
-    let all = all.filter_map(|one| Identity::from_spiffe_id(&one.spiffe_id, BTreeMap::new()).ok());
+    let all: Vec<&String> = match &report.configured {
+        Some(configured) => configured.workloads.iter().collect(),
+        None => report.workloads.iter().map(|one| &one.spiffe_id).collect(),
+    };
+    let all = all.into_iter().filter_map(|id| Identity::from_spiffe_id(id, BTreeMap::new()).ok());
     let is_below = |other: &Identity| {
         other.name() == own.name()
             && other.namespace() != own.namespace()
@@ -82,7 +95,7 @@ fn namesakes(own: &Identity, report: &LearnedReport) -> Vec<String> {
     all.filter(is_below).map(|other| other.spiffe_id()).collect()
 }
 
-/// Each address by itself, or its network, if many of it were seen at one port.
+/// Each address that no rule allows by itself, or its network, if many of it were seen at one port.
 fn widened<'a>(seen: &[&'a LearnedAddress]) -> Vec<Open<'a>> {
     let mut by_network: BTreeMap<(Kind<'a>, u16, IpNet), Vec<&'a LearnedAddress>> = BTreeMap::new();
     for one in seen {
@@ -92,22 +105,15 @@ fn widened<'a>(seen: &[&'a LearnedAddress]) -> Vec<Open<'a>> {
     let mut all = Vec::new();
     for ((kind, port, network), seen) in by_network {
         let open = |prefix, seen| Open { kind, prefix, ports: (port, port), seen };
-        if seen.len() > ADDRESSES_MAX {
-            all.push(open(network, seen));
+        let is_whole = seen.len() > ADDRESSES_MAX;
+        let needed: Vec<_> = seen.into_iter().filter(|one| !one.allowed).collect();
+        if is_whole && !needed.is_empty() {
+            all.push(open(network, needed));
         } else {
-            all.extend(seen.into_iter().map(|one| open(one.address.into(), vec![one])));
+            all.extend(needed.into_iter().map(|one| open(one.address.into(), vec![one])));
         }
     }
     all
-}
-
-fn network_of(address: IpAddr) -> IpNet {
-    // Both lengths are valid; if one were not, the address would stand for itself.
-    let net = match address {
-        IpAddr::V4(v4) => Ipv4Net::new(v4, V4_BITS).map(|net| net.trunc().into()),
-        IpAddr::V6(v6) => Ipv6Net::new(v6, V6_BITS).map(|net| net.trunc().into()),
-    };
-    net.unwrap_or_else(|_| address.into())
 }
 
 /// The same, with so much joined that every address has room for what is open there.
@@ -117,7 +123,7 @@ fn fitted(all: Vec<Open<'_>>) -> Vec<Open<'_>> {
         by_network.entry(network_of(open.prefix.addr())).or_default().push(open);
     }
     for opens in by_network.values_mut() {
-        // A network stands before the addresses in it, which have what is open in it too.
+        // A network stands before the addresses in it, which have what is open in it too and take the room that is left.
         let prefixes: BTreeSet<IpNet> = opens.iter().map(|open| open.prefix).collect();
         for prefix in prefixes {
             fit(opens, prefix);
@@ -126,22 +132,17 @@ fn fitted(all: Vec<Open<'_>>) -> Vec<Open<'_>> {
     by_network.into_values().flatten().collect()
 }
 
+/// Joins what is open at exactly this prefix until there is room for it.
 fn fit(opens: &mut Vec<Open<'_>>, prefix: IpNet) {
     opens.sort_unstable_by_key(|open| (open.prefix, open.kind, open.ports));
-    loop {
-        let here: Vec<usize> = opens
-            .iter()
-            .enumerate()
-            .filter(|(_, open)| open.prefix.contains(&prefix))
-            .map(|(place, _)| place)
-            .collect();
-        if here.len() <= ENTRIES_MAX {
-            return;
-        }
-        let pairs = here.iter().filter_map(|place| {
-            let [one, next] = opens.get(*place..*place + 2)? else { return None };
-            let is_pair = (one.kind, one.prefix) == (next.kind, next.prefix);
-            is_pair.then(|| (next.ports.0.abs_diff(one.ports.1), *place))
+    let is_network = prefix.prefix_len() < prefix.max_prefix_len();
+    let max = if is_network { ENTRIES_MAX_NETWORK } else { ENTRIES_MAX };
+    while opens.iter().filter(|open| open.prefix.contains(&prefix)).count() > max {
+        let pairs = opens.windows(2).enumerate().filter_map(|(place, pair)| {
+            let [one, next] = pair else { return None };
+            let is_pair =
+                one.prefix == prefix && (one.kind, one.prefix) == (next.kind, next.prefix);
+            is_pair.then(|| (next.ports.0.abs_diff(one.ports.1), place))
         });
         match pairs.min() {
             Some((_, place)) => join(opens, place),
@@ -159,17 +160,17 @@ fn join(opens: &mut Vec<Open<'_>>, place: usize) {
     }
 }
 
-/// Everything that is open there becomes open by any protocol and at any port.
+/// Everything that is open at exactly this prefix becomes open by any protocol and at any port.
 fn join_protocols(opens: &mut Vec<Open<'_>>, prefix: IpNet) {
     let mut joined: Vec<Open<'_>> = Vec::new();
     let mut kept = Vec::new();
     for open in opens.drain(..) {
-        if !open.prefix.contains(&prefix) {
+        if open.prefix != prefix {
             kept.push(open);
             continue;
         }
         let kind = Kind { protocol: None, ..open.kind };
-        match joined.iter_mut().find(|one| (one.kind, one.prefix) == (kind, open.prefix)) {
+        match joined.iter_mut().find(|one| one.kind == kind) {
             Some(one) => one.seen.extend(open.seen),
             None => joined.push(Open { kind, ports: (0, 0), ..open }),
         }
@@ -250,9 +251,7 @@ fn write_rule(
         line(&format!("# Wider than seen: also for {}", below.join(", ")));
     }
     for net in rule.prefixes.iter().filter(|net| net.prefix_len() < net.max_prefix_len()) {
-        let inside: BTreeSet<IpAddr> =
-            seen().map(|one| one.address).filter(|address| net.contains(address)).collect();
-        line(&format!("# Wider than seen: {} addresses of {net} were seen", inside.len()));
+        line(&format!("# Wider than seen: more than {ADDRESSES_MAX} addresses of {net} were seen"));
     }
     for Span { ports: (first, last), used, .. } in &rule.spans {
         if *used <= usize::from(last - first) {
@@ -277,7 +276,7 @@ fn write_rule(
     line("");
 }
 
-/// Unique among those of the report: what it is for, shortened, with a number if there are more of it.
+/// Unique among those of the report and those in force: what it is for, shortened, with a number if there are more of it.
 fn name(
     workload: &Identity,
     kind: Kind<'_>,
@@ -337,6 +336,7 @@ fn ports(rule: &Rule<'_>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::path::Path;
 
     use proptest::prelude::*;
@@ -344,7 +344,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::learn::Learned;
+    use crate::learn::{Configured, Learned};
     use crate::materials;
     use crate::policy::Protocol;
     use crate::policy::network::{NetworkTable, check_rules, compile};
@@ -395,7 +395,7 @@ mod tests {
         learned.note_address(&web, name_server, (53, Protocol::UDP), 7200);
         let caller = (Direction::Ingress, host(9));
         learned.note_address(&web, caller, (0, Protocol::from_number(47)), 7200);
-        let expected = r#"# Seen from 1970-01-01 01:00 UTC to 1970-01-01 01:00 UTC, in 1 hours of the week
+        let expected = r#"# Seen from 1970-01-01 01:00 UTC to 1970-01-01 01:00 UTC, in 1 hour of the week
 [[network_rule]]
 name = "learned-web-egress-tcp-443"
 namespace = "/a"
@@ -405,7 +405,7 @@ cidr = ["203.0.113.1/32", "203.0.113.2/32"]
 protocol = "tcp"
 ports = ["443", "8443-8444"]
 
-# Seen from 1970-01-01 02:00 UTC to 1970-01-01 02:00 UTC, in 1 hours of the week
+# Seen from 1970-01-01 02:00 UTC to 1970-01-01 02:00 UTC, in 1 hour of the week
 [[network_rule]]
 name = "learned-web-egress-udp-53"
 namespace = "/a"
@@ -415,7 +415,7 @@ cidr = ["2001:db8::53/128"]
 protocol = "udp"
 ports = ["53"]
 
-# Seen from 1970-01-01 02:00 UTC to 1970-01-01 02:00 UTC, in 1 hours of the week
+# Seen from 1970-01-01 02:00 UTC to 1970-01-01 02:00 UTC, in 1 hour of the week
 [[network_rule]]
 name = "learned-web-ingress-47"
 namespace = "/a"
@@ -442,7 +442,9 @@ protocol = 47
         }
         let text = network_rules(&learned.report());
         assert!(
-            text.contains("# Wider than seen: 18 addresses of 203.0.113.0/24 were seen\n"),
+            text.contains(
+                "# Wider than seen: more than 16 addresses of 203.0.113.0/24 were seen\n"
+            ),
             "{text}"
         );
         let table = &tables(&text)[0];
@@ -483,14 +485,106 @@ protocol = 47
 
     #[test]
     fn a_name_that_others_have_below_is_told() {
-        let inner = Identity::new("example.org", "/a/b".parse().unwrap(), "web", BTreeMap::new());
         let mut learned = Learned::default();
-        learned.watch([&inner.unwrap(), &workload(2)].into_iter(), 0);
+        learned.watch([&workload(0)].into_iter(), 0);
         let far = (Direction::Egress, host(1));
         learned.note_address(&workload(0), far, (80, Protocol::TCP), 0);
-        let text = network_rules(&learned.report());
+        let ids = ["/a/web", "/a/b/web", "/a/b/db", "/b/web"];
+        let text = network_rules(&configured(&learned, &ids, &[]));
         let told = "# Wider than seen: also for spiffe://example.org/a/b/web\n";
-        assert!(text.contains(told), "{text}");
+        assert!(text.contains(told), "it does not learn, but the rule is for it: {text}");
+    }
+
+    fn configured(learned: &Learned, paths: &[&str], rules: &[&str]) -> LearnedReport {
+        let workloads = paths.iter().map(|path| format!("spiffe://example.org{path}")).collect();
+        let network_rules = rules.iter().map(|name| (*name).to_owned()).collect();
+        LearnedReport {
+            configured: Some(Configured { workloads, network_rules }),
+            ..learned.report()
+        }
+    }
+
+    #[test]
+    fn workloads_that_are_gone_are_left_out_and_said_to_be() {
+        let mut learned = Learned::default();
+        let far = (Direction::Egress, host(1));
+        for own in [workload(0), workload(1)] {
+            learned.note_address(&own, far, (80, Protocol::TCP), 0);
+        }
+        let text = network_rules(&configured(&learned, &["/a/web"], &[]));
+        let told = "# Left out, not in the configuration any more: spiffe://example.org/a/db\n\n";
+        assert!(text.starts_with(told) && !text.contains("\"db\""), "{text}");
+        assert!(tables(&text)[0].lookup(far.0, far.1, Protocol::TCP, 80).is_some(), "{text}");
+    }
+
+    #[test]
+    fn rules_in_force_keep_their_names_and_are_not_proposed_again() {
+        let mut learned = Learned::default();
+        for port in [80, 81] {
+            learned.note_address(
+                &workload(0),
+                (Direction::Egress, host(1)),
+                (port, Protocol::TCP),
+                0,
+            );
+        }
+        let names = ["learned-web-egress-tcp-81", "learned-web-egress-tcp-81-2"];
+        let mut report = configured(&learned, &["/a/web"], &names);
+        report.addresses[0].allowed = true;
+        let text = network_rules(&report);
+        assert!(text.contains("name = \"learned-web-egress-tcp-81-3\""), "{text}");
+        assert!(text.contains("ports = [\"81\"]"), "{text}");
+        report.addresses[1].allowed = true;
+        assert_eq!(network_rules(&report), "");
+    }
+
+    #[test]
+    fn what_one_address_does_opens_nothing_to_its_neighbours() {
+        let mut learned = Learned::default();
+        for number in 1..19 {
+            let far = (Direction::Ingress, host(number));
+            learned.note_address(&workload(0), far, (80, Protocol::TCP), 0);
+        }
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for (port, protocol) in [(443, 6), (53, 17), (0, 1), (0, 47), (0, 50), (0, 51)] {
+                let service = (port, Protocol::from_number(protocol));
+                learned.note_address(&workload(0), (direction, host(5)), service, 0);
+            }
+        }
+        let text = network_rules(&learned.report());
+        let table = &tables(&text)[0];
+        let passes = |direction, number, protocol, port| {
+            let protocol = Protocol::from_number(protocol);
+            table.lookup(direction, host(number), protocol, port).is_some()
+        };
+        assert!(passes(Direction::Ingress, 200, 6, 80), "{text}");
+        for (direction, protocol, port) in
+            [(Direction::Ingress, 6, 443), (Direction::Ingress, 47, 0), (Direction::Egress, 6, 80)]
+        {
+            assert!(!passes(direction, 200, protocol, port), "{protocol} {port}\n{text}");
+        }
+        assert!(passes(Direction::Ingress, 5, 51, 0) && passes(Direction::Egress, 5, 17, 53));
+    }
+
+    #[test]
+    fn ports_of_one_address_join_none_of_its_network() {
+        let mut learned = Learned::default();
+        let mut note = |number, port| {
+            let far = (Direction::Ingress, host(number));
+            learned.note_address(&workload(0), far, (port, Protocol::TCP), 0);
+        };
+        for number in 1..19 {
+            note(number, 80);
+            note(number, 443);
+        }
+        (1..10).for_each(|port| note(5, 1000 * port));
+        let text = network_rules(&learned.report());
+        let table = &tables(&text)[0];
+        let passes = |number, port| {
+            table.lookup(Direction::Ingress, host(number), Protocol::TCP, port).is_some()
+        };
+        assert!(passes(200, 80) && passes(200, 443) && !passes(200, 81), "{text}");
+        assert!((1..10).all(|port| passes(5, 1000 * port)) && !passes(5, 444), "{text}");
     }
 
     #[test]

@@ -167,7 +167,9 @@ pub(super) fn when<'a>(all: impl Iterator<Item = &'a When>) -> String {
         hours = hours.or(one.hours);
         (first, last) = (first.min(one.first_unix), last.max(one.last_unix));
     }
-    format!("Seen from {} to {}, in {} hours of the week", date(first), date(last), hours.count())
+    let count = hours.count();
+    let unit = if count == 1 { "hour" } else { "hours" };
+    format!("Seen from {} to {}, in {count} {unit} of the week", date(first), date(last))
 }
 
 fn date(unix: u64) -> String {

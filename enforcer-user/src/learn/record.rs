@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
@@ -12,6 +13,13 @@ use crate::policy::{Action, Direction, Protocol};
 pub const MAX_FLOWS: usize = 16_384;
 /// The most addresses and ports that are remembered; more is counted as lost, too.
 pub const MAX_ADDRESSES: usize = 4_096;
+/// The most of them of one workload: anybody may send datagrams to it, and the others need room too.
+pub const MAX_ADDRESSES_A_WORKLOAD: usize = 1_024;
+/// From so many addresses of one network at one port on it is named as a whole: nobody reads more.
+pub(super) const ADDRESSES_MAX: usize = 16;
+/// Bits of such a network.
+const V4_BITS: u8 = 24;
+const V6_BITS: u8 = 64;
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -93,15 +101,28 @@ pub struct LearnedAddress {
     pub workload: String,
     /// `egress` if the workload called, `ingress` if it was called.
     pub direction: Direction,
-    /// The other end.
+    /// The other end. The first address of a /24 (IPv6: /64) stands for all of it that came behind
+    /// the first 16.
     pub address: IpAddr,
     /// The server's port; 0 of protocols without.
     pub port: u16,
     /// The protocol.
     pub protocol: String,
+    /// Whether a network rule in force allows it by now; only told, never kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allowed: bool,
     /// When they were.
     #[serde(flatten)]
     pub when: When,
+}
+
+/// What is configured when somebody asks what was learned.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configured {
+    /// SPIFFE IDs of all workloads, whether or not they learn.
+    pub workloads: Vec<String>,
+    /// Names of the network rules in force.
+    pub network_rules: Vec<String>,
 }
 
 /// When something was seen.
@@ -145,6 +166,9 @@ pub struct LearnedReport {
     pub addresses: Vec<LearnedAddress>,
     /// Times that something was seen for which there was no room.
     pub lost: u64,
+    /// What is configured; only told, never kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured: Option<Configured>,
 }
 
 /// Caller, callee, whether the callee's end learned it, port, protocol.
@@ -159,6 +183,8 @@ pub struct Learned {
     peers: BTreeMap<String, BTreeMap<String, String>>,
     flows: BTreeMap<Key, When>,
     addresses: BTreeMap<AddressKey, When>,
+    /// How many of them each workload has.
+    shares: BTreeMap<String, usize>,
     lost: u64,
     changes: u64,
 }
@@ -197,11 +223,34 @@ impl Learned {
     ) {
         let called = direction == Direction::Egress;
         let Some(key) = ruled(own.spiffe_id(), called, address, port, protocol) else { return };
-        if note_in(&mut self.addresses, key, MAX_ADDRESSES, unix) {
+        let key = self.place_of(key);
+        let share = self.shares.entry(key.0.clone()).or_default();
+        let max = if *share < MAX_ADDRESSES_A_WORKLOAD { MAX_ADDRESSES } else { 0 };
+        let before = self.addresses.len();
+        if note_in(&mut self.addresses, key, max, unix) {
+            *share += self.addresses.len() - before;
             self.changes += 1;
         } else {
             self.lost += 1;
         }
+    }
+
+    /// Where an address is noted: new ones of a network that is named as a whole are at its first address.
+    fn place_of(&self, key: AddressKey) -> AddressKey {
+        if self.addresses.contains_key(&key) {
+            return key;
+        }
+        let (workload, called, address, port, protocol) = key;
+        let network = network_of(address);
+        let first = (workload.clone(), called, network.network(), 0, 0);
+        let inside = self.addresses.range(first..).map(|(key, _)| key);
+        let inside = inside
+            .take_while(|key| (&key.0, key.1) == (&workload, called) && network.contains(&key.2));
+        let others =
+            inside.filter(|key| (key.3, key.4) == (port, protocol) && key.2 != network.network());
+        let is_whole = others.count() >= ADDRESSES_MAX;
+        let address = if is_whole { network.network() } else { address };
+        (workload, called, address, port, protocol)
     }
 
     /// Notes that these workloads are watched at this second (Unix time).
@@ -239,6 +288,7 @@ impl Learned {
             flows: self.flows.iter().map(flow).collect(),
             addresses: self.addresses.iter().map(address).collect(),
             lost: self.lost,
+            configured: None,
         }
     }
 
@@ -255,8 +305,12 @@ impl Learned {
         let peers = peers.map(|peer| (peer.spiffe_id, peer.labels)).collect();
         let workloads = report.workloads.into_iter().take(MAX_FLOWS);
         let workloads = workloads.map(|one| (one.spiffe_id.clone(), one)).collect();
-        let addresses = addresses.take(MAX_ADDRESSES).collect();
-        Self { workloads, peers, flows, addresses, lost: report.lost, changes: 0 }
+        let addresses: BTreeMap<AddressKey, When> = addresses.take(MAX_ADDRESSES).collect();
+        let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+        for (workload, ..) in addresses.keys() {
+            *shares.entry(workload.clone()).or_default() += 1;
+        }
+        Self { workloads, peers, flows, addresses, shares, lost: report.lost, changes: 0 }
     }
 }
 
@@ -301,6 +355,7 @@ fn address((key, when): (&AddressKey, &When)) -> LearnedAddress {
         address: *address,
         port: *port,
         protocol: Protocol::from_number(*protocol).to_string(),
+        allowed: false,
         when: *when,
     }
 }
@@ -309,6 +364,16 @@ fn address_key(one: &LearnedAddress) -> Option<AddressKey> {
     let called = one.direction == Direction::Egress;
     let protocol: Protocol = one.protocol.parse().ok()?;
     ruled(one.workload.clone(), called, one.address, one.port, protocol)
+}
+
+/// The network that an address is named with, if many of it were seen.
+pub(super) fn network_of(address: IpAddr) -> IpNet {
+    // Both lengths are valid; if one were not, the address would stand for itself.
+    let net = match address {
+        IpAddr::V4(v4) => Ipv4Net::new(v4, V4_BITS).map(|net| net.trunc().into()),
+        IpAddr::V6(v6) => Ipv6Net::new(v6, V6_BITS).map(|net| net.trunc().into()),
+    };
+    net.unwrap_or_else(|_| address.into())
 }
 
 /// The key of what a network rule can say: it knows neither port 0 nor ICMP of the other family.
@@ -331,6 +396,8 @@ fn ruled(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn of(id: &str) -> Identity {
@@ -427,11 +494,53 @@ mod tests {
         }
         let report = learned.report();
         assert_eq!((report.flows.len(), report.lost), (MAX_FLOWS, 3));
-        for number in 0..u32::try_from(MAX_ADDRESSES).unwrap() + 2 {
-            let far = (Direction::Ingress, std::net::Ipv4Addr::from(number).into());
-            learned.note_address(&web, far, (80, Protocol::TCP), 10);
+        let a_workload = u32::try_from(MAX_ADDRESSES_A_WORKLOAD).unwrap();
+        for number in 0..a_workload + 2 {
+            // Each of a network of its own.
+            let far = (Direction::Ingress, Ipv4Addr::from(number << 8).into());
+            for own in ["web", "db", "a", "b", "c"] {
+                let own = of(&format!("spiffe://example.org/a/{own}"));
+                learned.note_address(&own, far, (80, Protocol::TCP), 10);
+            }
         }
         let report = learned.report();
-        assert_eq!((report.addresses.len(), report.lost), (MAX_ADDRESSES, 5));
+        assert_eq!(report.addresses.len(), MAX_ADDRESSES);
+        assert_eq!(report.lost, 3 + 5 * u64::from(a_workload + 2) - MAX_ADDRESSES as u64);
+    }
+
+    #[test]
+    fn one_workload_leaves_room_for_the_others() {
+        let mut learned = Learned::default();
+        let web = of("spiffe://example.org/a/web");
+        let far = |number: u32| (Direction::Ingress, IpAddr::from(Ipv4Addr::from(number << 8)));
+        for number in 0..u32::try_from(MAX_ADDRESSES_A_WORKLOAD).unwrap() + 2 {
+            learned.note_address(&web, far(number), (80, Protocol::TCP), 10);
+        }
+        learned.note_address(&web, far(0), (80, Protocol::TCP), HOUR);
+        let report = learned.report();
+        assert_eq!((report.addresses.len(), report.lost), (MAX_ADDRESSES_A_WORKLOAD, 2));
+        assert_eq!(report.addresses[0].when.times, 2, "what is known is noted on");
+        let mut learned = Learned::of(report);
+        learned.note_address(&web, far(0xffff), (80, Protocol::TCP), 10);
+        assert_eq!(learned.report().lost, 3, "behind a restart, too");
+        let db = of("spiffe://example.org/a/db");
+        learned.note_address(&db, far(0), (80, Protocol::TCP), 10);
+        assert_eq!(learned.report().addresses.len(), MAX_ADDRESSES_A_WORKLOAD + 1);
+    }
+
+    #[test]
+    fn a_network_that_is_named_as_a_whole_takes_no_more_room() {
+        let mut learned = Learned::default();
+        let web = of("spiffe://example.org/a/web");
+        for (network, port) in [("203.0.113.", 80), ("203.0.113.", 81), ("2001:db8::", 80)] {
+            for number in 1..100 {
+                let far = (Direction::Ingress, format!("{network}{number}").parse().unwrap());
+                learned.note_address(&web, far, (port, Protocol::TCP), 10);
+            }
+        }
+        let report = learned.report();
+        assert_eq!((report.addresses.len(), report.lost), (3 * (ADDRESSES_MAX + 1), 0));
+        let first = |one: &&LearnedAddress| one.address == network_of(one.address).network();
+        assert_eq!(report.addresses.iter().filter(first).count(), 3);
     }
 }

@@ -247,6 +247,57 @@ fn who_learns_is_told_of_peers_without_identity_that_no_rule_allows() {
     opened(&mut bench, seen, 17, 53, at(3));
     opened(&mut bench, seen, 17, 54, at(3));
     assert_eq!(told(&bench), [("egress".to_owned(), 54)], "a rule allows the other");
+
+    // What is open already is found by looking; who does not learn is not looked at.
+    let live = |workload, port| {
+        let key =
+            FlowKey { workload, protocol: 17, remote: mapped(DNS), ..flow(0, port, workload).key };
+        LiveFlow { key, direction: direction::EGRESS, ..flow(0, port, workload) }
+    };
+    let flows = vec![live(seen, 53), live(seen, 55), live(web, 56)];
+    assert_eq!(bench.engine.learning(), [seen].into());
+    assert!(bench.engine.handle(Input::PlainInUse(flows), at(4)).is_empty());
+    assert_eq!(told(&bench), [54, 55].map(|port| ("egress".to_owned(), port)));
+}
+
+#[test]
+fn what_was_learned_is_told_with_what_is_configured() {
+    let mut bench = Bench::new(&permit("cli"));
+    let flags = workload_flags::OBSERVE;
+    let spec = WorkloadSpec { identity: identity("seen"), flags, adopt_until_ns: 0, learns: true };
+    let _ = bench.engine.handle(Input::AddWorkload(spec), at(0));
+    let seen = bench.engine.workload_id("seen").unwrap();
+    for port in [53, 54] {
+        let key =
+            FlowKey { workload: seen, protocol: 17, remote: mapped(DNS), ..flow(0, 1, seen).key };
+        let flow = LiveFlow { key, direction: direction::EGRESS, ..flow(0, port, seen) };
+        let _ = bench.engine.handle(Input::Opened(flow), at(1));
+    }
+    let told = |bench: &Bench| {
+        let report = bench.engine.learned_report();
+        let allowed: Vec<bool> = report.addresses.iter().map(|one| one.allowed).collect();
+        (allowed, report.configured.unwrap())
+    };
+    let (allowed, configured) = told(&bench);
+    assert_eq!((allowed, configured.workloads.len()), (vec![false, false], 2));
+    let changed = with_network(&permit("cli"), vec![rule("dns")]);
+    let _ = bench.engine.handle(Input::SetPolicy { policy: changed, live: Vec::new() }, at(2));
+    let (allowed, configured) = told(&bench);
+    assert_eq!((allowed, configured.network_rules), (vec![true, false], vec!["dns".to_owned()]));
+    let kept = bench.engine.learned().report();
+    assert!(kept.configured.is_none() && kept.addresses.iter().all(|one| !one.allowed));
+}
+
+#[test]
+fn who_is_watched_is_noted_anew_when_everything_is_forgotten() {
+    let mut bench = Bench::new(&permit("cli"));
+    let flags = workload_flags::OBSERVE;
+    let spec = WorkloadSpec { identity: identity("seen"), flags, adopt_until_ns: 0, learns: true };
+    let _ = bench.engine.handle(Input::AddWorkload(spec), at(0));
+    let _ = bench.engine.handle(Input::Tick, at(1));
+    bench.engine.set_learned(Learned::default());
+    let _ = bench.engine.handle(Input::Tick, at(2));
+    assert_eq!(bench.engine.learned().report().workloads.len(), 1);
 }
 
 #[test]
