@@ -5,28 +5,13 @@ use enforcer_common::abi::{
     Address, AddressKey, DropReason, interface_flags, mapped, workload_flags,
 };
 
-use crate::{
-    maps::ADDRESSES,
-    scratch::Scratch,
-    skb::load,
-    workload::{self, Workload},
-};
-
-/// Whether the workload's addresses are enforced. Of a workload that is not there they are: [`check`] says so.
-#[inline(always)]
-pub fn is_checked(s: &Scratch) -> bool {
-    workload::find(s).map_or(true, enforces)
-}
-
-#[inline(always)]
-fn enforces(workload: Workload) -> bool {
-    workload.flags & workload_flags::CHECK_ADDRESS != 0 && !cfg!(feature = "mutate-source-address")
-}
+use crate::{maps::ADDRESSES, scratch::Scratch, skb::load, workload};
 
 /// Whether the workload may use `address`, where its addresses are enforced.
 #[inline(always)]
 pub fn check(s: &Scratch, address: &Address) -> Result<(), DropReason> {
-    if !enforces(workload::find(s)?) {
+    let is_enforced = workload::find(s)?.flags & workload_flags::CHECK_ADDRESS != 0;
+    if !is_enforced || cfg!(feature = "mutate-source-address") {
         return Ok(());
     }
     let key = AddressKey { address: *address, workload: s.interface.workload, zero: [0; 6] };

@@ -16,7 +16,7 @@ use enforcer_common::{
 };
 
 use crate::{
-    address, attempt, checksum, clock, counter,
+    attempt, checksum, clock, counter,
     cursor::{FrameCursor, PlainCursor, mac_at},
     entry::SLOW,
     handshake, interface,
@@ -71,7 +71,7 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
         }
         Err(reason) => return unread(s, reason),
     }
-    if is_ordinary::<FROM>(s, &packet) {
+    if is_ordinary::<FROM>(&packet) {
         let flow = if packet.family == 4 {
             apart(FLOWS4.get_ptr_mut(&tuple4::<FROM>(interface.workload, &packet)))
         } else {
@@ -146,17 +146,16 @@ fn passes(flow: &FlowValue, p: &Packet) -> bool {
     flow.state == flow_state::DATAGRAM
 }
 
-/// Whether the packet is a segment that neither opens nor resets nor has room for our option, or a datagram. Of one that
-/// leaves a workload whose addresses are enforced the source is checked each time, which the slow path does: the flow may
-/// be one that the far side opened towards an address that is not the workload's, or the workload may have lost the
-/// address since.
+/// Whether the packet is a segment that neither opens nor resets nor has room for our option, or a datagram that
+/// arrives. Of one that leaves the source address is checked each time: the flow may be one that the far side opened
+/// towards an address that is not the workload's, or the workload may have lost the address since.
 #[inline(always)]
-fn is_ordinary<const FROM: bool>(s: &Scratch, p: &Packet) -> bool {
+fn is_ordinary<const FROM: bool>(p: &Packet) -> bool {
     let is_segment = p.protocol == protocol::TCP
         && p.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
         && p.options() < OPTION_BYTES;
-    let is_datagram = || p.protocol == protocol::UDP && !(FROM && address::is_checked(s));
-    p.ipv4_options() == 0 && (is_segment || is_datagram())
+    let arrives = !FROM && p.protocol == protocol::UDP;
+    (is_segment || arrives) && p.ipv4_options() == 0
 }
 
 /// The tuple from the workload's side.
