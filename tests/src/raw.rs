@@ -72,9 +72,15 @@ impl Forged {
         }
     }
 
-    /// The same with another option.
+    /// The same with another option, of a kind that has a length (all but 0 and 1, RFC 9293 section 3.1).
+    ///
+    /// # Panics
+    ///
+    /// For kinds 0 and 1: what follows them would be read as other options. Linux 7.2 drops a SYN
+    /// whose options do not parse (`TCP_AUTH_HDR`), 6.18 reads as far as it can.
     #[must_use]
     pub fn option(mut self, kind: u8, data: &[u8]) -> Self {
+        assert!(kind > 1, "option {kind} has no length");
         let length = u8::try_from(data.len() + 2).unwrap_or(u8::MAX);
         self.options.extend([kind, length]);
         self.options.extend(data);
