@@ -1,18 +1,21 @@
 //! MACs and nonces.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
-use enforcer_common::crypto::{KEY_WORDS, keyed_block, nonce_input};
+use enforcer_common::{
+    abi::Nonce,
+    crypto::{KEY_WORDS, macs, nonce},
+};
 
 use crate::{atomic::fetch_increment, maps::NONCES, scratch::Scratch};
 
-/// Hashes `s.mac` under `s.pair_key` into `s.tag`. A subprogram of its own: its frame is the largest.
+/// Makes both MACs of `s.mac` under `s.pair_key`, in `s.macs`. A subprogram of its own: its frame is the largest.
 #[inline(never)]
-pub fn tag(s: &mut Scratch) -> u32 {
-    s.tag = keyed_block(&s.pair_key, &s.mac.block, s.mac.length);
+pub fn make(s: &mut Scratch) -> u32 {
+    s.macs = macs(&s.pair_key, &s.mac);
     0
 }
 
-/// Puts the key of the next MAC into the scratch.
+/// Puts the key of the MACs into the scratch.
 #[inline(always)]
 pub fn use_key(s: &mut Scratch, key: &[u32; KEY_WORDS]) {
     let mut word = 0;
@@ -24,20 +27,14 @@ pub fn use_key(s: &mut Scratch, key: &[u32; KEY_WORDS]) {
     }
 }
 
-/// A fresh nonce in `s.nonce`: PRF of a counter that never repeats under its secret, with the time
-/// mixed in. Not zero: there is no generator.
+/// A nonce of a counter that never repeats under its secret, with the time mixed in. None: there is no generator.
 #[inline(always)]
-pub fn nonce(s: &mut Scratch) -> u32 {
-    let Some(state) = NONCES.get_ptr_mut(0) else { return 1 };
+pub fn fresh_nonce() -> Option<Nonce> {
+    let state = NONCES.get_ptr_mut(0)?;
     // SAFETY: a live array value; the counter is only ever touched by this instruction.
     let counter = unsafe { fetch_increment(&raw mut (*state).counter) };
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    nonce_input(&mut s.mac, counter, now);
     // SAFETY: the secret is written by the daemon before any program is attached.
-    use_key(s, unsafe { &(*state).secret });
-    tag(s);
-    let (a, b) = (s.tag[0].to_le_bytes(), s.tag[1].to_le_bytes());
-    s.nonce = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
-    0
+    Some(nonce(unsafe { (*state).secret }, counter, now))
 }

@@ -3,8 +3,8 @@
 //! and overwrites it.
 
 use enforcer_common::{
-    abi::{AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, Nonce, ReportedSegment},
-    crypto::{KEY_WORDS, MacInput, Transcript},
+    abi::{AttemptValue, FlowKey, FlowValue, HeldSegment, InterfaceValue, ReportedSegment},
+    crypto::{KEY_WORDS, MacInput, Macs, Transcript},
     datapath::opaque::Opaque,
     wire::{
         frame::Packet,
@@ -55,18 +55,16 @@ pub struct Scratch {
     pub flow: FlowValue,
     /// Handles and nonces of the handshake at hand.
     pub transcript: Transcript,
-    /// Key of the MAC: the pair's, or the nonce generator's secret.
+    /// Key of the MACs.
     pub pair_key: [u32; KEY_WORDS],
-    /// A fresh nonce.
-    pub nonce: Nonce,
     /// Boot-time nanoseconds until which the verdict holds.
     pub deadline_ns: u64,
     /// One's complement sum of the peer's credential.
     pub credential_sum: u32,
-    /// Input of the MAC.
+    /// Input of the MACs.
     pub mac: MacInput,
-    /// The MAC.
-    pub tag: [u32; 4],
+    /// The MACs.
+    pub macs: Macs,
     /// The handshake option and, right behind it as on the wire, the prefix of S2.
     pub option: HandshakeOption,
     /// See `option`.

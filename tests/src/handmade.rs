@@ -80,7 +80,7 @@ impl Speaker {
         Ok(bytes)
     }
 
-    /// The proof of a call under the MAC label given, once S2 has come; that of the protocol is `EN3` and a byte 1.
+    /// The proof of a call under the label given, once S2 has come.
     pub fn proof(
         &self,
         call: &Call,
@@ -90,13 +90,16 @@ impl Speaker {
     ) -> Result<Forged> {
         let answer = s2.identity().context("S2 without the option")?;
         let theirs = s2.payload.get(PREFIX..).context("S2 without a credential")?;
+        let (address, port) = (s2.payload[16..32].try_into()?, s2.payload[32..34].try_into()?);
         let peer = self.verifier.verify(theirs, now()?).context("the credential of S2")?;
         let covered = Covered {
             handles: [credential.handle(), peer.handle],
             nonces: [call.nonce, *answer.last_chunk().context("S2 without a nonce")?],
+            address,
+            port: u16::from_be_bytes(port),
         };
         let keys = pair_keys(credential, &peer)?;
-        let mac = covered.proof_labelled(label, keys.as_initiator.as_bytes());
+        let [_, mac] = covered.macs(label, keys.as_initiator.as_bytes());
         Ok(call.acknowledge(s2).identity(&mac))
     }
 }

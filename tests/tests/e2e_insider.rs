@@ -15,6 +15,7 @@ use enforcer_tests::host::{Family, Host};
 use enforcer_tests::interactive::Interactive;
 use enforcer_tests::keys::{Keys, NodeFiles};
 use enforcer_tests::policy;
+use enforcer_tests::program::mac::LABEL;
 use enforcer_tests::raw::Forged;
 use enforcer_tests::scenario::{NAMESPACE, PORT, server};
 use enforcer_tests::tcp::{Got, PATIENCE, SILENCE, Server, Service, dial};
@@ -24,8 +25,6 @@ use enforcer_tests::twin::Enforcement;
 
 /// How long what was sent by hand has to arrive.
 const GRACE: Duration = Duration::from_millis(300);
-/// The label of a proof, version 1.
-const PROOF: [u8; 4] = *b"EN3\x01";
 
 /// A node with two workloads, of which `b` may call the server and `a` is in the hands of an attacker, and a server with
 /// an enforcer of its own on the same network.
@@ -268,23 +267,23 @@ fn a_node_that_signs_outside_its_namespaces_hears_nothing() {
     for (n, namespace) in (0..).zip(["/acme/shop", "/acme/shop/berlin"]) {
         let id = format!("spiffe://example.org{namespace}/client");
         assert!(scene.answers(43_200 + n, &dishonest.sign_anyway(&id).unwrap()), "{namespace}");
-        assert!(scene.opens(&dishonest, &id, 43_300 + n, PROOF));
+        assert!(scene.opens(&dishonest, &id, 43_300 + n, LABEL));
     }
 }
 
 #[test]
-fn a_proof_of_another_version_or_step_opens_nothing() {
+fn a_proof_of_another_version_or_purpose_opens_nothing() {
     for keys in [Keys::pki().unwrap(), Keys::psk().unwrap()] {
         let scene = Stranger::new(keys);
         let speaker = scene.speaker("client-node", NAMESPACE);
         let id = format!("spiffe://example.org{NAMESPACE}/client");
-        let labels = [*b"EN3\x00", *b"EN3\x02", *b"EN3\xff", *b"EN2\x01", *b"ENN\x01", [0; 4]];
+        let labels = [*b"ENM\x00", *b"ENM\x01", *b"ENM\x03", *b"ENM\xff", *b"EN3\x01", [0; 4]];
         for (n, label) in (0..).zip(labels) {
             assert!(!scene.opens(&speaker, &id, 44_000 + n, label), "{label:?} opens a connection");
             assert_eq!(scene.daemon.counters().unwrap().drop("bad_mac"), u64::from(n) + 1);
         }
         // The twin: under its own label it does.
-        assert!(scene.opens(&speaker, &id, 44_100, PROOF));
+        assert!(scene.opens(&speaker, &id, 44_100, LABEL));
     }
 }
 

@@ -288,9 +288,10 @@ impl Pair {
         let covered = enforcer_tests::program::mac::Covered {
             handles: [w.own.handle, w.theirs.handle],
             nonces: [local_nonce, nonce],
+            address,
+            port: w.remote.port,
         };
-        let port = w.remote.port;
-        let mac = covered.answer(&KEY_AS_INITIATOR, &address, port);
+        let (mac, port) = (covered.answer(&KEY_AS_INITIATOR), covered.port);
         let payload = [&mac[..], &address, &port.to_be_bytes(), &w.theirs.bytes].concat();
         let syn_ack = self.answering(w.syn_ack_in(), false);
         syn_ack.hello(w.theirs.handle, nonce).payload(&payload)

@@ -60,7 +60,7 @@ const MUTATIONS: [Mutation; 20] = [
     Mutation::new("mac", HANDSHAKE, "a_wrong_mac_is_dropped"),
     Mutation::new("address-binding", HANDSHAKE, "an_answer_from_another_address_is_dropped"),
     Mutation::new("proof", HANDSHAKE, "server::s3_that_must_not_be_accepted"),
-    Mutation::new("step-label", HANDSHAKE, "a_mac_of_another_step_is_dropped"),
+    Mutation::new("step", HANDSHAKE, "a_mac_of_another_step_is_dropped"),
     Mutation::new("proof-numbers", HANDSHAKE, "server::s3_that_must_not_be_accepted"),
     Mutation::new("proof-verdict", VERDICT, "a_handshake_asks_under_the_current_epoch"),
     Mutation::new("obligation", HANDSHAKE, "what_cannot_be_done_denies_whatever_the_answer"),

@@ -1,6 +1,7 @@
 //! What the daemon sets for the whole datapath.
 
 use super::pod;
+use crate::crypto::NONCE_KEY_WORDS;
 
 /// The one value of the configuration map.
 #[repr(C)]
@@ -39,8 +40,10 @@ pub mod config_flags {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NonceState {
-    /// Key of the PRF, fresh from the system whenever the value is written.
-    pub secret: [u32; 8],
+    /// Key of [`nonce`](crate::crypto::nonce), fresh from the system whenever the value is written.
+    pub secret: [u64; NONCE_KEY_WORDS],
+    /// Zero.
+    pub zero: [u64; 2],
     /// Nonces made so far; only ever incremented.
     pub counter: u64,
 }

@@ -1,5 +1,5 @@
 //! BLAKE3's keyed hash of one block of at most 64 bytes (BLAKE3 paper, sections 2.2 and 2.3): a
-//! single compression, which is all that the handshake's MACs need.
+//! single compression, which yields both MACs of a handshake.
 
 /// Words of a key.
 pub const KEY_WORDS: usize = 8;
@@ -12,13 +12,13 @@ const CHUNK_END: u32 = 2;
 const ROOT: u32 = 8;
 const KEYED_HASH: u32 = 16;
 
-/// The first 16 bytes (as little-endian words) of `keyed_hash(key, block[..length])`.
+/// The 32 bytes (as little-endian words) of `keyed_hash(key, block[..length])`.
 ///
 /// `key` and `block` are little-endian words; the block is zero behind `length`, which is at most
 /// 64 bytes.
 #[inline(always)]
 #[must_use]
-pub fn keyed_block(key: &[u32; KEY_WORDS], block: &[u32; BLOCK_WORDS], length: u32) -> [u32; 4] {
+pub fn keyed_block(key: &[u32; KEY_WORDS], block: &[u32; BLOCK_WORDS], length: u32) -> [u32; 8] {
     let mut v = [
         key[0],
         key[1],
@@ -44,7 +44,16 @@ pub fn keyed_block(key: &[u32; KEY_WORDS], block: &[u32; BLOCK_WORDS], length: u
     round(&mut v, block, [12, 13, 9, 11, 15, 10, 14, 8, 7, 2, 5, 3, 0, 1, 6, 4]);
     round(&mut v, block, [9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7]);
     round(&mut v, block, [11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13]);
-    [v[0] ^ v[8], v[1] ^ v[9], v[2] ^ v[10], v[3] ^ v[11]]
+    [
+        v[0] ^ v[8],
+        v[1] ^ v[9],
+        v[2] ^ v[10],
+        v[3] ^ v[11],
+        v[4] ^ v[12],
+        v[5] ^ v[13],
+        v[6] ^ v[14],
+        v[7] ^ v[15],
+    ]
 }
 
 /// One round; `s` is the message schedule of that round (the permutation applied repeatedly).
@@ -95,7 +104,7 @@ mod tests {
             let ours = keyed_block(&key_words, &words, u32::try_from(data.len()).unwrap());
             let theirs = blake3::keyed_hash(&key, &data);
             let ours: Vec<u8> = ours.iter().flat_map(|w| w.to_le_bytes()).collect();
-            prop_assert_eq!(&ours[..], &theirs.as_bytes()[..16]);
+            prop_assert_eq!(&ours[..], &theirs.as_bytes()[..]);
         }
     }
 }

@@ -6,7 +6,7 @@ use enforcer_common::{
         AttemptValue, CredentialValue, DropReason, Event, FlowValue, Handle, direction, flow_flags,
         flow_state, role,
     },
-    crypto::{Transcript, answer_input, mac_bytes, mac_words, proof_input, same_mac},
+    crypto::{Transcript, mac_bytes, mac_input, mac_words, same_mac},
     wire::{
         option::{HandshakeOption, OPTION_BYTES},
         prefix::PREFIX_BYTES,
@@ -69,10 +69,8 @@ fn try_open(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
 fn begin(s: &mut Scratch) -> Result<&'static CredentialValue, DropReason> {
     let (handle, own) = current_credential(s)?;
     let deadline_ns = own.deadline_ns;
-    if mac::nonce(s) != 0 {
-        return Err(DropReason::Internal);
-    }
-    s.option = HandshakeOption::hello(handle, s.nonce);
+    let nonce = mac::fresh_nonce().ok_or(DropReason::Internal)?;
+    s.option = HandshakeOption::hello(handle, nonce);
     check(insert_client(s, &handle, deadline_ns))?;
     Ok(own)
 }
@@ -106,16 +104,15 @@ pub fn answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if step != CONTINUE {
         return step;
     }
-    mac::tag(s);
+    mac::make(s);
     let step = judge_answered(skb, s);
     if step != CONTINUE {
         return step;
     }
-    mac::tag(s);
     open_answered(skb, s, a)
 }
 
-/// Finds what S2 answers and who speaks, and prepares the check of `mac_B`.
+/// Finds what S2 answers and who speaks, and prepares the MACs.
 #[inline(never)]
 fn find_answered(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> u32 {
     match try_find_answered(skb, s, a) {
@@ -160,14 +157,14 @@ fn try_find_answered(
         nonce_a: a.local_nonce,
         nonce_b: s.option.nonce(),
     };
-    answer_input(&mut s.mac, &s.transcript, &s.prefix.address, u16::from_be_bytes(s.prefix.port));
+    mac_input(&mut s.mac, &s.transcript, &s.prefix.address, u16::from_be_bytes(s.prefix.port));
     Ok(CONTINUE)
 }
 
-/// `mac_B` is in `s.tag`: verifies it, and asks who may be called.
+/// Verifies `mac_B`, and asks who may be called.
 #[inline(never)]
 fn judge_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    let verified = same_mac(s.tag, mac_words(&s.prefix.mac));
+    let verified = same_mac(s.macs.answer, mac_words(&s.prefix.mac));
     if !verified && !cfg!(feature = "mutate-mac") {
         return DropReason::BadMac as u32;
     }
@@ -183,11 +180,10 @@ fn judge_answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
             return hold::segment(skb, s, direction::EGRESS, &handle);
         }
     }
-    proof_input(&mut s.mac, &s.transcript);
     CONTINUE
 }
 
-/// `mac_A` is in `s.tag`: keeps it for the ACK, opens the client's flow, lets the SYN-ACK pass.
+/// Keeps `mac_A` for the ACK, opens the client's flow, lets the SYN-ACK pass.
 #[inline(never)]
 fn open_answered(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> u32 {
     // The entry may be another's by now.
@@ -201,7 +197,7 @@ fn open_answered(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> 
     if is_first {
         quota::call_answered(s);
     }
-    a.proof = mac_bytes(s.tag);
+    a.proof = mac_bytes(s.macs.proof);
     a.remote_handle = s.transcript.handle_b;
     a.remote_nonce = s.transcript.nonce_b;
     a.remote_isn = s.packet.sequence;

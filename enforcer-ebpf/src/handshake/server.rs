@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{
     abi::{AttemptValue, DropReason, Event, Handle, PeerValue, direction, flow_flags, role},
-    crypto::{Transcript, answer_input, mac_bytes, proof_input},
+    crypto::{Transcript, mac_bytes, mac_input},
     datapath::attempt::CALL_LASTS_NS,
     wire::{
         option::{HandshakeOption, OPTION_BYTES},
@@ -173,18 +173,11 @@ const FREEZE: u32 = 1 << 19;
 /// Makes nonce and MACs of the attempt, which every repetition of the SYN-ACK shows again.
 #[inline(always)]
 fn freeze_answer(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
-    // The nonce is made with another key and input than the MACs: it comes before them.
-    if mac::nonce(s) != 0 {
-        return DropReason::Internal as u32;
-    }
     let step = prepare_answer(s, a);
     if step != CONTINUE {
         return step;
     }
-    mac::tag(s);
-    s.prefix.mac = mac_bytes(s.tag);
-    proof_input(&mut s.mac, &s.transcript);
-    mac::tag(s);
+    mac::make(s);
     let step = keep_answer(s, a);
     // The stack has forgotten the old connection of the tuple, or it would not answer. What is left of its flow
     // must not carry the acknowledgement that this answer asks for: that would be a connection without a proof.
@@ -231,7 +224,7 @@ fn answer_plain(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
     0
 }
 
-/// The pair key and the input of `mac_B`, with the nonce that was just made.
+/// The pair key and the input of the MACs, with a fresh nonce.
 #[inline(never)]
 fn prepare_answer(s: &mut Scratch, a: &AttemptValue) -> u32 {
     let Some(peer) = find_peer(a.local_handle, a.remote_handle) else {
@@ -240,14 +233,15 @@ fn prepare_answer(s: &mut Scratch, a: &AttemptValue) -> u32 {
     if a.deadline_ns <= s.now_ns {
         return DropReason::Expired as u32;
     }
+    let Some(nonce) = mac::fresh_nonce() else { return DropReason::Internal as u32 };
     mac::use_key(s, &peer.as_responder);
     s.transcript = Transcript {
         handle_a: a.remote_handle,
         handle_b: a.local_handle,
         nonce_a: a.remote_nonce,
-        nonce_b: if a.role == role::BOTH { a.local_nonce } else { s.nonce },
+        nonce_b: if a.role == role::BOTH { a.local_nonce } else { nonce },
     };
-    answer_input(&mut s.mac, &s.transcript, &s.key.local, s.key.local_port);
+    mac_input(&mut s.mac, &s.transcript, &s.key.local, s.key.local_port);
     CONTINUE
 }
 
@@ -263,8 +257,8 @@ fn keep_answer(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
         return DropReason::NoAttempt as u32;
     }
     a.local_nonce = s.transcript.nonce_b;
-    a.answer = s.prefix.mac;
-    a.proof = mac_bytes(s.tag);
+    a.answer = mac_bytes(s.macs.answer);
+    a.proof = mac_bytes(s.macs.proof);
     a.answered = 1;
     CONTINUE
 }

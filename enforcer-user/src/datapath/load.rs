@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF;
 use aya_obj::{EbpfSectionKind, Object};
 use enforcer_common::abi::{ABI_VERSION, Config, NonceState};
+use enforcer_common::crypto::NONCE_KEY_WORDS;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::error::DatapathError;
@@ -345,11 +346,12 @@ fn write_state(
 /// The counter only moves on, so that nonces drawn while the value is replaced do not come again.
 fn renew_nonces(folder: &PinFolder) -> Result<(), DatapathError> {
     let mut state: NonceState = read_single(folder, "NONCES")?;
-    let mut secret = Zeroizing::new([0u8; 32]);
+    let mut secret = Zeroizing::new([0u8; 8 * NONCE_KEY_WORDS]);
     getrandom::fill(&mut *secret)?;
-    for (word, bytes) in state.secret.iter_mut().zip(secret.as_chunks::<4>().0) {
-        *word = u32::from_ne_bytes(*bytes);
+    for (word, bytes) in state.secret.iter_mut().zip(secret.as_chunks().0) {
+        *word = u64::from_ne_bytes(*bytes);
     }
+    state.zero = [0; 2];
     state.counter = state.counter.wrapping_add(NONCE_GAP);
     let written = write_single(folder, "NONCES", state);
     state.secret.zeroize();

@@ -109,8 +109,9 @@ impl Node {
             nonce_a: a.remote_nonce,
             nonce_b: a.local_nonce,
         };
-        a.answer = mac::answer(self.weakening, &peer.as_responder, &transcript, tuple.local);
-        a.proof = mac::proof(self.weakening, &peer.as_responder, &transcript);
+        let made = mac::both(self.weakening, &peer.as_responder, &transcript, tuple.local);
+        a.answer = made.answer;
+        a.proof = made.proof;
         a.answered = 1;
         self.flows.remove(&tuple);
         Ok(())

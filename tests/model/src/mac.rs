@@ -5,42 +5,41 @@ use std::collections::HashMap;
 
 use enforcer_common::abi::Mac;
 use enforcer_common::crypto::{
-    BLOCK_WORDS, KEY_WORDS, MacInput, Transcript, answer_input, keyed_block, mac_bytes, proof_input,
+    BLOCK_WORDS, KEY_WORDS, MacInput, Transcript, mac_bytes, mac_input, macs,
 };
 
 use super::{End, Weakening};
 
 type Key = [u32; KEY_WORDS];
-type Known = HashMap<(Key, [u32; BLOCK_WORDS], u32), Mac>;
+type Known = HashMap<(Key, [u32; BLOCK_WORDS]), Both>;
 
-/// `mac_B`, as this protocol has it.
-#[must_use]
-pub fn answer(weakening: Weakening, key: &Key, transcript: &Transcript, end: End) -> Mac {
-    let mut input = blank();
-    answer_input(&mut input, transcript, &end.address, end.port);
-    weakening.on_answer(&mut input);
-    hash(key, &input)
+/// The MACs of a handshake, as bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Both {
+    /// `mac_B`.
+    pub answer: Mac,
+    /// `mac_A`.
+    pub proof: Mac,
 }
 
-/// `mac_A`, as this protocol has it.
+/// Both MACs, as this protocol has them.
 #[must_use]
-pub fn proof(weakening: Weakening, key: &Key, transcript: &Transcript) -> Mac {
-    let mut input = blank();
-    proof_input(&mut input, transcript);
-    weakening.on_both(&mut input);
-    hash(key, &input)
-}
-
-fn blank() -> MacInput {
-    MacInput { block: [0; BLOCK_WORDS], length: 0 }
+pub fn both(weakening: Weakening, key: &Key, transcript: &Transcript, end: End) -> Both {
+    let mut input = MacInput { block: [0; BLOCK_WORDS] };
+    mac_input(&mut input, transcript, &end.address, end.port);
+    weakening.on_input(&mut input);
+    let made = hash(key, &input);
+    let proof = if weakening == Weakening::AlikeMacs { made.answer } else { made.proof };
+    Both { proof, ..made }
 }
 
 /// The hash is slow without optimisation, and a model check asks for few inputs, often: each is hashed once.
-fn hash(key: &Key, input: &MacInput) -> Mac {
+fn hash(key: &Key, input: &MacInput) -> Both {
     thread_local!(static KNOWN: RefCell<Known> = RefCell::default());
     KNOWN.with_borrow_mut(|known| {
-        *known
-            .entry((*key, input.block, input.length))
-            .or_insert_with(|| mac_bytes(keyed_block(key, &input.block, input.length)))
+        *known.entry((*key, input.block)).or_insert_with(|| {
+            let made = macs(key, input);
+            Both { answer: mac_bytes(made.answer), proof: mac_bytes(made.proof) }
+        })
     })
 }

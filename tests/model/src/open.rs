@@ -105,8 +105,8 @@ impl Node {
         transcript: &Transcript,
     ) -> Judged {
         let weakening = self.weakening;
-        let right = mac::answer(weakening, &peer.as_initiator, transcript, prefix.end);
-        if !same_mac(mac_words(&right), mac_words(&prefix.mac))
+        let right = mac::both(weakening, &peer.as_initiator, transcript, prefix.end);
+        if !same_mac(mac_words(&right.answer), mac_words(&prefix.mac))
             && weakening != Weakening::AnswerUnchecked
         {
             return Err(DropReason::BadMac);
@@ -122,7 +122,7 @@ impl Node {
             Verdict::Unknown => return Err(DropReason::Held),
         };
         let a = self.attempts.get_mut(&tuple).ok_or(DropReason::NoAttempt)?;
-        a.proof = mac::proof(weakening, &peer.as_initiator, transcript);
+        a.proof = right.proof;
         a.remote_handle = transcript.handle_b;
         a.remote_nonce = transcript.nonce_b;
         a.remote_isn = segment.sequence;

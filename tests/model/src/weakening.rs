@@ -8,15 +8,13 @@ pub enum Weakening {
     /// Nothing: the protocol as it is.
     #[default]
     None,
-    /// The MACs have no label; their inputs still differ in length.
-    NoLabel,
-    /// Both MACs are over the same input: no label, neither address nor port.
+    /// Both MACs are the same half of the hash.
     AlikeMacs,
     /// The MACs leave out the initiator's nonce.
     NoInitiatorNonce,
     /// The MACs leave out the responder's nonce.
     NoResponderNonce,
-    /// `mac_B` leaves out address and port.
+    /// The MACs leave out address and port.
     AddressNotCovered,
     /// Address and port of S2 are not compared with what was dialled.
     AddressNotCompared,
@@ -47,29 +45,13 @@ pub enum Weakening {
 }
 
 impl Weakening {
-    /// Words of the block: label, handles, nonces, then address and port.
-    const LABEL: usize = 0;
-
-    /// The input of `mac_B` as this protocol has it.
-    pub(super) fn on_answer(self, input: &mut MacInput) {
+    /// The input as this protocol has it. Words of the block: label, handles, nonces, then address and port.
+    pub(super) fn on_input(self, input: &mut MacInput) {
         match self {
-            Self::AddressNotCovered => input.block[9..14].fill(0),
-            Self::AlikeMacs => {
-                input.block[9..14].fill(0);
-                input.length = 36;
-            }
-            _ => {}
-        }
-        self.on_both(input);
-    }
-
-    /// The same for `mac_A`.
-    pub(super) fn on_both(self, input: &mut MacInput) {
-        match self {
-            Self::NoLabel | Self::AlikeMacs => input.block[Self::LABEL] = 0,
             Self::OneKey => input.block[1..5].fill(0),
             Self::NoInitiatorNonce => input.block[5..7].fill(0),
             Self::NoResponderNonce => input.block[7..9].fill(0),
+            Self::AddressNotCovered => input.block[9..14].fill(0),
             _ => {}
         }
     }

@@ -172,7 +172,7 @@ impl World {
             flows: 4096,
         };
         self.kernel.put_single("CONFIG", config);
-        self.kernel.put_single("NONCES", NonceState { secret: [3; 8], counter: 0 });
+        self.kernel.put_single("NONCES", NonceState { secret: [3; 2], zero: [0; 2], counter: 0 });
         self.set_interface(WORKLOAD, interface_flags::CHECK_MAC);
         self.set_workload(|_| {});
         let key = AddressKey { address: self.local.mapped(), workload: WORKLOAD, zero: [0; 6] };

@@ -233,8 +233,7 @@ fn a_wrong_mac_is_dropped() {
 fn a_mac_of_another_role_is_dropped() {
     let mut w = World::new(Family::V4, Side::Client);
     w.after_s1_out();
-    let (address, port) = (w.remote.mapped(), w.remote.port);
-    let mac = w.covered().answer(&KEY_AS_RESPONDER, &address, port);
+    let mac = w.covered().answer(&KEY_AS_RESPONDER);
     let mut s2 = w.s2_in();
     s2.payload[..16].copy_from_slice(&mac);
     let seen = w.run(Hook::To, &s2.frame());
@@ -252,7 +251,7 @@ fn a_mac_of_another_step_is_dropped() {
     for family in Family::BOTH {
         let mut w = World::new(family, Side::Server);
         w.after_s2_out();
-        let proof = w.covered().proof_of_another_step(&KEY_AS_RESPONDER);
+        let proof = w.covered().answer(&KEY_AS_RESPONDER);
         let seen = w.run(Hook::To, &w.ack_in().proof(proof).frame());
         compare(&seen, Action::Drop, None, &["bad_mac"]).unwrap();
     }

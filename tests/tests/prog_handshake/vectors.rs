@@ -10,7 +10,7 @@ use enforcer_common::abi::{
     AttemptValue, VerdictValue, direction, flow_flags, role, verdict_action,
 };
 use enforcer_tests::program::kernel::{Action, Hook};
-use enforcer_tests::program::mac::{Covered, words};
+use enforcer_tests::program::mac::{Covered, LABEL, words};
 use enforcer_tests::program::table::compare;
 use enforcer_tests::program::world::{EPOCH, Family, LOCAL_ISN, Side, World};
 use serde_json::{Value, json};
@@ -21,8 +21,6 @@ const HANDSHAKE: &str = include_str!("../../vectors/handshake.json");
 struct Vector {
     pair_key: [u8; 32],
     covered: Covered,
-    address: Ipv6Addr,
-    port: u16,
 }
 
 /// Addresses of both families, the lowest and the highest port, and bytes whose order shows.
@@ -41,9 +39,9 @@ fn vectors() -> Vec<Vector> {
             covered: Covered {
                 handles: [counted(number | 0x10), counted(number | 0x80)],
                 nonces: [counted(number | 0xf8), counted(number | 0x40)],
+                address: address.parse::<Ipv6Addr>().expect("an address").octets(),
+                port,
             },
-            address: address.parse().expect("an address"),
-            port,
         }
     };
     (0..).zip(ports).map(vector).collect()
@@ -51,8 +49,7 @@ fn vectors() -> Vec<Vector> {
 
 impl Vector {
     fn macs(&self) -> [[u8; 16]; 2] {
-        let answer = self.covered.answer(&self.pair_key, &self.address.octets(), self.port);
-        [answer, self.covered.proof(&self.pair_key)]
+        self.covered.macs(LABEL, &self.pair_key)
     }
 
     fn json(&self) -> Value {
@@ -63,8 +60,8 @@ impl Vector {
             "handle_b": hex(&self.covered.handles[1]),
             "nonce_a": hex(&self.covered.nonces[0]),
             "nonce_b": hex(&self.covered.nonces[1]),
-            "address_b": hex(&self.address.octets()),
-            "port_b": self.port,
+            "address_b": hex(&self.covered.address),
+            "port_b": self.covered.port,
             "mac_b": hex(&mac_b),
             "mac_a": hex(&mac_a),
         })
@@ -91,9 +88,9 @@ fn read(value: &Value) -> Vector {
         covered: Covered {
             handles: [bytes(&value["handle_a"]), bytes(&value["handle_b"])],
             nonces: [bytes(&value["nonce_a"]), bytes(&value["nonce_b"])],
+            address: bytes(&value["address_b"]),
+            port: port.expect("a port"),
         },
-        address: bytes::<16>(&value["address_b"]).into(),
-        port: port.expect("a port"),
     }
 }
 
@@ -137,8 +134,8 @@ fn programs_make(vector: &Vector, mac_b: [u8; 16], mac_a: [u8; 16]) {
     assert_eq!(vector.macs(), [mac_b, mac_a]);
     let mut w = dialled(vector);
     let payload = |mac: [u8; 16], w: &World| {
-        let port = vector.port.to_be_bytes();
-        [&mac[..], &vector.address.octets(), &port, &w.theirs.bytes].concat()
+        let port = vector.covered.port.to_be_bytes();
+        [&mac[..], &vector.covered.address, &port, &w.theirs.bytes].concat()
     };
     let s2 = w.syn_ack_in().hello(w.theirs.handle, vector.covered.nonces[1]);
     let mut wrong = mac_b;
@@ -155,14 +152,15 @@ fn programs_make(vector: &Vector, mac_b: [u8; 16], mac_a: [u8; 16]) {
 
 /// A client that has sent S1 to the vector's server with the vector's handle and nonce.
 fn dialled(vector: &Vector) -> World {
-    let address = vector.address.to_canonical();
+    let (address, port) =
+        (Ipv6Addr::from(vector.covered.address).to_canonical(), vector.covered.port);
     let family = if matches!(address, IpAddr::V4(_)) { Family::V4 } else { Family::V6 };
     let mut w = World::new(family, Side::Client);
-    (w.remote.address, w.remote.port) = (address, vector.port);
+    (w.remote.address, w.remote.port) = (address, port);
     [w.own.handle, w.theirs.handle] = vector.covered.handles;
     w.set_peer(|peer| peer.as_initiator = words(&vector.pair_key));
     let mut verdict = World::verdict_key(direction::EGRESS, EPOCH);
-    verdict.port = vector.port;
+    verdict.port = port;
     let (action, deadline_ns) = (verdict_action::ALLOW, w.later());
     w.kernel.put(
         "VERDICTS",
@@ -175,7 +173,7 @@ fn dialled(vector: &Vector) -> World {
         local_handle: w.own.handle,
         local_nonce: vector.covered.nonces[0],
         local_isn: LOCAL_ISN,
-        port: vector.port,
+        port,
         role: role::CLIENT,
         flags: flow_flags::INITIATOR,
         ..AttemptValue::default()

@@ -107,8 +107,8 @@ fn s2(
                 };
                 let key = pair_key(system.weakening, identity(host), peer);
                 for end in [SERVICE, OTHER_SERVICE, MALLORYS, tuple.remote] {
-                    let right = mac::answer(system.weakening, &key, &transcript, end);
-                    let made = mac::answer(system.weakening, &own, &transcript, end);
+                    let right = mac::both(system.weakening, &key, &transcript, end).answer;
+                    let made = mac::both(system.weakening, &own, &transcript, end).answer;
                     let mut macs = vec![];
                     if state.macs.contains(&right) || right == made {
                         macs.push(right);
@@ -149,7 +149,7 @@ fn s3(
         nonce_b: attempt.local_nonce,
     };
     let own = pair_key(system.weakening, MALLORY, identity(host));
-    let made = mac::proof(system.weakening, &own, &transcript);
+    let made = mac::both(system.weakening, &own, &transcript, tuple.local).proof;
     let known = state.macs.contains(&attempt.proof).then_some(attempt.proof);
     for mac in known.into_iter().chain([made, WRONG_MAC]) {
         found.push(Segment { option: Some(HandshakeOption::proof(mac).body), ..bare });

@@ -97,15 +97,16 @@ impl World {
         self.syn_in().hello(self.theirs.handle, PEER_NONCE).payload(&self.theirs.bytes)
     }
 
-    /// What both MACs of the connection cover, with the workload's nonce as the attempt holds it.
+    /// What the MACs of the connection cover, with the workload's nonce as the attempt holds it.
     #[must_use]
     pub fn covered(&self) -> Covered {
         let local_nonce = self.attempt().expect("an attempt").local_nonce;
         let (own, theirs) = (self.own.handle, self.theirs.handle);
-        match self.side {
-            Side::Client => Covered { handles: [own, theirs], nonces: [local_nonce, PEER_NONCE] },
-            Side::Server => Covered { handles: [theirs, own], nonces: [PEER_NONCE, local_nonce] },
-        }
+        let (handles, nonces, end) = match self.side {
+            Side::Client => ([own, theirs], [local_nonce, PEER_NONCE], self.remote),
+            Side::Server => ([theirs, own], [PEER_NONCE, local_nonce], self.local),
+        };
+        Covered { handles, nonces, address: end.mapped(), port: end.port }
     }
 
     /// `mac_A` of the connection.
@@ -120,7 +121,7 @@ impl World {
     /// The payload of an S2 of the peer that tells this address and port, with the MAC over them.
     #[must_use]
     pub fn answer_payload(&self, address: Address, port: u16) -> Vec<u8> {
-        let mac = self.covered().answer(&KEY_AS_INITIATOR, &address, port);
+        let mac = Covered { address, port, ..self.covered() }.answer(&KEY_AS_INITIATOR);
         [&mac[..], &address, &port.to_be_bytes(), &self.theirs.bytes].concat()
     }
 
@@ -142,7 +143,7 @@ impl World {
     #[must_use]
     pub fn s2_out(&self) -> Segment {
         let (address, port) = (self.local.mapped(), self.local.port);
-        let mac = self.covered().answer(&KEY_AS_RESPONDER, &address, port);
+        let mac = self.covered().answer(&KEY_AS_RESPONDER);
         let nonce = self.attempt().expect("an attempt").local_nonce;
         let payload = [&mac[..], &address, &port.to_be_bytes(), &self.own.bytes].concat();
         self.syn_ack_out().hello(self.own.handle, nonce).payload(&payload)
