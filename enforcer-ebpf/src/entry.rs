@@ -27,6 +27,8 @@ pub fn run<const FROM: bool>(skb: *mut __sk_buff) -> i32 {
     let mut number = flow::established::<FROM>(skb, s);
     if number == SLOW {
         number = slow::<FROM>(skb, s);
+    } else if !FROM && number == flow::FINISHED {
+        number = flow::finish(skb, s);
     }
     // Through memory, so that the verifier walks what follows once and not once for each outcome.
     s.outcome.set(number);

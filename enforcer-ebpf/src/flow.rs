@@ -30,6 +30,9 @@ use crate::{
 /// Within this, the daemon has reset both ends of a flow that was cut.
 const CUT_LASTS_NS: u64 = 2_000_000_000;
 
+/// Not a verdict: the packet passes, and is the last of its flow.
+pub const FINISHED: u32 = 1 << 21;
+
 const BPF_NOEXIST: u64 = 1;
 const BPF_EXIST: u64 = 2;
 
@@ -86,6 +89,11 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
             {
                 if packet.protocol == protocol::TCP {
                     flow::pass(flow, &packet, FROM, now_ns);
+                    if !FROM && flow::is_finished_by(flow, &packet) {
+                        s.key = tuple::<FROM>(interface.workload, &packet);
+                        s.packet = packet;
+                        return FINISHED;
+                    }
                 } else {
                     flow::record(flow, &packet, FROM, now_ns);
                 }
@@ -271,6 +279,28 @@ fn put(s: &Scratch, mode: u64) -> u32 {
 pub fn remove(s: &mut Scratch) -> u32 {
     let Some(flow) = find(&s.key, s.packet.family) else { return 0 };
     let flags = flow.flags;
+    remove_found(s, flags)
+}
+
+/// Forgets the flow whose last segment the packet is, if the workload's stack will take it: else its FIN goes out
+/// again, and needs the flow. Lets the packet pass.
+#[inline(never)]
+pub fn finish(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
+    if checksum::is_right(skb, s) == 0 {
+        return 0;
+    }
+    match find(&s.key, s.packet.family) {
+        Some(flow) if flow::is_finished_by(flow, &s.packet) => {
+            let flags = flow.flags;
+            remove_found(s, flags)
+        }
+        _ => 0,
+    }
+}
+
+/// Forgets the flow of the packet's tuple, which has these flags.
+#[inline(always)]
+fn remove_found(s: &mut Scratch, flags: u8) -> u32 {
     let removed = if s.packet.family == 4 {
         apart(FLOWS4.remove(&s.key.to_v4()))
     } else {
@@ -335,6 +365,9 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     }
     if FROM && flow.state == flow_state::UNCONFIRMED {
         return proof::emit(skb, s);
+    }
+    if !FROM && flow::is_finished_by(flow, &s.packet) {
+        return finish(skb, s);
     }
     0
 }

@@ -12,15 +12,17 @@ use serde::{Deserialize, Serialize};
 use crate::build::{self, Variant};
 use crate::{process, project};
 
-/// Above what was measured, so that another kernel's verifier does not fail the gate: percent.
+/// Above what was measured: percent.
 const HEADROOM_PERCENT: u64 = 10;
+/// The same of what the verifier walks, which differs from kernel to kernel: 6.1 walks up to 13 % more than 6.18.
+const WALK_HEADROOM_PERCENT: u64 = 20;
 /// Budgets are rounded up to a multiple of this, in instructions.
 const ROUNDING: u64 = 100;
 
 const HEADER: &str = "\
 # What the kernel's verifier may find in each program of the eBPF object. `cargo xtask check` fails
 # above these figures; after a change that is worth its cost, `cargo xtask check --update-budget`
-# writes them anew: measured, plus a tenth.
+# writes them anew: measured, plus a tenth; a fifth for what the verifier walks, for other kernels.
 # verified_instructions: what the verifier walks, over all paths (the limit is a million).
 # instructions: the program's length. stack_bytes: summed over all its subprograms; the verifier
 # itself holds every chain of calls to 512.
@@ -152,17 +154,18 @@ fn problems(measured: &Programs, budget: &Programs) -> Vec<String> {
     problems
 }
 
-fn roomy(measured: u64) -> u64 {
-    (measured + measured * HEADROOM_PERCENT / 100).next_multiple_of(ROUNDING)
+fn roomy(measured: u64, percent: u64) -> u64 {
+    (measured + measured * percent / 100).next_multiple_of(ROUNDING)
 }
 
 impl Figures {
     fn with_headroom(self) -> Self {
-        let fast = |fast: Counts| Counts { instructions: roomy(fast.instructions), ..fast };
+        let length = |measured| roomy(measured, HEADROOM_PERCENT);
+        let fast = |fast: Counts| Counts { instructions: length(fast.instructions), ..fast };
         Self {
-            verified_instructions: roomy(self.verified_instructions),
-            instructions: roomy(self.instructions),
-            stack_bytes: roomy(self.stack_bytes),
+            verified_instructions: roomy(self.verified_instructions, WALK_HEADROOM_PERCENT),
+            instructions: length(self.instructions),
+            stack_bytes: length(self.stack_bytes),
             fast_path: self.fast_path.map(fast),
             ..self
         }

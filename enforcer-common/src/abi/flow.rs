@@ -171,4 +171,6 @@ pub mod flow_flags {
     /// Copied from the tables of the layout before, whose programs may still see packets of it. Programs
     /// leave it as it is.
     pub const CARRIED: u8 = 64;
+    /// The workload closed second: its first FIN acknowledged the far side's.
+    pub const CLOSED_SECOND: u8 = 128;
 }

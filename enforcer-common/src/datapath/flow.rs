@@ -42,6 +42,11 @@ pub fn on_segment(
 pub fn pass(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns: u64) {
     if packet.has(tcp_flags::FIN) {
         if from_workload {
+            let ends = flow_flags::FIN_OUT | flow_flags::FIN_IN;
+            if flow.flags & ends == flow_flags::FIN_IN && packet.acknowledgement == flow.remote_end
+            {
+                flow.flags |= flow_flags::CLOSED_SECOND;
+            }
             flow.flags |= flow_flags::FIN_OUT;
         } else if within(next_after(packet), flow.local_ack.wrapping_add(1), WINDOW - 1)
             && !is_end_acknowledged(flow)
@@ -185,6 +190,25 @@ pub fn idle_limit_ns(flow: &FlowValue) -> u64 {
     seconds * SECOND_NS
 }
 
+/// Whether a segment that was let pass towards the workload is the last of the connection: the workload
+/// closed second, and this is the bare acknowledgement of its FIN, with the very numbers. The far side has
+/// then read the acknowledgement of its own FIN, which came with that one, and has no reason to send again;
+/// the workload's stack is done with the connection (RFC 9293 3.10.7.4, LAST-ACK).
+///
+/// Not so where the workload closed first, or both at once: the far side may ask again for what
+/// acknowledged its FIN.
+#[must_use]
+#[inline(always)]
+pub fn is_finished_by(flow: &FlowValue, packet: &Packet) -> bool {
+    flow.flags & flow_flags::CLOSED_SECOND != 0
+        && is_end_acknowledged(flow)
+        && packet.has(tcp_flags::ACK)
+        && packet.flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) == 0
+        && packet.payload() == 0
+        && packet.sequence == flow.remote_end
+        && packet.acknowledgement == flow.local_next
+}
+
 /// Whether both ends have closed, and the workload's stack has acknowledged the far side's FIN: one that
 /// the stack refuses, for its number or its checksum, closes nothing.
 fn is_closed(flow: &FlowValue) -> bool {
@@ -292,6 +316,28 @@ mod tests {
             on_segment(&mut f, &segment(tcp_flags::ACK, 101, 500), true, 0).unwrap();
             assert_eq!(idle_limit_ns(&f), 86_400 * SECOND_NS, "{sequence}");
         }
+    }
+
+    #[test]
+    fn only_the_second_to_close_is_done_with_the_last_acknowledgement() {
+        let fin = tcp_flags::FIN | tcp_flags::ACK;
+        let (theirs, own) = (segment(fin, 500, 100), segment(fin, 100, 501));
+        let last = segment(tcp_flags::ACK, 501, 101);
+        let mut f = flow();
+        on_segment(&mut f, &theirs, false, 0).unwrap();
+        on_segment(&mut f, &own, true, 0).unwrap();
+        on_segment(&mut f, &last, false, 0).unwrap();
+        assert!(is_finished_by(&f, &last));
+        assert!(!is_finished_by(&f, &segment(tcp_flags::ACK, 500, 101)));
+        assert!(!is_finished_by(&f, &segment(tcp_flags::ACK, 501, 100)));
+        assert!(!is_finished_by(&f, &Packet { end: 55, ..last }));
+        // First, and both at once: a FIN that goes out again says nothing of what the first one said.
+        let early = segment(fin, 100, 500);
+        let mut f = flow();
+        for (packet, from_workload) in [(early, true), (theirs, false), (own, true)] {
+            on_segment(&mut f, &packet, from_workload, 0).unwrap();
+        }
+        assert!(!is_finished_by(&f, &last));
     }
 
     #[test]

@@ -34,7 +34,12 @@ impl Node {
             return self.half_open(tuple, segment, from);
         };
         let judged = self.of_flow(tuple, segment, from, &mut flow);
-        self.flows.insert(tuple, flow);
+        let is_last = judged.is_ok() && !from && segment.option.is_none() && segment.is_intact;
+        if is_last && flow::is_finished_by(&flow, &segment.packet()) {
+            self.flows.remove(&tuple);
+        } else {
+            self.flows.insert(tuple, flow);
+        }
         judged
     }
 

@@ -3,6 +3,7 @@
 // A table is long, not complicated.
 #![allow(clippy::too_many_lines)]
 
+mod closing;
 mod datagram;
 mod names;
 mod neighbour;

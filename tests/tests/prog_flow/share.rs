@@ -18,7 +18,7 @@ fn opened(w: &World, id: u32) -> [u64; 10] {
 }
 
 /// What the workload has of flows of TCP with these flags.
-fn held(w: &World, flags: u8) -> u64 {
+pub(super) fn held(w: &World, flags: u8) -> u64 {
     opened(w, u32::from(WORKLOAD))[index(w, flags)]
 }
 
@@ -27,7 +27,7 @@ fn index(w: &World, flags: u8) -> usize {
 }
 
 /// What all workloads have in the table of the world's family.
-fn held_by_all(w: &World) -> u64 {
+pub(super) fn held_by_all(w: &World) -> u64 {
     opened(w, SHARE_OF_ALL)[share::table(index(w, 0))]
 }
 

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::{WINDOW, confirms, end, idle_limit_ns, is_ended_by, is_garbage, on_segment, record};
+use super::{
+    WINDOW, confirms, end, idle_limit_ns, is_ended_by, is_finished_by, is_garbage, on_segment,
+    record,
+};
 use crate::abi::{FlowValue, flow_flags, flow_state};
 use crate::datapath::sequence::{after, within};
 use crate::wire::frame::{Packet, tcp_flags};
@@ -143,6 +146,27 @@ proptest! {
         let mut flow = FlowValue { flags: closing, state: flow_state::CLOSING, ..before };
         on_segment(&mut flow, &packet, from, NOW_NS).unwrap();
         prop_assert_eq!(flow.state, flow_state::CLOSING);
+    }
+
+    /// Nothing finishes a flow but the acknowledgement of all that the workload has sent, at the end of all that the
+    /// far side has, when both have closed: whatever came before.
+    #[test]
+    fn a_flow_is_finished_only_when_all_is_sent_and_acknowledged(
+        before in flow(),
+        segments in proptest::collection::vec((segment(), -3i32..3, any::<bool>(), any::<bool>()), 1..12),
+    ) {
+        let mut flow = FlowValue { state: flow_state::ESTABLISHED, ..before };
+        for (packet, offset, from, closes) in segments {
+            let closing = tcp_flags::ACK | if closes { tcp_flags::FIN } else { 0 };
+            let packet = Packet { flags: closing, ..near(&flow, packet, offset, from) };
+            let packet = if offset < 1 { Packet { end: 54, ..packet } } else { packet };
+            on_segment(&mut flow, &packet, from, NOW_NS).unwrap();
+            if !from && is_finished_by(&flow, &packet) {
+                prop_assert_eq!(idle_limit_ns(&flow), 5_000_000_000, "both have closed");
+                prop_assert_eq!(flow.remote_ack, flow.local_next, "nothing of the workload's is on its way");
+                prop_assert_eq!(packet.sequence, flow.local_ack, "nothing of the far side's is");
+            }
+        }
     }
 
     /// A flow is garbage exactly from its limit or deadline on, and any segment that passes renews it.
