@@ -19,6 +19,8 @@ use crate::stats::Stats;
 
 /// How long the books may take to come to rest.
 const REST: Duration = Duration::from_secs(20);
+/// How long a capture may take to hand over what is on the wire: the stack has counted that already.
+const LAG: Duration = Duration::from_millis(20);
 /// As much of each frame as shows its TCP flags.
 const SNAP: usize = 128;
 
@@ -57,6 +59,7 @@ impl Books {
         loop {
             let before = first.frame_count()? + second.frame_count()?;
             let mut accounts = [first.account(&read(0)?)?, second.account(&read(1)?)?];
+            std::thread::sleep(LAG);
             if first.frame_count()? + second.frame_count()? == before {
                 let sent = [accounts[0].resets_sent, accounts[1].resets_sent];
                 accounts[0].resets_returned = accounts[0].resets_received - sent[1];

@@ -10,6 +10,7 @@ use anyhow::Result;
 use enforcer_tests::both::{connect, exchange, listen, pass, wait_state};
 use enforcer_tests::capture::{Capture, Direction, Flags, Segment};
 use enforcer_tests::custom::{Custom, Protocol};
+use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::host::Family;
 use enforcer_tests::policy;
 use enforcer_tests::scenario::{PORT, Pair, Setup, client, server};
@@ -63,6 +64,60 @@ fn a_half_closed_connection_carries_the_other_direction() {
         writing.join().unwrap().unwrap();
         assert!(heard == much, "{} of {} bytes, or changed", heard.len(), much.len());
     }
+}
+
+/// The flow of the end that closed second is over with the last ACK, that of the other stays for a while: the last ACK
+/// may be lost, and then the FIN comes again and is acknowledged again.
+#[test]
+fn a_lost_last_acknowledgement_comes_again_and_ends_the_flow_of_who_closed_second() {
+    let (mut pair, wire) = wired();
+    let listener = listen(&pair.net.server, PORT).unwrap();
+    let mut port = 5100;
+    for family in Family::BOTH {
+        for client_first in [true, false] {
+            for is_lost in [false, true] {
+                port += 1;
+                let to = pair.net.server.at(family, PORT);
+                let client = pair.net.client.at(family, port);
+                let [mut near, mut far] = connect(&pair.net.client, port, to, &listener).unwrap();
+                exchange(&mut near, &mut far).unwrap();
+                let (first, mut second, end, host) = if client_first {
+                    (near, far, client, &pair.net.server)
+                } else {
+                    (far, near, to, &pair.net.client)
+                };
+                drop(first);
+                assert_eq!(second.read(&mut [0]).unwrap(), 0, "the end of the other direction");
+                let lost = wire.applied().len();
+                if is_lost {
+                    let last = move |s: &Segment| s.source == end && s.flags == Flags::ACK;
+                    wire.rule(Rule::first(Fate::Lose, last));
+                }
+                drop(second);
+                wait_state(host, "last-ack", false).unwrap();
+                let applied: u32 = wire.applied()[lost..].iter().sum();
+                assert_eq!(applied, u32::from(is_lost), "{family:?}, {client_first}");
+                let flows: Vec<_> = pair.daemons.each().map(|daemon| closing(daemon, port)).collect();
+                let expected = if client_first { [1, 0] } else { [0, 1] };
+                assert_eq!(
+                    flows, expected,
+                    "{family:?}, closed first by the client: {client_first}"
+                );
+            }
+        }
+    }
+}
+
+/// Flows of the client's port that a daemon lists; all are closing.
+fn closing(daemon: &Enforcer, port: u16) -> usize {
+    let list: serde_json::Value = daemon.ask(&["flows"]).unwrap();
+    let flows = list["flows"].as_array().unwrap().iter();
+    let end = format!(":{port}");
+    let of_port: Vec<_> = flows
+        .filter(|f| ["local", "remote"].iter().any(|e| f[e].as_str().unwrap().ends_with(&end)))
+        .collect();
+    assert!(of_port.iter().all(|flow| flow["state"] == "closing"), "{of_port:?}");
+    of_port.len()
 }
 
 /// A caller that gives up while its SYN is answered, and calls again from the same port.
