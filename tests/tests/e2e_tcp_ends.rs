@@ -97,7 +97,8 @@ fn a_lost_last_acknowledgement_comes_again_and_ends_the_flow_of_who_closed_secon
                 wait_state(host, "last-ack", false).unwrap();
                 let applied: u32 = wire.applied()[lost..].iter().sum();
                 assert_eq!(applied, u32::from(is_lost), "{family:?}, {client_first}");
-                let flows: Vec<_> = pair.daemons.each().map(|daemon| closing(daemon, port)).collect();
+                let flows: Vec<_> =
+                    pair.daemons.each().map(|daemon| closing(daemon, port)).collect();
                 let expected = if client_first { [1, 0] } else { [0, 1] };
                 assert_eq!(
                     flows, expected,

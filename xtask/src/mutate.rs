@@ -63,7 +63,11 @@ const MUTATIONS: [Mutation; 20] = [
     Mutation::new("step", HANDSHAKE, "a_mac_of_another_step_is_dropped"),
     Mutation::new("proof-numbers", HANDSHAKE, "server::s3_that_must_not_be_accepted"),
     Mutation::new("proof-verdict", VERDICT, "a_handshake_asks_under_the_current_epoch"),
-    Mutation::new("obligation", HANDSHAKE, "what_cannot_be_done_denies_whatever_the_answer"),
+    Mutation::new(
+        "obligation",
+        HANDSHAKE,
+        "obligation::what_cannot_be_done_denies_whatever_the_answer",
+    ),
     Mutation::new("epoch", VERDICT, "a_verdict_of_an_older_epoch_is_a_miss"),
     Mutation::new("workload-in-flow-key", FLOW, "a_flow_of_another_workload_is_not_found"),
     Mutation::new("reset-checksum", FLOW, "a_reset_with_a_wrong_checksum_marks_no_flow"),

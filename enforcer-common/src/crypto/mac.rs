@@ -11,10 +11,9 @@
 //! 52      port_B(2, big endian)
 //! length  54
 //! ```
-//! A is the initiator, B the responder. The halves of a keyed BLAKE3 are independent of each other
-//! (BLAKE3 paper, section 4: a PRF and an XOF): who has seen `mac_B` knows nothing of `mac_A`. A's
-//! address and port and all sequence numbers are left out: NAT and ISN rewriting must not break a
-//! handshake.
+//! A is the initiator, B the responder. A keyed BLAKE3 is a pseudo-random function, so its halves are
+//! independent of each other: who has seen `mac_B` knows nothing of `mac_A`. A's address and port and
+//! all sequence numbers are left out: NAT and ISN rewriting must not break a handshake.
 
 use super::{KEY_WORDS, blake3::BLOCK_WORDS, keyed_block};
 use crate::abi::{Address, Handle, Nonce};

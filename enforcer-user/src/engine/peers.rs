@@ -110,10 +110,41 @@ pub struct Peers {
 
 #[derive(Debug)]
 struct Remote {
-    hash: [u8; 32],
-    verified: Option<Arc<Vetted>>,
+    credential: Credential,
     deadline_ns: u64,
     peers: usize,
+}
+
+/// What is known of a peer's credential. There is one for each identity that is met, so it is small.
+#[derive(Debug)]
+enum Credential {
+    /// All of it.
+    Verified(Arc<Vetted>),
+    /// The full hash, as an earlier daemon wrote it.
+    Hash(Box<[u8; 32]>),
+}
+
+impl Credential {
+    fn of(hash: &[u8; 32], verified: Option<&Arc<Vetted>>) -> Self {
+        match verified {
+            Some(verified) => Self::Verified(Arc::clone(verified)),
+            None => Self::Hash(Box::new(*hash)),
+        }
+    }
+
+    fn hash(&self) -> &[u8; 32] {
+        match self {
+            Self::Verified(verified) => &verified.hash,
+            Self::Hash(hash) => hash,
+        }
+    }
+
+    fn verified(&self) -> Option<&Arc<Vetted>> {
+        match self {
+            Self::Verified(verified) => Some(verified),
+            Self::Hash(_) => None,
+        }
+    }
 }
 
 impl Peers {
@@ -142,7 +173,9 @@ impl Peers {
     /// Refuses a live handle that belongs to another credential.
     pub fn check_handle(&self, handle: Handle, hash: &[u8; 32], now: Now) -> Result<(), Refused> {
         match self.remotes.get(&handle) {
-            Some(remote) if remote.hash != *hash && remote.deadline_ns > now.boot_ns => {
+            Some(remote)
+                if remote.credential.hash() != hash && remote.deadline_ns > now.boot_ns =>
+            {
                 Err(Refused::HandleCollision)
             }
             _ => Ok(()),
@@ -152,13 +185,13 @@ impl Peers {
     /// A credential that was verified before and is still good.
     pub fn verified(&self, handle: Handle, hash: &[u8; 32], now: Now) -> Option<Arc<Vetted>> {
         let remote = self.remotes.get(&handle)?;
-        let live = remote.hash == *hash && remote.deadline_ns > now.boot_ns;
-        remote.verified.clone().filter(|_| live)
+        let live = remote.credential.hash() == hash && remote.deadline_ns > now.boot_ns;
+        remote.credential.verified().filter(|_| live).cloned()
     }
 
     /// A credential that was verified before, whether or not its time is over.
     pub fn vetted(&self, handle: Handle) -> Option<Arc<Vetted>> {
-        self.remotes.get(&handle)?.verified.clone()
+        self.remotes.get(&handle)?.credential.verified().cloned()
     }
 
     /// Who has this id.
@@ -199,17 +232,15 @@ impl Peers {
         verified: Option<&Arc<Vetted>>,
     ) -> Option<PeerKey> {
         self.remove(&key);
-        let remote = self.remotes.entry(key.remote).or_insert(Remote {
-            hash: peer.hash,
-            verified: None,
+        let remote = self.remotes.entry(key.remote).or_insert_with(|| Remote {
+            credential: Credential::of(&peer.hash, verified),
             deadline_ns: 0,
             peers: 0,
         });
         remote.peers += 1;
-        remote.hash = peer.hash;
         remote.deadline_ns = remote.deadline_ns.max(peer.deadline_ns);
-        if let Some(verified) = verified {
-            remote.verified = Some(Arc::clone(verified));
+        if verified.is_some() || *remote.credential.hash() != peer.hash {
+            remote.credential = Credential::of(&peer.hash, verified);
         }
         let group = verified.map_or_else(|| Arc::from("adopted"), |verified| group(verified));
         let (displaced, _) = self.table.insert(key, peer, group)?;
@@ -250,7 +281,7 @@ impl Peers {
             }
             let remote = self.remotes.get(&key.remote);
             let live = remote.filter(|remote| remote.deadline_ns > now.boot_ns);
-            found.extend(live.and_then(|remote| remote.verified.clone()));
+            found.extend(live.and_then(|remote| remote.credential.verified().cloned()));
         }
         found
     }
@@ -262,7 +293,8 @@ impl Peers {
 
     /// Every credential and identity that a restart should find again.
     pub fn remembered(&self) -> Vec<Arc<Vetted>> {
-        let remotes = self.remotes.values().filter_map(|remote| remote.verified.clone());
+        let remotes =
+            self.remotes.values().filter_map(|remote| remote.credential.verified().cloned());
         let latest = self.identities.values().map(|known| Arc::clone(&known.latest));
         let mut all: HashMap<[u8; 32], Arc<Vetted>> = HashMap::new();
         all.extend(remotes.chain(latest).map(|verified| (verified.hash, verified)));
