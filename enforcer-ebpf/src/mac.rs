@@ -35,6 +35,7 @@ pub fn fresh_nonce() -> Option<Nonce> {
     let counter = unsafe { fetch_increment(&raw mut (*state).counter) };
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    // SAFETY: the secret is written by the daemon before any program is attached.
+    // SAFETY: a live array value. A daemon that starts writes another secret: what is read of both is as secret as
+    // either, and the counter is moved far on.
     Some(nonce(unsafe { (*state).secret }, counter, now))
 }

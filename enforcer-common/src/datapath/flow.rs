@@ -196,11 +196,12 @@ pub fn idle_limit_ns(flow: &FlowValue) -> u64 {
 /// the workload's stack is done with the connection (RFC 9293 3.10.7.4, LAST-ACK).
 ///
 /// Not so where the workload closed first, or both at once: the far side may ask again for what
-/// acknowledged its FIN.
+/// acknowledged its FIN. Nor of a flow that an upgrade has copied: the table before still has it, and it
+/// would be copied again.
 #[must_use]
 #[inline(always)]
 pub fn is_finished_by(flow: &FlowValue, packet: &Packet) -> bool {
-    flow.flags & flow_flags::CLOSED_SECOND != 0
+    flow.flags & (flow_flags::CLOSED_SECOND | flow_flags::CARRIED) == flow_flags::CLOSED_SECOND
         && is_end_acknowledged(flow)
         && packet.has(tcp_flags::ACK)
         && packet.flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) == 0
@@ -328,6 +329,8 @@ mod tests {
         on_segment(&mut f, &own, true, 0).unwrap();
         on_segment(&mut f, &last, false, 0).unwrap();
         assert!(is_finished_by(&f, &last));
+        let carried = FlowValue { flags: f.flags | flow_flags::CARRIED, ..f };
+        assert!(!is_finished_by(&carried, &last));
         assert!(!is_finished_by(&f, &segment(tcp_flags::ACK, 500, 101)));
         assert!(!is_finished_by(&f, &segment(tcp_flags::ACK, 501, 100)));
         assert!(!is_finished_by(&f, &Packet { end: 55, ..last }));

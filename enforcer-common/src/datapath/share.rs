@@ -4,8 +4,8 @@
 //! queue length thresholds for shared-memory packet switches", 1998). Who is alone gets most of the table,
 //! many greedy ones get equal parts, and whatever they do something stays free for who has nothing yet.
 //!
-//! Programs count what they open, the daemon what it removes; each writes a number of its own, and what is
-//! in the table is the difference. What neither sees (a daemon that died between removing and counting)
+//! Programs count what they open, less what they end themselves, the daemon what it removes; each writes a
+//! number of its own, and what is in the table is the difference. What neither sees (a daemon that died between removing and counting)
 //! the daemon's next walk over the tables puts right.
 
 use crate::abi::{SHARE_COUNTS, flow_flags};
@@ -80,17 +80,20 @@ pub const fn has_room(index: usize, entries: u32, held: u64, in_table: u64) -> b
     }
 }
 
-/// How many must count as gone after a walk over a table that found `found` flows, where `opened` were
-/// opened until it began and `opened_now` until it ended, and `gone` counts as gone now.
+/// How many must count as gone after a walk over a table that found `found` flows, where programs had
+/// opened, less what they ended, `opened` when it began and `opened_now` when it ended, and `gone` counts as
+/// gone now.
 ///
-/// What came during the walk was found or not, so this many more may be there; a count within these bounds
-/// stays as it is, and another is moved to the nearer one.
+/// What came during the walk was found or not, so this many more may be there; what programs ended may have
+/// been found before. A count within these bounds stays as it is, and another is moved to the nearer one.
+/// Flows that come and end in equal numbers during one walk are not seen: the next walk puts that right.
 #[must_use]
 pub const fn settled(opened: u64, opened_now: u64, gone: u64, found: u64) -> u64 {
     let most = found + held(opened_now, opened);
+    let least = found.saturating_sub(held(opened, opened_now));
     let counted = opened_now.wrapping_sub(gone).cast_signed();
-    let present = if counted < found.cast_signed() {
-        found
+    let present = if counted < least.cast_signed() {
+        least
     } else if counted > most.cast_signed() {
         most
     } else {
@@ -209,6 +212,13 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_programs_end_during_a_walk_is_not_counted_again() {
+        assert_eq!(settled(100, 0, 0, 100), 0, "all were found, and have ended since");
+        assert_eq!(held(40, settled(100, 40, 0, 100)), 40, "some have");
+        assert_eq!(held(90, settled(100, 90, 60, 100)), 90, "too few: ten have ended");
+    }
+
     proptest! {
         #[test]
         fn a_walk_leaves_a_count_between_what_it_found_and_what_came_since(
@@ -226,6 +236,16 @@ mod tests {
             let now = opened.wrapping_add(came);
             let present = found + missed.min(came);
             let gone = now.wrapping_sub(present);
+            prop_assert_eq!(settled(opened, now, gone, found), gone);
+        }
+
+        #[test]
+        fn a_right_count_is_left_alone_when_programs_end_flows(
+            opened: u64, ended in 0u64..1 << 20, missed in 0u64..1 << 20, kept in 0u64..1 << 20,
+        ) {
+            let now = opened.wrapping_sub(ended);
+            let gone = now.wrapping_sub(kept);
+            let found = kept + ended - missed.min(ended);
             prop_assert_eq!(settled(opened, now, gone, found), gone);
         }
     }

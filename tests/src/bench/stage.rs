@@ -25,7 +25,7 @@ const LAST_PORT: u16 = 29_999;
 const CLIENT_PORTS: &str = "30000 65535";
 /// Rules that the policy holds besides the one that is used.
 const OTHER_RULES: usize = 99;
-/// Entries of each flow table. A closed flow stays for 5 s, in which a fast machine makes more connections than the
+/// Entries of each flow table. A flow of who closed first stays for 5 s, in which a fast machine makes more connections than the
 /// default table holds.
 const FLOWS: u64 = 262_144;
 
