@@ -120,7 +120,7 @@ struct Remote {
 enum Credential {
     /// All of it.
     Verified(Arc<Vetted>),
-    /// The full hash, as an earlier daemon wrote it.
+    /// The full hash alone, of a peer whose credential this daemon has not verified.
     Hash(Box<[u8; 32]>),
 }
 
