@@ -282,8 +282,8 @@ pub fn remove(s: &mut Scratch) -> u32 {
     remove_found(s, flags)
 }
 
-/// Forgets the flow whose last segment the packet is, if the workload's stack will take it: else its FIN goes out
-/// again, and needs the flow. Lets the packet pass.
+/// Forgets the flow whose last segment the packet is, if its checksum is right: else the workload's stack refuses it,
+/// and its FIN goes out again, which needs the flow. Lets the packet pass.
 #[inline(never)]
 pub fn finish(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if checksum::is_right(skb, s) == 0 {

@@ -5,8 +5,8 @@
 //! many greedy ones get equal parts, and whatever they do something stays free for who has nothing yet.
 //!
 //! Programs count what they open, less what they end themselves, the daemon what it removes; each writes a
-//! number of its own, and what is in the table is the difference. What neither sees (a daemon that died between removing and counting)
-//! the daemon's next walk over the tables puts right.
+//! number of its own, and what is in the table is the difference. What neither sees (a daemon that died
+//! between removing and counting) the daemon's next walk over the tables puts right.
 
 use crate::abi::{SHARE_COUNTS, flow_flags};
 use crate::wire::frame::protocol;
