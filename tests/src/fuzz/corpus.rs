@@ -350,6 +350,7 @@ fn configs() -> Seeds {
         ("psk", psk),
         ("workload", &[psk, workload].concat()),
         ("rule", &[psk, workload, rule].concat()),
+        ("byte_order_mark", &["\u{feff}", psk].concat()),
         (
             "labels",
             &[psk, workload, "labels = { tier = \"front\" }\nmode = \"observe\"\n"].concat(),
