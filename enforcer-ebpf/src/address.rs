@@ -1,11 +1,17 @@
 //! Whether a frame's source is the workload's own.
 
 use aya_ebpf::bindings::__sk_buff;
+use core::ptr::from_ref;
 use enforcer_common::abi::{
-    Address, AddressKey, DropReason, interface_flags, mapped, workload_flags,
+    Address, AddressKey, DropReason, FlowValue, interface_flags, mapped, workload_flags,
 };
 
-use crate::{maps::ADDRESSES, scratch::Scratch, skb::load, workload};
+use crate::{
+    maps::{ADDRESSES, WORKLOADS},
+    scratch::Scratch,
+    skb::load,
+    workload,
+};
 
 /// Whether the workload may use `address`, where its addresses are enforced.
 #[inline(always)]
@@ -20,6 +26,21 @@ pub fn check(s: &Scratch, address: &Address) -> Result<(), DropReason> {
         Some(_) => Ok(()),
         None => Err(DropReason::SpoofedSource),
     }
+}
+
+/// Which addresses the workload has now; 0 while they change.
+#[inline(always)]
+pub fn set_of(workload: u16) -> u32 {
+    let Some(value) = WORKLOADS.get(u32::from(workload)) else { return 0 };
+    // SAFETY: a field of a live value. Volatile, as the daemon writes it in place.
+    unsafe { from_ref(&value.address_set).read_volatile() }
+}
+
+/// Whether the local address of a flow without connections was found among those that the workload has now.
+#[inline(always)]
+pub fn is_known(flow: &FlowValue, workload: u16) -> bool {
+    let set = set_of(workload);
+    set != 0 && (flow.address_set() == set || cfg!(feature = "mutate-address-set"))
 }
 
 /// An ARP packet for IPv4 over Ethernet (RFC 826), as far as it is read.

@@ -16,7 +16,7 @@ use enforcer_common::{
 };
 
 use crate::{
-    attempt, checksum, clock, counter,
+    address, attempt, checksum, clock, counter,
     cursor::{FrameCursor, PlainCursor, mac_at},
     entry::SLOW,
     handshake, interface,
@@ -36,8 +36,8 @@ pub const FINISHED: u32 = 1 << 21;
 const BPF_NOEXIST: u64 = 1;
 const BPF_EXIST: u64 = 2;
 
-/// Reads the packet and, if it is a plain segment of an open flow under the current epoch, or a datagram
-/// of one that arrives, decides it with one look-up. Everything else is left in the scratch for the slow path.
+/// Reads the packet and, if it is a plain segment or datagram of an open flow under the current epoch,
+/// decides it with one look-up. Everything else is left in the scratch for the slow path.
 #[inline(never)]
 pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     clock::read_tick(s);
@@ -74,7 +74,7 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
         }
         Err(reason) => return unread(s, reason),
     }
-    if is_ordinary::<FROM>(&packet) {
+    if is_ordinary(&packet) {
         let flow = if packet.family == 4 {
             apart(FLOWS4.get_ptr_mut(&tuple4::<FROM>(interface.workload, &packet)))
         } else {
@@ -83,7 +83,7 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
         if let Some(flow) = flow {
             // SAFETY: as in `find`.
             let flow = unsafe { &mut *flow };
-            if passes(flow, &packet)
+            if passes::<FROM>(flow, &packet, interface.workload)
                 && (flow.epoch == config.epoch || cfg!(feature = "mutate-epoch"))
                 && flow.deadline_ns > now_ns
             {
@@ -95,7 +95,7 @@ pub fn established<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u3
                         return FINISHED;
                     }
                 } else {
-                    flow::record(flow, &packet, FROM, now_ns);
+                    flow::count(flow, &packet, FROM, now_ns);
                 }
                 return 0;
             }
@@ -145,25 +145,23 @@ fn apart<T>(found: T) -> T {
 }
 
 /// Whether packets of the flow pass without a question: segments where both ends have accepted it, datagrams
-/// where a rule allowed it.
+/// where a rule allowed it. Those that leave need their source address found, too: the flow may be one that the
+/// far side opened towards an address that is not the workload's, or the workload may have lost the address since.
 #[inline(always)]
-fn passes(flow: &FlowValue, p: &Packet) -> bool {
+fn passes<const FROM: bool>(flow: &FlowValue, p: &Packet, workload: u16) -> bool {
     if p.protocol == protocol::TCP {
         return flow.state == flow_state::ESTABLISHED || flow.state == flow_state::CLOSING;
     }
-    flow.state == flow_state::DATAGRAM
+    flow.state == flow_state::DATAGRAM && (!FROM || address::is_known(flow, workload))
 }
 
-/// Whether the packet is a segment that neither opens nor resets nor has room for our option, or a datagram that
-/// arrives. Of one that leaves the source address is checked each time: the flow may be one that the far side opened
-/// towards an address that is not the workload's, or the workload may have lost the address since.
+/// Whether the packet is a segment that neither opens nor resets nor has room for our option, or a datagram.
 #[inline(always)]
-fn is_ordinary<const FROM: bool>(p: &Packet) -> bool {
+fn is_ordinary(p: &Packet) -> bool {
     let is_segment = p.protocol == protocol::TCP
         && p.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
         && p.options() < OPTION_BYTES;
-    let arrives = !FROM && p.protocol == protocol::UDP;
-    (is_segment || arrives) && p.ipv4_options() == 0
+    (is_segment || p.protocol == protocol::UDP) && p.ipv4_options() == 0
 }
 
 /// The tuple from the workload's side.

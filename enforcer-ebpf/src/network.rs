@@ -154,6 +154,8 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
         neighbour_discovery::<FROM>(skb, s)?;
         return Ok(0);
     }
+    // Read before the address is looked for: an address that goes in between is not noted as one of the set without it.
+    let address_set = if FROM { address::set_of(s.interface.workload) } else { 0 };
     if FROM {
         address::check(s, &s.key.local)?;
     }
@@ -178,7 +180,10 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
                 return Ok(held);
             }
         }
-        enforcer_common::datapath::flow::record(flow, &s.packet, FROM, now_ns);
+        if FROM && flow.address_set() != address_set {
+            flow.found_in(address_set);
+        }
+        enforcer_common::datapath::flow::count(flow, &s.packet, FROM, now_ns);
         return Ok(0);
     }
     let (asked, port) = asked_of::<FROM>(s);
@@ -194,6 +199,7 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
         flags: flow_flags::PLAIN | if FROM { flow_flags::INITIATOR } else { 0 },
         ..FlowValue::default()
     };
+    s.flow.found_in(address_set);
     let refused = flow::insert::<FROM>(skb, s);
     if refused == 0 {
         counter::plain_opened(s);

@@ -1,13 +1,14 @@
 //! UDP: a tiny responder, such as a name server, and one question to it.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::host::Host;
 
@@ -62,26 +63,44 @@ fn respond(socket: &UdpSocket, stop: &AtomicBool, received: &AtomicU64) {
 
 /// Asks a [`Responder`] once. None when no answer came in time or the question was refused.
 pub fn ask(host: &Host, to: SocketAddr, timeout: Duration) -> Result<Option<Vec<u8>>> {
-    const QUESTION: &[u8] = b"which beer today?";
     let any =
         if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = host.run(|| bind(any, 0))?;
-    socket.set_read_timeout(Some(timeout))?;
-    socket.connect(to)?;
-    let mut answer = [0; 1500];
-    match socket.send(QUESTION).and_then(|_| socket.recv(&mut answer)) {
-        Ok(length) => Ok(Some(answer[..length].iter().rev().copied().collect())),
-        Err(error) => match error.kind() {
-            ErrorKind::WouldBlock
-            | ErrorKind::TimedOut
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::HostUnreachable
-            | ErrorKind::PermissionDenied => Ok(None),
-            _ => Err(error).with_context(|| format!("asking {to}")),
-        },
+    Asker::new(host, any, to, timeout)?.ask()
+}
+
+/// Asks a [`Responder`] from one address and port.
+#[derive(Debug)]
+pub struct Asker(UdpSocket);
+
+impl Asker {
+    /// Binds an address of the host and a free port. With `IP_TRANSPARENT` it sends from there also once the
+    /// host has lost the address.
+    pub fn new(host: &Host, from: IpAddr, to: SocketAddr, timeout: Duration) -> Result<Self> {
+        let socket = host.run(|| bind(from, 0))?;
+        setsockopt(&socket, sockopt::IpTransparent, &true).context("cannot set IP_TRANSPARENT")?;
+        socket.set_read_timeout(Some(timeout))?;
+        socket.connect(to)?;
+        Ok(Self(socket))
+    }
+
+    /// The answer; none if none came in time or the question was refused.
+    pub fn ask(&self) -> Result<Option<Vec<u8>>> {
+        const QUESTION: &[u8] = b"which beer today?";
+        let mut answer = [0; 1500];
+        match self.0.send(QUESTION).and_then(|_| self.0.recv(&mut answer)) {
+            Ok(length) => Ok(Some(answer[..length].iter().rev().copied().collect())),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock
+                | ErrorKind::TimedOut
+                | ErrorKind::ConnectionRefused
+                | ErrorKind::HostUnreachable
+                | ErrorKind::PermissionDenied => Ok(None),
+                _ => Err(error).context("asking over UDP"),
+            },
+        }
     }
 }
 
-fn bind(address: std::net::IpAddr, port: u16) -> Result<UdpSocket> {
+fn bind(address: IpAddr, port: u16) -> Result<UdpSocket> {
     UdpSocket::bind((address, port)).with_context(|| format!("cannot bind UDP port {port}"))
 }

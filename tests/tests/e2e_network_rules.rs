@@ -1,6 +1,6 @@
 //! What has no identity: plain servers, name servers and probes, by explicit network rules only.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use enforcer_tests::config::{Config, NetworkRule, Workload};
 use enforcer_tests::enforcer::Enforcer;
@@ -9,10 +9,10 @@ use enforcer_tests::keys::Keys;
 use enforcer_tests::policy::ALLOW_ALL;
 use enforcer_tests::scenario::{Contact, NAMESPACE, PORT, Setup, contact};
 use enforcer_tests::tcp::{Got, PATIENCE, SILENCE, Server, Service, dial};
-use enforcer_tests::topology::{OneNode, TwoHosts};
+use enforcer_tests::topology::{INTERFACE, OneNode, TwoHosts};
 use enforcer_tests::twin;
 use enforcer_tests::twin::Enforcement;
-use enforcer_tests::udp::{Responder, ask};
+use enforcer_tests::udp::{Asker, Responder, ask};
 
 const DNS: u16 = 53;
 const SHORT: Duration = Duration::from_secs(1);
@@ -114,6 +114,46 @@ fn names_are_resolved_over_udp_with_a_rule() {
         assert_eq!(answer.as_deref(), Some(&b"which beer today?"[..]));
     }
     assert_eq!(responder.received(), 2);
+}
+
+/// An address that a workload gets is its own at once, and one that it loses is refused to what it has open.
+#[test]
+fn datagrams_leave_from_the_addresses_that_the_interface_has_now() {
+    let rule = NetworkRule::egress("dns", "udp", SERVER[0], DNS);
+    let (enforcer, net) = plain_server(Enforcement::Enforced, &[rule]);
+    let enforcer = enforcer.unwrap();
+    let spoofed = || enforcer.counters().unwrap().drop("spoofed_source");
+    let responder = Responder::start(&net.server, DNS).unwrap();
+    net.client.ip(&format!("addr add 192.0.2.77/24 dev {INTERFACE}")).unwrap();
+    let from = "192.0.2.77".parse().unwrap();
+    let asker = Asker::new(&net.client, from, net.server.at(Family::V4, DNS), SHORT).unwrap();
+    assert!(comes(|| asker.ask().unwrap().is_some()), "an own address is refused");
+    for _ in 0..3 {
+        assert!(asker.ask().unwrap().is_some());
+    }
+    net.client.ip(&format!("addr del 192.0.2.77/24 dev {INTERFACE}")).unwrap();
+    let before = spoofed();
+    let is_refused = || {
+        let _ = asker.ask().unwrap();
+        spoofed() > before
+    };
+    assert!(comes(is_refused), "a lost address is used");
+    let (heard, before) = (responder.received(), spoofed());
+    for _ in 0..3 {
+        assert_eq!(asker.ask().unwrap(), None);
+    }
+    assert_eq!((responder.received(), spoofed()), (heard, before + 3));
+}
+
+/// Whether it is so within the patience of the tests.
+fn comes(mut is_so: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    while !is_so() {
+        if begun.elapsed() > PATIENCE {
+            return false;
+        }
+    }
+    true
 }
 
 #[test]

@@ -46,7 +46,7 @@ const VERDICT: Home = Home::Programs("prog_verdict");
 const FLOW: Home = Home::Programs("prog_flow");
 
 /// One line for each check, in the order of docs/PROTOCOL.md.
-const MUTATIONS: [Mutation; 20] = [
+const MUTATIONS: [Mutation; 21] = [
     Mutation::new("source-address", HANDSHAKE, "client::s1_that_must_not_leave"),
     Mutation::new("expiry", HANDSHAKE, "a_peer_past_its_deadline_is_unknown"),
     Mutation::new("credential-length", HANDSHAKE, "server::s1_that_must_not_be_accepted"),
@@ -69,6 +69,11 @@ const MUTATIONS: [Mutation; 20] = [
         "obligation::what_cannot_be_done_denies_whatever_the_answer",
     ),
     Mutation::new("epoch", VERDICT, "a_verdict_of_an_older_epoch_is_a_miss"),
+    Mutation::new(
+        "address-set",
+        FLOW,
+        "datagram::an_address_that_the_workload_has_lost_is_refused_to_its_open_flows",
+    ),
     Mutation::new("workload-in-flow-key", FLOW, "a_flow_of_another_workload_is_not_found"),
     Mutation::new("reset-checksum", FLOW, "a_reset_with_a_wrong_checksum_marks_no_flow"),
     Mutation::new(

@@ -126,8 +126,25 @@ pub struct FlowValue {
     /// Link address that frames of the far side come from.
     pub remote_mac: [u8; 6],
     /// One past the number of the far side's FIN, of the last one if there were several; while
-    /// [`flow_flags::FIN_IN`] is set.
+    /// [`flow_flags::FIN_IN`] is set. Of a protocol without connections: see [`Self::address_set`].
     pub remote_end: u32,
+}
+
+impl FlowValue {
+    /// Of a flow without connections: the set of the workload's addresses
+    /// ([`WorkloadValue::address_set`](super::WorkloadValue::address_set)) in which the flow's local address was
+    /// found. 0: not yet looked for.
+    #[must_use]
+    #[inline(always)]
+    pub const fn address_set(&self) -> u32 {
+        self.remote_end
+    }
+
+    /// Notes in which set of the workload's addresses the local one was found.
+    #[inline(always)]
+    pub const fn found_in(&mut self, address_set: u32) {
+        self.remote_end = address_set;
+    }
 }
 
 pod!(FlowKey4 = 16, FlowKey6 = 40);

@@ -26,8 +26,9 @@ pub struct WorkloadValue {
     pub rule_sets: [u32; 2],
     /// Bits of [`workload_flags`].
     pub flags: u32,
-    /// Zero.
-    pub zero: u32,
+    /// Which set of addresses it has in the address map: the same number, the same set. 0 while the set
+    /// changes. The daemon's maps set it.
+    pub address_set: u32,
     /// Its name.
     pub name: [u8; WORKLOAD_NAME_BYTES],
 }
@@ -40,7 +41,7 @@ impl WorkloadValue {
         adopt_until_ns: 0,
         rule_sets: [0; 2],
         flags: 0,
-        zero: 0,
+        address_set: 0,
         name: [0; WORKLOAD_NAME_BYTES],
     };
 

@@ -65,21 +65,15 @@ pub fn pass(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns: 
     record(flow, packet, from_workload, now_ns);
 }
 
-/// Counts a packet and keeps the sequence bounds.
+/// Counts a segment and keeps the sequence bounds.
 #[inline(always)]
 pub fn record(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns: u64) {
-    let sized = u64::from(packet.end).saturating_sub(14);
+    count(flow, packet, from_workload, now_ns);
     let next = next_after(packet);
-    // The clocks of two processors differ by a tick.
-    flow.seen_ns = flow.seen_ns.max(now_ns);
     if from_workload {
-        flow.packets_out = flow.packets_out.wrapping_add(1);
-        flow.bytes_out = flow.bytes_out.wrapping_add(sized);
         flow.local_next = later(next, flow.local_next);
         flow.local_ack = later(packet.acknowledgement, flow.local_ack);
     } else {
-        flow.packets_in = flow.packets_in.wrapping_add(1);
-        flow.bytes_in = flow.bytes_in.wrapping_add(sized);
         // Whoever knows the tuple could move these with one spoofed segment; they move only to
         // what the workload has sent, and not far ahead of what it has taken.
         if within(next, flow.local_ack, WINDOW) {
@@ -89,6 +83,21 @@ pub fn record(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns
         if packet.acknowledgement.wrapping_sub(flow.remote_ack) <= sent {
             flow.remote_ack = packet.acknowledgement;
         }
+    }
+}
+
+/// Counts a packet of any protocol.
+#[inline(always)]
+pub fn count(flow: &mut FlowValue, packet: &Packet, from_workload: bool, now_ns: u64) {
+    let sized = u64::from(packet.end).saturating_sub(14);
+    // The clocks of two processors differ by a tick.
+    flow.seen_ns = flow.seen_ns.max(now_ns);
+    if from_workload {
+        flow.packets_out = flow.packets_out.wrapping_add(1);
+        flow.bytes_out = flow.bytes_out.wrapping_add(sized);
+    } else {
+        flow.packets_in = flow.packets_in.wrapping_add(1);
+        flow.bytes_in = flow.bytes_in.wrapping_add(sized);
     }
 }
 

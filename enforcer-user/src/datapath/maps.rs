@@ -1,5 +1,6 @@
 //! The pinned maps, typed, with the operations that the daemon needs. Every error names map and key.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Debug, Display, Formatter};
 use std::path::Path;
 
@@ -132,31 +133,50 @@ impl Maps {
             .map_err(map_error("NETWORKS", "list", "all"))
     }
 
-    /// Makes `wanted` the addresses of a workload: new ones are written before old ones go.
+    /// Makes `wanted` the addresses of a workload: new ones are written before old ones go, and while
+    /// they do no set of them holds.
     pub fn set_addresses(
         &mut self,
         workload: u16,
         wanted: &[Address],
     ) -> Result<(), DatapathError> {
+        let wanted: BTreeSet<Address> = wanted.iter().copied().collect();
         let mut stale = Vec::new();
+        let mut missing = wanted.clone();
         self.addresses.for_each(|key, _| {
-            if key.workload == workload && !wanted.contains(&key.address) {
+            if key.workload == workload && !missing.remove(&key.address) {
                 stale.push(*key);
             }
         })?;
-        for address in wanted {
-            self.addresses.insert(&AddressKey { address: *address, workload, zero: [0; 6] }, &1)?;
+        let set = address_set(&wanted);
+        if stale.is_empty() && missing.is_empty() {
+            return self.name_address_set(workload, set);
+        }
+        self.name_address_set(workload, 0)?;
+        for address in missing {
+            self.addresses.insert(&AddressKey { address, workload, zero: [0; 6] }, &1)?;
         }
         for key in stale {
             self.addresses.remove(&key)?;
         }
-        Ok(())
+        self.name_address_set(workload, set)
     }
 
-    /// Writes a workload.
+    /// Says which set of addresses a workload has, if it is there.
+    fn name_address_set(&mut self, id: u16, address_set: u32) -> Result<(), DatapathError> {
+        match self.workload(id)? {
+            Some(value) if value.address_set != address_set => {
+                self.workloads.write(id.into(), &WorkloadValue { address_set, ..value })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a workload; its addresses stay as they are.
     pub fn insert_workload(&mut self, id: u16, value: &WorkloadValue) -> Result<(), DatapathError> {
         let flags = value.flags | workload_flags::PRESENT;
-        self.workloads.write(id.into(), &WorkloadValue { flags, ..*value })
+        let address_set = self.workload(id)?.map_or(0, |before| before.address_set);
+        self.workloads.write(id.into(), &WorkloadValue { flags, address_set, ..*value })
     }
 
     /// A workload.
@@ -293,6 +313,17 @@ impl FlowPosition {
     pub(super) fn is_start(&self) -> bool {
         !self.in_v6 && self.at.is_start()
     }
+}
+
+/// Number of a set of addresses, in the order of their bytes: the first bytes of its hash, never 0. It is made of
+/// nothing else, so that what a flow noted holds over restarts, and for whoever has the workload's id next.
+fn address_set(addresses: &BTreeSet<Address>) -> u32 {
+    let mut hasher = blake3::Hasher::new();
+    for address in addresses {
+        hasher.update(address);
+    }
+    let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+    u32::from_ne_bytes([a, b, c, d]).max(1)
 }
 
 /// IPv4 flows have mapped addresses on both sides.

@@ -222,7 +222,7 @@ fn blank() -> WorkloadValue {
         adopt_until_ns: 0,
         rule_sets: [NO_RULES; 2],
         flags: 0,
-        zero: 0,
+        address_set: 0,
         name: [0; WORKLOAD_NAME_BYTES],
     }
 }

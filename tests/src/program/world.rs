@@ -223,7 +223,7 @@ impl World {
             adopt_until_ns: 0,
             rule_sets: RULE_SETS,
             flags: workload_flags::PRESENT | workload_flags::CHECK_ADDRESS,
-            zero: 0,
+            address_set: 0,
             name: [0; WORKLOAD_NAME_BYTES],
         };
         change(&mut value);
@@ -310,6 +310,11 @@ impl World {
             let key = NetworkKey { rule_set, address: far.mapped() };
             self.kernel.put_network(WHOLE_BITS, key, value);
         }
+    }
+
+    /// Says which set of addresses the workload has.
+    pub fn name_address_set(&mut self, address_set: u32) {
+        self.set_workload(|workload| workload.address_set = address_set);
     }
 
     /// The workload's address is its own no more.

@@ -16,7 +16,7 @@ use enforcer_user::datapath::{
 
 use crate::place::{
     PATIENCE, WORKLOAD, WORKLOAD_ID, config, health, ifindex, ip, isolated, own_mechanism, pair,
-    start, start_by, when_free,
+    start, start_by, when_free, workload_value,
 };
 
 /// The programs on one hook of `near`, in links and in filters, the first in front.
@@ -225,5 +225,36 @@ fn a_workload_may_use_the_addresses_of_its_interface() {
         }
         let other = (WORKLOAD_ID, address("192.0.2.2".parse().unwrap()));
         assert!(!allowed.contains(&other), "{allowed:?}");
+    });
+}
+
+/// By its number the programs tell which addresses a flow's source was looked for in.
+#[test]
+fn a_set_of_addresses_has_a_number_that_changes_with_it() {
+    isolated(|root, _| {
+        pair();
+        let config = config(root, WORKLOAD);
+        let workload = &config.workloads[0];
+        let (mut datapath, _events) = start(&config);
+        let number = |datapath: &Datapath| {
+            datapath.maps.workload(WORKLOAD_ID).unwrap().expect("a workload").address_set
+        };
+        let first = number(&datapath);
+        assert_ne!(first, 0);
+        datapath.write_addresses(WORKLOAD_ID, workload).unwrap();
+        datapath.maps.insert_workload(WORKLOAD_ID, &workload_value(0)).unwrap();
+        assert_eq!(number(&datapath), first, "the addresses are the same");
+
+        ip("address add 192.0.2.77/24 dev near");
+        datapath.write_addresses(WORKLOAD_ID, workload).unwrap();
+        let more = number(&datapath);
+        assert!(more != first && more != 0, "{more}");
+        ip("address del 192.0.2.77/24 dev near");
+        datapath.write_addresses(WORKLOAD_ID, workload).unwrap();
+        assert_eq!(number(&datapath), first);
+        ip("address del 192.0.2.1/24 dev near");
+        datapath.write_addresses(WORKLOAD_ID, workload).unwrap();
+        let fewer = number(&datapath);
+        assert!(![0, first, more].contains(&fewer), "{fewer}");
     });
 }

@@ -155,7 +155,7 @@ pub fn workload_value(adopt_until_ns: u64) -> WorkloadValue {
         adopt_until_ns,
         rule_sets: [0; 2],
         flags: 0,
-        zero: 0,
+        address_set: 0,
         name: [0; WORKLOAD_NAME_BYTES],
     }
 }

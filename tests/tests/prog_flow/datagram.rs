@@ -269,6 +269,7 @@ fn compare_pass(w: &mut World, hook: Hook, frame: &[u8]) {
 fn a_flow_that_the_far_side_opened_lends_the_workload_no_address() {
     for family in Family::BOTH {
         let mut w = World::new(family, Side::Client);
+        w.name_address_set(7);
         let far = dns(&w);
         w.allow_network(&far, direction::INGRESS, UDP, (0, u16::MAX));
         let other = End { address: w.remote.address, ..w.local };
@@ -281,20 +282,49 @@ fn a_flow_that_the_far_side_opened_lends_the_workload_no_address() {
     }
 }
 
-/// However long it has spoken from it.
+/// However long it has spoken from it: another set of addresses holds, none while they change, or the
+/// daemon names none.
 #[test]
 fn an_address_that_the_workload_has_lost_is_refused_to_its_open_flows() {
-    for family in Family::BOTH {
-        let mut w = World::new(family, Side::Client);
-        let far = dns(&w);
-        w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
-        let query = udp(&w.local, &far, DATA);
-        for _ in 0..3 {
-            compare_pass(&mut w, Hook::From, &query);
+    for (before, behind) in [(7, 8), (7, 0), (0, 0)] {
+        for family in Family::BOTH {
+            let (mut w, query) = world_that_spoke(family, before);
+            w.lose_address();
+            w.name_address_set(behind);
+            for _ in 0..2 {
+                let seen = w.run(Hook::From, &query);
+                compare(&seen, Action::Drop, None, &["spoofed_source"]).unwrap();
+            }
         }
+    }
+}
+
+/// The daemon names another set whenever one goes, so the table need not be asked for each datagram.
+#[test]
+fn the_source_of_a_flow_is_looked_for_once_in_each_set_of_addresses() {
+    for family in Family::BOTH {
+        let (mut w, query) = world_that_spoke(family, 7);
+        // It got another one: looked for again, found, and noted.
+        w.name_address_set(8);
+        compare_pass(&mut w, Hook::From, &query);
         w.lose_address();
+        compare_pass(&mut w, Hook::From, &query);
+        w.name_address_set(9);
         compare(&w.run(Hook::From, &query), Action::Drop, None, &["spoofed_source"]).unwrap();
     }
+}
+
+/// An open flow that the workload has sent datagrams of, and one of them.
+fn world_that_spoke(family: Family, address_set: u32) -> (World, Vec<u8>) {
+    let mut w = World::new(family, Side::Client);
+    w.name_address_set(address_set);
+    let far = dns(&w);
+    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+    let query = udp(&w.local, &far, DATA);
+    for _ in 0..3 {
+        compare_pass(&mut w, Hook::From, &query);
+    }
+    (w, query)
 }
 
 #[test]
