@@ -15,7 +15,7 @@
 //! independent of each other: who has seen `mac_B` knows nothing of `mac_A`. A's address and port and
 //! all sequence numbers are left out: NAT and ISN rewriting must not break a handshake.
 
-use super::{KEY_WORDS, blake3::BLOCK_WORDS, keyed_block};
+use super::blake3::{BLOCK_WORDS, KEY_WORDS, keyed_block};
 use crate::abi::{Address, Handle, Nonce};
 
 /// What tells these MACs from any other use of a pair key; its last byte is the protocol's version.
@@ -23,7 +23,7 @@ const LABEL: [u8; 4] = *b"ENM\x02";
 /// Bytes of the input.
 const LENGTH: u32 = 54;
 
-/// A block for [`keyed_block`].
+/// A block of BLAKE3.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct MacInput {

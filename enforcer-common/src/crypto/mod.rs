@@ -5,6 +5,6 @@ mod blake3;
 mod mac;
 mod nonce;
 
-pub use blake3::{BLOCK_WORDS, KEY_WORDS, keyed_block};
+pub use blake3::{BLOCK_WORDS, KEY_WORDS};
 pub use mac::{MacInput, Macs, Transcript, mac_bytes, mac_input, mac_words, macs, same_mac};
 pub use nonce::{NONCE_KEY_WORDS, nonce};
