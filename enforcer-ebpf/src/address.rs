@@ -16,21 +16,30 @@ use crate::{
 /// Whether the workload may use `address`, where its addresses are enforced.
 #[inline(always)]
 pub fn check(s: &Scratch, address: &Address) -> Result<(), DropReason> {
+    found_in(s, address).map(|_| ())
+}
+
+/// The same; tells in which set of the workload's addresses it was found: 0, which is none, while they change or
+/// where they are not enforced.
+#[inline(always)]
+pub fn found_in(s: &Scratch, address: &Address) -> Result<u32, DropReason> {
     let is_enforced = workload::find(s)?.flags & workload_flags::CHECK_ADDRESS != 0;
     if !is_enforced || cfg!(feature = "mutate-source-address") {
-        return Ok(());
+        return Ok(0);
     }
+    let set = set_of(s.interface.workload);
     let key = AddressKey { address: *address, workload: s.interface.workload, zero: [0; 6] };
     // SAFETY: only its presence matters.
     match unsafe { ADDRESSES.get(&key) } {
-        Some(_) => Ok(()),
+        Some(_) => Ok(set),
         None => Err(DropReason::SpoofedSource),
     }
 }
 
-/// Which addresses the workload has now; 0 while they change.
+/// Which addresses the workload has. One program sees no change of both number and addresses: the daemon waits
+/// between them until every program has ended that had begun.
 #[inline(always)]
-pub fn set_of(workload: u16) -> u32 {
+fn set_of(workload: u16) -> u32 {
     let Some(value) = WORKLOADS.get(u32::from(workload)) else { return 0 };
     // SAFETY: a field of a live value. Volatile, as the daemon writes it in place.
     unsafe { from_ref(&value.address_set).read_volatile() }

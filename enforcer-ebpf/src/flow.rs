@@ -147,12 +147,15 @@ fn apart<T>(found: T) -> T {
 /// Whether packets of the flow pass without a question: segments where both ends have accepted it, datagrams
 /// where a rule allowed it. Those that leave need their source address found, too: the flow may be one that the
 /// far side opened towards an address that is not the workload's, or the workload may have lost the address since.
+/// Of what may be a question to a name server the slow path asks each time whether its answer is to be read.
 #[inline(always)]
 fn passes<const FROM: bool>(flow: &FlowValue, p: &Packet, workload: u16) -> bool {
     if p.protocol == protocol::TCP {
         return flow.state == flow_state::ESTABLISHED || flow.state == flow_state::CLOSING;
     }
-    flow.state == flow_state::DATAGRAM && (!FROM || address::is_known(flow, workload))
+    let leaves =
+        || p.destination_port != network::NAME_SERVER_PORT && address::is_known(flow, workload);
+    flow.state == flow_state::DATAGRAM && (!FROM || leaves())
 }
 
 /// Whether the packet is a segment that neither opens nor resets nor has room for our option, or a datagram.

@@ -154,11 +154,7 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
         neighbour_discovery::<FROM>(skb, s)?;
         return Ok(0);
     }
-    // Read before the address is looked for: an address that goes in between is not noted as one of the set without it.
-    let address_set = if FROM { address::set_of(s.interface.workload) } else { 0 };
-    if FROM {
-        address::check(s, &s.key.local)?;
-    }
+    let address_set = if FROM { address::found_in(s, &s.key.local)? } else { 0 };
     if is_icmp_error(s) {
         icmp_error::<FROM>(skb, s)?;
         return Ok(0);
@@ -181,7 +177,7 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
             }
         }
         if FROM && flow.address_set() != address_set {
-            flow.found_in(address_set);
+            note_found(s, address_set);
         }
         enforcer_common::datapath::flow::count(flow, &s.packet, FROM, now_ns);
         return Ok(0);
@@ -210,6 +206,15 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
     Ok(refused)
 }
 
+/// Notes in the packet's flow in which set its source was found: what the next ones pass by, so the entry is looked
+/// up again before, as it may be another tuple's by now.
+#[inline(always)]
+fn note_found(s: &Scratch, address_set: u32) {
+    if let Some(flow) = flow::find(&s.key, s.packet.family) {
+        flow.found_in(address_set);
+    }
+}
+
 /// A datagram to or from a name server; not zero if it is held.
 #[inline(always)]
 fn names<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
@@ -221,7 +226,7 @@ fn names<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 }
 
 /// Port of name servers (RFC 1035 4.2.1).
-const NAME_SERVER_PORT: u16 = 53;
+pub const NAME_SERVER_PORT: u16 = 53;
 
 /// The state of a flow without connections; `called` says that the workload opened it.
 #[inline(always)]

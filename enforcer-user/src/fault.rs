@@ -25,6 +25,8 @@ pub enum Phase {
     Change,
     /// A new credential of a running daemon.
     Rotation,
+    /// An interface of a running daemon's workload gets an address.
+    Addresses,
 }
 
 macro_rules! kill_points {
@@ -129,6 +131,10 @@ kill_points! {
     FlowCut = "flow_cut" in [Change 1];
     /// Both ends of a flow that is cut are told.
     FlowReset = "flow_reset" in [Change 1];
+    /// No set of addresses of the workload is named, and the set is as it was.
+    AddressSetUnnamed = "address_set_unnamed" in [Start 1, Addresses 1];
+    /// The set of addresses is another, and not yet named.
+    AddressesChanged = "addresses_changed" in [Start 1, Addresses 1];
     /// The addresses of a workload are written.
     AddressesWritten = "addresses_written" in [Start 1, Adoption 1];
     /// The entry of a workload's interface is written.

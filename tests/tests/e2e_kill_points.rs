@@ -6,6 +6,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aya::maps::{Array, Map, MapData};
+use enforcer_common::abi::WorkloadValue;
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::host::Family;
 use enforcer_tests::interactive::Interactive;
@@ -14,7 +16,7 @@ use enforcer_tests::keys::NodeFiles;
 use enforcer_tests::policy;
 use enforcer_tests::scenario::{Contact, PORT, Setup, client, contact, server as server_workload};
 use enforcer_tests::tcp::{End, Got, PATIENCE, Server, Service, dial};
-use enforcer_tests::topology::ThreeHosts;
+use enforcer_tests::topology::{INTERFACE, ThreeHosts};
 use enforcer_user::datapath::Mechanism;
 use enforcer_user::fault::{KillPoint, Phase};
 use serde_json::Value;
@@ -236,6 +238,44 @@ fn a_rotation_that_is_killed_at_any_step_loses_no_peer_and_no_connection() {
     }
 }
 
+/// A set that is named while it is another would have flows pass from an address that is not the workload's any more.
+#[test]
+fn a_change_of_addresses_that_is_killed_at_any_step_leaves_no_set_named() {
+    let mut scene = Scene::prepare();
+    scene.daemon.launch().unwrap();
+    let mut stream = scene.open(PORT);
+    let mut before = address_set(&scene);
+    for change in ["add", "del"] {
+        for (point, nth) in deaths(Phase::Addresses) {
+            eprintln!("{change} {point:?} {nth}");
+            assert_ne!(before, 0);
+            let address = if point == KillPoint::AddressesChanged { 101 } else { 102 };
+            scene.daemon.kill_at(point, nth).unwrap();
+            let change = format!("addr {change} 192.0.2.{address}/24 dev {INTERFACE}");
+            scene.net.server.ip(&change).unwrap();
+            scene.daemon.wait_killed().unwrap_or_else(|error| panic!("{point:?} {nth}: {error:#}"));
+            scene.daemon.kill_no_more().unwrap();
+            assert_eq!(address_set(&scene), 0, "after {point:?} {nth}");
+            stream.exchange().unwrap();
+            scene.daemon.launch().unwrap();
+            let named = address_set(&scene);
+            assert_ne!(named, before, "after {point:?} {nth}");
+            before = named;
+        }
+    }
+    stream.exchange().unwrap();
+    assert!(scene.is_let_in());
+}
+
+/// Which set of addresses the server's row names.
+fn address_set(scene: &Scene) -> u32 {
+    let pin = scene.daemon.pins().join("WORKLOADS");
+    let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+    let rows: Array<_, WorkloadValue> = map.try_into().unwrap();
+    let mut rows = rows.iter().map(Result::unwrap).filter(WorkloadValue::is_present);
+    rows.next().expect("a workload").address_set
+}
+
 /// The same key, in a file that differs: keys count as new, and credentials are issued anew.
 fn rotate(scene: &Scene) {
     let text = fs::read_to_string(&scene.key).unwrap();
@@ -248,7 +288,14 @@ fn rotate(scene: &Scene) {
 fn the_table_names_each_point_once() {
     let names: BTreeSet<&str> = KillPoint::ALL.iter().map(|point| point.name()).collect();
     assert_eq!(names.len(), KillPoint::ALL.len());
-    let phases = [Phase::Start, Phase::Adoption, Phase::Upgrade, Phase::Change, Phase::Rotation];
+    let phases = [
+        Phase::Start,
+        Phase::Adoption,
+        Phase::Upgrade,
+        Phase::Change,
+        Phase::Rotation,
+        Phase::Addresses,
+    ];
     for point in KillPoint::ALL {
         let tried = |attached| phases.iter().any(|phase| point.times(*phase, attached) > 0);
         let somewhere = [Mechanism::Tcx, Mechanism::Clsact].into_iter().any(tried);

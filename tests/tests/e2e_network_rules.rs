@@ -116,40 +116,40 @@ fn names_are_resolved_over_udp_with_a_rule() {
     assert_eq!(responder.received(), 2);
 }
 
-/// An address that a workload gets is its own at once, and one that it loses is refused to what it has open.
+/// An address that a workload gets is its own, and one that it loses is refused to what it has open.
 #[test]
 fn datagrams_leave_from_the_addresses_that_the_interface_has_now() {
-    let rule = NetworkRule::egress("dns", "udp", SERVER[0], DNS);
+    let rule = NetworkRule::egress("plain", "udp", SERVER[0], PORT);
     let (enforcer, net) = plain_server(Enforcement::Enforced, &[rule]);
     let enforcer = enforcer.unwrap();
     let spoofed = || enforcer.counters().unwrap().drop("spoofed_source");
-    let responder = Responder::start(&net.server, DNS).unwrap();
+    let responder = Responder::start(&net.server, PORT).unwrap();
     net.client.ip(&format!("addr add 192.0.2.77/24 dev {INTERFACE}")).unwrap();
     let from = "192.0.2.77".parse().unwrap();
-    let asker = Asker::new(&net.client, from, net.server.at(Family::V4, DNS), SHORT).unwrap();
+    let to = net.server.at(Family::V4, PORT);
+    let asker = Asker::new(&net.client, from, to, SHORT).unwrap();
     assert!(comes(|| asker.ask().unwrap().is_some()), "an own address is refused");
     for _ in 0..3 {
         assert!(asker.ask().unwrap().is_some());
     }
     net.client.ip(&format!("addr del 192.0.2.77/24 dev {INTERFACE}")).unwrap();
-    let before = spoofed();
     let is_refused = || {
-        let _ = asker.ask().unwrap();
-        spoofed() > before
+        let before = spoofed();
+        asker.ask().unwrap().is_none() && spoofed() > before
     };
     assert!(comes(is_refused), "a lost address is used");
-    let (heard, before) = (responder.received(), spoofed());
+    let heard = responder.received();
     for _ in 0..3 {
         assert_eq!(asker.ask().unwrap(), None);
     }
-    assert_eq!((responder.received(), spoofed()), (heard, before + 3));
+    assert_eq!(responder.received(), heard);
 }
 
-/// Whether it is so within the patience of the tests.
+/// Whether it is so in time: the daemon hears of addresses from the kernel, and looks every five seconds besides.
 fn comes(mut is_so: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while !is_so() {
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > 3 * PATIENCE {
             return false;
         }
     }

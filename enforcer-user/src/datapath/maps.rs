@@ -18,8 +18,10 @@ use super::counters::Counters;
 use super::error::DatapathError;
 use super::interfaces::Interfaces;
 use super::rows::Rows;
+use super::sys;
 use super::table::{Position, Table};
 use crate::engine::Network;
+use crate::fault::{self, KillPoint};
 
 /// The bits of the rule set in front of every prefix length of the trie.
 const RULE_SET_BITS: u32 = 32;
@@ -133,42 +135,56 @@ impl Maps {
             .map_err(map_error("NETWORKS", "list", "all"))
     }
 
-    /// Makes `wanted` the addresses of a workload: new ones are written before old ones go, and while
-    /// they do no set of them holds.
+    /// Makes `wanted` the addresses of a workload: new ones are written before old ones go.
+    ///
+    /// Meanwhile no set of addresses is named, and programs that had begun have ended before the set changes and
+    /// before the new one is named: what a program finds in a set that it saw named is of that set.
     pub fn set_addresses(
         &mut self,
         workload: u16,
         wanted: &[Address],
     ) -> Result<(), DatapathError> {
         let wanted: BTreeSet<Address> = wanted.iter().copied().collect();
-        let mut stale = Vec::new();
-        let mut missing = wanted.clone();
+        let (mut present, mut stale) = (BTreeSet::new(), Vec::new());
         self.addresses.for_each(|key, _| {
-            if key.workload == workload && !missing.remove(&key.address) {
-                stale.push(*key);
+            if key.workload == workload {
+                if wanted.contains(&key.address) {
+                    present.insert(key.address);
+                } else {
+                    stale.push(*key);
+                }
             }
         })?;
-        let set = address_set(&wanted);
-        if stale.is_empty() && missing.is_empty() {
-            return self.name_address_set(workload, set);
+        if present == wanted && stale.is_empty() {
+            return self.name_address_set(workload, address_set(&wanted)).map(drop);
         }
-        self.name_address_set(workload, 0)?;
-        for address in missing {
-            self.addresses.insert(&AddressKey { address, workload, zero: [0; 6] }, &1)?;
+        if self.name_address_set(workload, 0)? {
+            sys::wait_for_programs();
         }
-        for key in stale {
-            self.addresses.remove(&key)?;
+        fault::reached(KillPoint::AddressSetUnnamed);
+        let mut write = |address: &Address| {
+            self.addresses.insert(&AddressKey { address: *address, workload, zero: [0; 6] }, &1)
+        };
+        let written = wanted.difference(&present).try_for_each(&mut write);
+        for key in &stale {
+            self.addresses.remove(key)?;
         }
-        self.name_address_set(workload, set)
+        fault::reached(KillPoint::AddressesChanged);
+        written?;
+        if !stale.is_empty() && !wanted.is_empty() {
+            sys::wait_for_programs();
+        }
+        self.name_address_set(workload, address_set(&wanted)).map(drop)
     }
 
-    /// Says which set of addresses a workload has, if it is there.
-    fn name_address_set(&mut self, id: u16, address_set: u32) -> Result<(), DatapathError> {
+    /// Says which set of addresses a workload has, if it is there. Whether that was another before.
+    fn name_address_set(&mut self, id: u16, address_set: u32) -> Result<bool, DatapathError> {
         match self.workload(id)? {
             Some(value) if value.address_set != address_set => {
-                self.workloads.write(id.into(), &WorkloadValue { address_set, ..value })
+                self.workloads.write(id.into(), &WorkloadValue { address_set, ..value })?;
+                Ok(true)
             }
-            _ => Ok(()),
+            _ => Ok(false),
         }
     }
 
@@ -315,9 +331,13 @@ impl FlowPosition {
     }
 }
 
-/// Number of a set of addresses, in the order of their bytes: the first bytes of its hash, never 0. It is made of
-/// nothing else, so that what a flow noted holds over restarts, and for whoever has the workload's id next.
+/// Number of a set of addresses, in the order of their bytes: the first bytes of its hash; 0, which names none, only
+/// where there are no addresses. It is made of nothing else, so that what a flow noted holds over restarts, and for
+/// whoever has the workload's id next. That two sets have one number happens once in four thousand million changes.
 fn address_set(addresses: &BTreeSet<Address>) -> u32 {
+    if addresses.is_empty() {
+        return 0;
+    }
     let mut hasher = blake3::Hasher::new();
     for address in addresses {
         hasher.update(address);

@@ -372,7 +372,8 @@ impl Datapath {
         self.maps.interfaces.remove(before.ifindex)
     }
 
-    /// Writes the addresses that a workload may use now; those of its own interface may change.
+    /// Writes the addresses that a workload may use now; those of its own interface may change. One that
+    /// has none may use none.
     pub fn write_addresses(
         &mut self,
         id: u16,
@@ -382,10 +383,11 @@ impl Datapath {
         if wanted.is_empty() {
             wanted = interface::addresses(&workload.interface)?;
         }
+        self.maps.set_addresses(id, &wanted)?;
         if wanted.is_empty() {
             return Err(DatapathError::NoAddress(workload.interface.clone()));
         }
-        self.maps.set_addresses(id, &wanted)
+        Ok(())
     }
 
     /// Takes the programs off a workload's interface, which is then not enforced any more, and

@@ -9,8 +9,8 @@ use super::error::DatapathError;
 use super::maps::map_error;
 use super::table::{BATCH, Position, batch, walk_error};
 
-/// A typed array. The kernel writes a row in place, word by word: whoever reads it meanwhile may see fields of
-/// before and after, none of them half.
+/// A typed array. The kernel copies a row in place, so whoever reads it meanwhile may see fields of before and after,
+/// and no size of a step is promised: docs/ARCHITECTURE.md says what programs make of a field that is half another's.
 pub struct Rows<V: Pod> {
     name: &'static str,
     data: MapData,

@@ -130,6 +130,12 @@ fn cases() -> Seeds {
             }
         }
     }
+    for (v6, hook, set) in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 2), (1, 0, 3)] {
+        // Family, client, hook, a flow without flags, of datagrams, numbers of no matter, UDP, where its source was
+        // found; no rule, a datagram, no change, no padding.
+        let way = [&[v6, 0, hook, 1, 0, 5][..], &[0; 16], &[2, set, 0, 2, 0, 0]];
+        seeds.push((format!("datagram_{v6}{hook}{set}"), [&way.concat()[..], b"data"].concat()));
+    }
     for number in 0..16_u8 {
         let mut bytes = vec![0; 96];
         blake3::Hasher::new().update(&[number]).finalize_xof().fill(&mut bytes);

@@ -41,6 +41,9 @@ pub const KEY_AS_RESPONDER: [u8; 32] = [0x52; 32];
 /// What applications send.
 pub const DATA: &[u8] = b"a pint of the beer of the day";
 
+/// Which set of addresses the workload has.
+pub const ADDRESS_SET: u32 = 0x5e7;
+
 const HOUR_NS: u64 = 3_600_000_000_000;
 const RULE_SETS: [u32; 2] = [10, 11];
 /// Bits of a mesh network's key: rule set, and /24 of a mapped IPv4 or /48 of an IPv6 address.
@@ -120,6 +123,8 @@ pub struct World {
     pub theirs: Credential,
     /// Boot time when the maps were filled.
     pub now_ns: u64,
+    /// Which set of addresses the workload's row names.
+    address_set: u32,
 }
 
 impl World {
@@ -155,6 +160,7 @@ impl World {
             own: Credential::new("the workload's", 301),
             theirs: Credential::new("the peer's", 333),
             now_ns: boot_ns(),
+            address_set: ADDRESS_SET,
         };
         world.fill();
         world
@@ -223,7 +229,7 @@ impl World {
             adopt_until_ns: 0,
             rule_sets: RULE_SETS,
             flags: workload_flags::PRESENT | workload_flags::CHECK_ADDRESS,
-            address_set: 0,
+            address_set: self.address_set,
             name: [0; WORKLOAD_NAME_BYTES],
         };
         change(&mut value);
@@ -312,9 +318,10 @@ impl World {
         }
     }
 
-    /// Says which set of addresses the workload has.
+    /// Says which set of addresses the workload has; its row is written anew.
     pub fn name_address_set(&mut self, address_set: u32) {
-        self.set_workload(|workload| workload.address_set = address_set);
+        self.address_set = address_set;
+        self.set_workload(|_| {});
     }
 
     /// The workload's address is its own no more.
@@ -383,9 +390,15 @@ impl World {
     /// The flow.
     #[must_use]
     pub fn flow(&self) -> Option<FlowValue> {
+        self.flow_of(self.key())
+    }
+
+    /// A flow.
+    #[must_use]
+    pub fn flow_of(&self, key: FlowKey) -> Option<FlowValue> {
         match self.family {
-            Family::V4 => self.kernel.read::<FlowKey4, _>("FLOWS4", &self.key().to_v4()),
-            Family::V6 => self.kernel.read::<FlowKey, _>("FLOWS6", &self.key()),
+            Family::V4 => self.kernel.read::<FlowKey4, _>("FLOWS4", &key.to_v4()),
+            Family::V6 => self.kernel.read::<FlowKey, _>("FLOWS6", &key),
         }
     }
 

@@ -11,10 +11,11 @@ use enforcer_tests::program::world::{DATA, Family, Side, WORKLOAD, World};
 
 use crate::OTHER;
 
-const DNS: u16 = 53;
+/// Of HTTP over QUIC: any but that of name servers.
+const QUIC: u16 = 443;
 
-fn dns(w: &World) -> End {
-    End { port: DNS, ..w.outside }
+fn server(w: &World) -> End {
+    End { port: QUIC, ..w.outside }
 }
 
 #[test]
@@ -23,22 +24,22 @@ fn datagrams_need_a_rule() {
         Side::Client,
         Hook::From,
         &[
-            drops("UDP without a rule", |w| udp(&w.local, &dns(w), DATA), &["network_denied"]),
+            drops("UDP without a rule", |w| udp(&w.local, &server(w), DATA), &["network_denied"]),
             passes(
                 "UDP with a rule",
                 |w| {
-                    let far = dns(w);
-                    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
-                    udp(&w.local, &dns(w), DATA)
+                    let far = server(w);
+                    w.allow_network(&far, direction::EGRESS, UDP, (QUIC, QUIC));
+                    udp(&w.local, &server(w), DATA)
                 },
                 &["plain_opened"],
             ),
             passes(
                 "UDP of an open flow",
                 |w| {
-                    let far = dns(w);
-                    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
-                    let frame = udp(&w.local, &dns(w), DATA);
+                    let far = server(w);
+                    w.allow_network(&far, direction::EGRESS, UDP, (QUIC, QUIC));
+                    let frame = udp(&w.local, &server(w), DATA);
                     w.pass(Hook::From, &frame);
                     frame
                 },
@@ -47,27 +48,27 @@ fn datagrams_need_a_rule() {
             drops(
                 "UDP with a rule for another port",
                 |w| {
-                    let far = dns(w);
-                    w.allow_network(&far, direction::EGRESS, UDP, (DNS + 1, DNS + 1));
-                    udp(&w.local, &dns(w), DATA)
+                    let far = server(w);
+                    w.allow_network(&far, direction::EGRESS, UDP, (QUIC + 1, QUIC + 1));
+                    udp(&w.local, &server(w), DATA)
                 },
                 &["network_denied"],
             ),
             drops(
                 "UDP with a rule for another direction",
                 |w| {
-                    let far = dns(w);
-                    w.allow_network(&far, direction::INGRESS, UDP, (DNS, DNS));
-                    udp(&w.local, &dns(w), DATA)
+                    let far = server(w);
+                    w.allow_network(&far, direction::INGRESS, UDP, (QUIC, QUIC));
+                    udp(&w.local, &server(w), DATA)
                 },
                 &["network_denied"],
             ),
             drops(
                 "UDP with a rule for another protocol",
                 |w| {
-                    let far = dns(w);
-                    w.allow_network(&far, direction::EGRESS, 6, (DNS, DNS));
-                    udp(&w.local, &dns(w), DATA)
+                    let far = server(w);
+                    w.allow_network(&far, direction::EGRESS, 6, (QUIC, QUIC));
+                    udp(&w.local, &server(w), DATA)
                 },
                 &["network_denied"],
             ),
@@ -75,17 +76,17 @@ fn datagrams_need_a_rule() {
                 "UDP of a workload that is only observed",
                 |w| {
                     w.set_workload(|workload| workload.flags |= workload_flags::OBSERVE);
-                    udp(&w.local, &dns(w), DATA)
+                    udp(&w.local, &server(w), DATA)
                 },
                 &["would_deny", "plain_opened", "reported"],
             ),
             drops(
                 "UDP from a spoofed address",
                 |w| {
-                    let far = dns(w);
-                    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+                    let far = server(w);
+                    w.allow_network(&far, direction::EGRESS, UDP, (QUIC, QUIC));
                     let spoofed = End { address: w.remote.address, ..w.local };
-                    udp(&spoofed, &dns(w), DATA)
+                    udp(&spoofed, &server(w), DATA)
                 },
                 &["spoofed_source"],
             ),
@@ -116,8 +117,8 @@ fn datagrams_need_a_rule() {
 fn answers_of_datagrams_pass_by_their_flow() {
     for family in Family::BOTH {
         let mut w = World::new(family, Side::Client);
-        let far = dns(&w);
-        w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+        let far = server(&w);
+        w.allow_network(&far, direction::EGRESS, UDP, (QUIC, QUIC));
         let answer = udp(&far, &w.local, DATA);
         compare(&w.run(Hook::To, &answer), Action::Drop, None, &["network_denied"]).unwrap();
         let query = udp(&w.local, &far, DATA);
@@ -217,14 +218,14 @@ fn the_other_icmp_family_s_number_is_no_icmp() {
 #[test]
 fn an_open_datagram_flow_is_written_as_such() {
     let mut w = World::new(Family::V4, Side::Client);
-    let far = dns(&w);
-    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
-    let frame = udp(&w.local, &dns(&w), DATA);
+    let far = server(&w);
+    w.allow_network(&far, direction::EGRESS, UDP, (QUIC, QUIC));
+    let frame = udp(&w.local, &server(&w), DATA);
     w.pass(Hook::From, &frame);
-    let mut key = w.key_with(&dns(&w));
+    let mut key = w.key_with(&server(&w));
     key.protocol = UDP;
     let flow: FlowValue = w.kernel.read("FLOWS4", &key.to_v4()).expect("a flow");
-    assert_eq!((flow.state, flow.port), (flow_state::DATAGRAM, DNS));
+    assert_eq!((flow.state, flow.port), (flow_state::DATAGRAM, QUIC));
     assert_eq!(flow.flags, flow_flags::PLAIN | flow_flags::INITIATOR);
 }
 
@@ -232,8 +233,8 @@ fn an_open_datagram_flow_is_written_as_such() {
 fn datagrams_of_an_open_flow_are_counted_and_pass_until_the_policy_changes() {
     for family in Family::BOTH {
         let mut w = World::new(family, Side::Client);
-        let far = dns(&w);
-        w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+        let far = server(&w);
+        w.allow_network(&far, direction::EGRESS, UDP, (QUIC, QUIC));
         let (query, answer) = (udp(&w.local, &far, DATA), udp(&far, &w.local, DATA));
         for _ in 0..4 {
             compare_pass(&mut w, Hook::From, &query);
@@ -249,7 +250,7 @@ fn datagrams_of_an_open_flow_are_counted_and_pass_until_the_policy_changes() {
         assert_eq!((flow.packets_out, flow.packets_in), (3, 4));
         assert_eq!(flow.state, flow_state::DATAGRAM);
         // The rules of the next epoch allow something else.
-        w.allow_network(&far, direction::EGRESS, UDP, (DNS + 1, DNS + 1));
+        w.allow_network(&far, direction::EGRESS, UDP, (QUIC + 1, QUIC + 1));
         w.set_config(|config| config.epoch += 1);
         for (hook, frame) in [(Hook::To, &answer), (Hook::From, &query)] {
             compare(&w.run(hook, frame), Action::Drop, None, &["flow_cut"]).unwrap();
@@ -269,8 +270,7 @@ fn compare_pass(w: &mut World, hook: Hook, frame: &[u8]) {
 fn a_flow_that_the_far_side_opened_lends_the_workload_no_address() {
     for family in Family::BOTH {
         let mut w = World::new(family, Side::Client);
-        w.name_address_set(7);
-        let far = dns(&w);
+        let far = server(&w);
         w.allow_network(&far, direction::INGRESS, UDP, (0, u16::MAX));
         let other = End { address: w.remote.address, ..w.local };
         w.pass(Hook::To, &udp(&far, &other, DATA));
@@ -318,8 +318,8 @@ fn the_source_of_a_flow_is_looked_for_once_in_each_set_of_addresses() {
 fn world_that_spoke(family: Family, address_set: u32) -> (World, Vec<u8>) {
     let mut w = World::new(family, Side::Client);
     w.name_address_set(address_set);
-    let far = dns(&w);
-    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
+    let far = server(&w);
+    w.allow_network(&far, direction::EGRESS, UDP, (QUIC, QUIC));
     let query = udp(&w.local, &far, DATA);
     for _ in 0..3 {
         compare_pass(&mut w, Hook::From, &query);
@@ -333,9 +333,9 @@ fn a_workload_has_a_share_of_datagram_flows_in_each_direction() {
         let mut w = World::new(family, Side::Client);
         // A quarter of the table.
         w.set_config(|config| config.flows = 12);
-        let far = dns(&w);
-        w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
-        let from = |w: &World, port| udp(&End { port, ..w.local }, &dns(w), DATA);
+        let far = server(&w);
+        w.allow_network(&far, direction::EGRESS, UDP, (QUIC, QUIC));
+        let from = |w: &World, port| udp(&End { port, ..w.local }, &server(w), DATA);
         for port in [1, 2, 3] {
             let frame = from(&w, port);
             w.pass(Hook::From, &frame);
@@ -362,13 +362,13 @@ fn a_workload_has_a_share_of_datagram_flows_in_each_direction() {
 fn what_outsiders_send_takes_nothing_of_the_workload_s_own_share() {
     let mut w = World::new(Family::V4, Side::Client);
     w.set_config(|config| config.flows = 3);
-    let far = dns(&w);
+    let far = server(&w);
     w.allow_network(&far, direction::INGRESS, UDP, (0, u16::MAX));
     for (port, counter) in [(1, "plain_opened"), (2, "datagram_share_full")] {
-        let seen = w.run(Hook::To, &udp(&dns(&w), &End { port, ..w.local }, DATA));
+        let seen = w.run(Hook::To, &udp(&server(&w), &End { port, ..w.local }, DATA));
         assert!(seen.counters.contains_key(&format!("{WORKLOAD}:{counter}")), "{seen:?}");
     }
-    w.allow_network(&far, direction::EGRESS, UDP, (DNS, DNS));
-    let own = udp(&End { port: 3, ..w.local }, &dns(&w), DATA);
+    w.allow_network(&far, direction::EGRESS, UDP, (QUIC, QUIC));
+    let own = udp(&End { port: 3, ..w.local }, &server(&w), DATA);
     compare(&w.run(Hook::From, &own), Action::Pass, Some(&own), &["plain_opened"]).unwrap();
 }

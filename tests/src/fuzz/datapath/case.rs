@@ -1,12 +1,12 @@
 //! A frame, and what the maps hold when it comes.
 
-use enforcer_common::abi::{FlowValue, direction, flow_flags, flow_state};
+use enforcer_common::abi::{FlowKey, FlowValue, direction, flow_flags, flow_state};
 
 use crate::fuzz::feed::Feed;
 use crate::program::kernel::Hook;
-use crate::program::packet::ip;
-use crate::program::segment::Segment;
-use crate::program::world::{EPOCH, Family, PEER_NONCE, Side, World};
+use crate::program::packet::{UDP, ip, udp};
+use crate::program::segment::{Segment, TCP};
+use crate::program::world::{ADDRESS_SET, EPOCH, Family, PEER_NONCE, Side, World};
 
 /// The largest window (RFC 7323 2.3): what lies this far off is of no connection.
 const WINDOW: i32 = 1 << 30;
@@ -27,8 +27,8 @@ pub struct Rule {
 pub struct Case {
     /// The program.
     pub hook: Hook,
-    /// The flow of the world's connection, if there is one.
-    pub flow: Option<FlowValue>,
+    /// The flow of the world's connection, or of datagrams between its ends, if there is one.
+    pub flow: Option<(FlowKey, FlowValue)>,
     /// The network rule, if there is one.
     pub rule: Option<Rule>,
     /// The frame.
@@ -43,8 +43,7 @@ impl Case {
         let hook = feed.choose(&[Hook::From, Hook::To]);
         let mut world = World::new(family, side);
         let flow = feed.flag().then(|| flow(&mut feed, &world));
-        if let Some(flow) = flow {
-            let key = world.key();
+        if let Some((key, flow)) = flow {
             world.put_flow(key, flow);
         }
         let rule = feed.flag().then(|| rule(&mut feed));
@@ -52,14 +51,14 @@ impl Case {
             let remote = world.remote;
             world.allow_network(&remote, direction, protocol, ports);
         }
-        let frame = frame(feed, &world, hook, flow.unwrap_or_default());
+        let frame = frame(feed, &world, hook, flow.unwrap_or_default().1);
         (Self { hook, flow, rule, frame }, world)
     }
 }
 
 /// A flow as the maps may hold it, odd states included. One whose verdict must be asked for again is
 /// adopted, since that is asked of nobody.
-fn flow(feed: &mut Feed<'_>, world: &World) -> FlowValue {
+fn flow(feed: &mut Feed<'_>, world: &World) -> (FlowKey, FlowValue) {
     let flags = feed.byte();
     let (now, old) = ((EPOCH, world.later()), (EPOCH - 1, world.past()));
     let adopted = flags & flow_flags::ADOPTED != 0;
@@ -85,7 +84,12 @@ fn flow(feed: &mut Feed<'_>, world: &World) -> FlowValue {
         remote_ack: feed.u32(),
         ..FlowValue::default()
     };
-    FlowValue { remote_end: flow.remote_next, ..flow }
+    let protocol = feed.choose(&[TCP, TCP, UDP]);
+    let remote_end = match protocol {
+        UDP => feed.choose(&[ADDRESS_SET, ADDRESS_SET, ADDRESS_SET ^ 1, 0]),
+        _ => flow.remote_next,
+    };
+    (FlowKey { protocol, ..world.key() }, FlowValue { remote_end, ..flow })
 }
 
 fn rule(feed: &mut Feed<'_>) -> Rule {
@@ -113,6 +117,7 @@ fn frame(mut feed: Feed<'_>, world: &World, hook: Hook, flow: FlowValue) -> Vec<
             let protocol = feed.choose(&[17, 1, 58, 132, 47, 6]);
             ip(&from, &to, protocol, feed.bytes(512))
         }
+        2 => udp(&from, &to, feed.bytes(512)),
         _ => segment(feed, world, hook, flow).frame(),
     };
     if kind == 0 && frame.len() >= 12 && hook == Hook::From {

@@ -39,7 +39,7 @@ pub fn run(data: &[u8]) {
     always(&case, &seen, &told);
     compare(&expected, &seen, &told);
     if !matches!(expected, Expected::Undecided(_)) {
-        same_flow(&world, flow, &told);
+        same_flow(&case, &world, flow, &told);
     }
 }
 
@@ -100,8 +100,8 @@ fn same_frame(expected: &bytes::Rewritten, found: &[u8], told: &str) {
     }
 }
 
-fn same_flow(world: &World, expected: Option<FlowValue>, told: &str) {
-    let found = world.flow();
+fn same_flow(case: &Case, world: &World, expected: Option<FlowValue>, told: &str) {
+    let found = world.flow_of(case.flow.map_or(world.key(), |(key, _)| key));
     // The kernel's own clock stands in there.
     let timed = |flow: FlowValue| FlowValue { seen_ns: 0, ..flow };
     assert_eq!(found.map(timed), expected.map(timed), "{told}");

@@ -4,7 +4,7 @@ use enforcer_common::abi::{
     DropReason, Event, FlowKey, FlowValue, NetworkEntry, NetworkValue, address, direction,
     flow_state, mapped,
 };
-use enforcer_common::datapath::flow::{confirms, end, is_ended_by, on_segment, pass};
+use enforcer_common::datapath::flow::{confirms, count, end, is_ended_by, on_segment, pass};
 use enforcer_common::datapath::network::allowing_rule;
 use enforcer_common::datapath::opaque::Opaque;
 use enforcer_common::wire::checksum::{self, VERIFIED_BYTES_MAX, sum_bytes};
@@ -18,7 +18,7 @@ use enforcer_common::wire::room::{self, RoomState};
 use super::bytes::{Rewritten, residues};
 use super::case::Case;
 use crate::program::kernel::Hook;
-use crate::program::world::{EPOCH, WORKLOAD, World};
+use crate::program::world::{ADDRESS_SET, EPOCH, WORKLOAD, World};
 
 /// What must become of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,8 @@ pub enum Expected {
 
 /// What must become of the case's frame, and of the flow.
 pub fn expect(case: &Case, world: &World) -> (Expected, Option<FlowValue>) {
-    let mut model = Model { case, world, packet: Packet::default(), flow: case.flow };
+    let flow = case.flow.map(|(_, flow)| flow);
+    let mut model = Model { case, world, packet: Packet::default(), flow };
     let expected = model.judge().unwrap_or_else(Expected::Drop);
     (expected, model.flow)
 }
@@ -57,12 +58,12 @@ impl Model<'_> {
             return Ok(self.arp());
         }
         if self.is_ordinary()
-            && let Some(flow) = self.own_flow()
-            && matches!(flow.state, flow_state::ESTABLISHED | flow_state::CLOSING)
+            && let Some(flow) = self.own_flow().copied()
+            && self.passes(&flow)
             && flow.epoch == EPOCH
             && flow.deadline_ns > self.world.now_ns
         {
-            self.pass_segment();
+            self.record();
             return Ok(self.pass(None));
         }
         self.check_ipv4_options()?;
@@ -109,15 +110,24 @@ impl Model<'_> {
 
     fn is_ordinary(&self) -> bool {
         let p = &self.packet;
-        p.protocol == protocol::TCP
+        let is_segment = p.protocol == protocol::TCP
             && p.flags & (tcp_flags::SYN | tcp_flags::RST) == 0
-            && p.options() < OPTION_BYTES
-            && p.ipv4_options() == 0
+            && p.options() < OPTION_BYTES;
+        (is_segment || p.protocol == protocol::UDP) && p.ipv4_options() == 0
+    }
+
+    /// Whether ordinary packets of the flow pass without a question.
+    fn passes(&self, flow: &FlowValue) -> bool {
+        if self.packet.protocol == protocol::TCP {
+            return matches!(flow.state, flow_state::ESTABLISHED | flow_state::CLOSING);
+        }
+        flow.state == flow_state::DATAGRAM && (!self.is_from() || flow.address_set() == ADDRESS_SET)
     }
 
     /// The flow, if the packet is of its connection.
     fn own_flow(&mut self) -> Option<&mut FlowValue> {
-        if self.key() != self.world.key() {
+        let (key, _) = self.case.flow?;
+        if self.key() != key {
             return None;
         }
         self.flow.as_mut()
@@ -142,10 +152,12 @@ impl Model<'_> {
         }
     }
 
-    fn pass_segment(&mut self) {
+    fn record(&mut self) {
         let (packet, from, now) = (self.packet, self.is_from(), self.world.now_ns);
-        if let Some(flow) = &mut self.flow {
-            pass(flow, &packet, from, now);
+        match &mut self.flow {
+            Some(flow) if packet.protocol == protocol::TCP => pass(flow, &packet, from, now),
+            Some(flow) => count(flow, &packet, from, now),
+            None => {}
         }
     }
 
@@ -193,8 +205,20 @@ impl Model<'_> {
         if is_error {
             return Ok(Expected::Undecided(Some(Rewritten::unchanged(&self.case.frame))));
         }
-        if self.is_from() {
+        let from = self.is_from();
+        if from {
             self.check_address()?;
+        }
+        if let Some(flow) = self.own_flow() {
+            if flow.state == flow_state::CUT {
+                return Err(DropReason::FlowCut);
+            }
+            flow.state = flow_state::DATAGRAM;
+            if from {
+                flow.found_in(ADDRESS_SET);
+            }
+            self.record();
+            return Ok(self.pass(None));
         }
         if self.is_allowed() {
             Ok(self.pass(Some(Event::PlainOpened)))
