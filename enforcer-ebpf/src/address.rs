@@ -3,7 +3,8 @@
 use aya_ebpf::bindings::__sk_buff;
 use core::ptr::from_ref;
 use enforcer_common::abi::{
-    Address, AddressKey, DropReason, FlowValue, interface_flags, mapped, workload_flags,
+    Address, AddressKey, DropReason, FlowValue, WorkloadValue, interface_flags, mapped,
+    workload_flags,
 };
 
 use crate::{
@@ -23,11 +24,12 @@ pub fn check(s: &Scratch, address: &Address) -> Result<(), DropReason> {
 /// where they are not enforced.
 #[inline(always)]
 pub fn found_in(s: &Scratch, address: &Address) -> Result<u32, DropReason> {
-    let is_enforced = workload::find(s)?.flags & workload_flags::CHECK_ADDRESS != 0;
+    let workload = workload::find(s)?;
+    let is_enforced = workload.flags & workload_flags::CHECK_ADDRESS != 0;
     if !is_enforced || cfg!(feature = "mutate-source-address") {
         return Ok(0);
     }
-    let set = set_of(s.interface.workload);
+    let set = set_of(workload.value);
     let key = AddressKey { address: *address, workload: s.interface.workload, zero: [0; 6] };
     // SAFETY: only its presence matters.
     match unsafe { ADDRESSES.get(&key) } {
@@ -39,16 +41,15 @@ pub fn found_in(s: &Scratch, address: &Address) -> Result<u32, DropReason> {
 /// Which addresses the workload has. One program sees no change of both number and addresses: the daemon waits
 /// between them until every program has ended that had begun.
 #[inline(always)]
-fn set_of(workload: u16) -> u32 {
-    let Some(value) = WORKLOADS.get(u32::from(workload)) else { return 0 };
+fn set_of(workload: &WorkloadValue) -> u32 {
     // SAFETY: a field of a live value. Volatile, as the daemon writes it in place.
-    unsafe { from_ref(&value.address_set).read_volatile() }
+    unsafe { from_ref(&workload.address_set).read_volatile() }
 }
 
 /// Whether the local address of a flow without connections was found among those that the workload has now.
 #[inline(always)]
 pub fn is_known(flow: &FlowValue, workload: u16) -> bool {
-    let set = set_of(workload);
+    let set = WORKLOADS.get(u32::from(workload)).map_or(0, set_of);
     set != 0 && (flow.address_set() == set || cfg!(feature = "mutate-address-set"))
 }
 
