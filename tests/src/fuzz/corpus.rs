@@ -136,6 +136,10 @@ fn cases() -> Seeds {
         let way = [&[v6, 0, hook, 1, 0, 5][..], &[0; 16], &[2, set, 0, 2, 0, 0]];
         seeds.push((format!("datagram_{v6}{hook}{set}"), [&way.concat()[..], b"data"].concat()));
     }
+    // Family, client, arriving, an open flow that the far side and then the workload closed, all numbers but one 0; no
+    // rule, an acknowledgement.
+    let last = [&[0, 0, 1, 1, 0xa0, 0][..], &[0; 14], &[0x28, 2, 0, 0, 0xfc, 0, 0, 0x61]];
+    seeds.push(("last_acknowledgement".to_owned(), last.concat()));
     for number in 0..16_u8 {
         let mut bytes = vec![0; 96];
         blake3::Hasher::new().update(&[number]).finalize_xof().fill(&mut bytes);

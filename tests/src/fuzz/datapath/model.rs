@@ -4,7 +4,9 @@ use enforcer_common::abi::{
     DropReason, Event, FlowKey, FlowValue, NetworkEntry, NetworkValue, address, direction,
     flow_state, mapped,
 };
-use enforcer_common::datapath::flow::{confirms, count, end, is_ended_by, on_segment, pass};
+use enforcer_common::datapath::flow::{
+    confirms, count, end, is_ended_by, is_finished_by, on_segment, pass,
+};
 use enforcer_common::datapath::network::allowing_rule;
 use enforcer_common::datapath::opaque::Opaque;
 use enforcer_common::wire::checksum::{self, VERIFIED_BYTES_MAX, sum_bytes};
@@ -64,6 +66,7 @@ impl Model<'_> {
             && flow.deadline_ns > self.world.now_ns
         {
             self.record();
+            self.finish();
             return Ok(self.pass(None));
         }
         self.check_ipv4_options()?;
@@ -158,6 +161,16 @@ impl Model<'_> {
             Some(flow) if packet.protocol == protocol::TCP => pass(flow, &packet, from, now),
             Some(flow) => count(flow, &packet, from, now),
             None => {}
+        }
+    }
+
+    /// Forgets the flow if the packet is the last of it.
+    fn finish(&mut self) {
+        let packet = self.packet;
+        let is_last =
+            |flow: &FlowValue| packet.protocol == protocol::TCP && is_finished_by(flow, &packet);
+        if !self.is_from() && self.flow.as_ref().is_some_and(is_last) && self.has_right_checksum() {
+            self.flow = None;
         }
     }
 
@@ -284,7 +297,10 @@ impl Model<'_> {
             }
             Ok(()) if carries_proof && packet.payload() > 0 => Err(DropReason::ProofWithData),
             Ok(()) if carries_proof => Ok(Expected::Pass(self.stripped(), counted)),
-            Ok(()) => Ok(self.pass(counted)),
+            Ok(()) => {
+                self.finish();
+                Ok(self.pass(counted))
+            }
         }
     }
 
