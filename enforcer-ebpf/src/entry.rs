@@ -47,7 +47,6 @@ fn slow<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if s.packet.family == 0 {
         return if FROM { address::arp(skb, s) } else { 0 };
     }
-    clock::read(s);
     if s.packet.ipv4_options() > 0 {
         let failed = check_ipv4_options(skb, s);
         if failed != 0 {
@@ -57,6 +56,7 @@ fn slow<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if s.packet.protocol != protocol::TCP {
         return network::datagram::<FROM>(skb, s);
     }
+    clock::read(s);
     let flags = s.packet.flags;
     if flags & tcp_flags::SYN == 0 {
         return flow::segment::<FROM>(skb, s);

@@ -11,7 +11,7 @@ use enforcer_common::{
 };
 
 use crate::{
-    address, attempt, counter, flow, hold,
+    address, attempt, clock, counter, flow, hold,
     maps::NETWORKS,
     quota::{self, Asker},
     reset,
@@ -154,6 +154,7 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
         neighbour_discovery::<FROM>(skb, s)?;
         return Ok(0);
     }
+    clock::read(s);
     let address_set = if FROM { address::found_in(s, &s.key.local)? } else { 0 };
     if is_icmp_error(s) {
         icmp_error::<FROM>(skb, s)?;
