@@ -258,3 +258,24 @@ fn a_set_of_addresses_has_a_number_that_changes_with_it() {
         assert!(![0, first, more].contains(&fewer), "{fewer}");
     });
 }
+
+/// Fails closed: what it had is another host's as soon as that one takes it.
+#[test]
+fn a_workload_whose_interface_loses_its_last_address_may_use_none() {
+    isolated(|root, _| {
+        pair();
+        let config = config(root, WORKLOAD);
+        let (mut datapath, _events) = start(&config);
+        assert!(!datapath.maps.addresses.entries().unwrap().is_empty());
+        ip("address flush dev near");
+        let refused = datapath.write_addresses(WORKLOAD_ID, &config.workloads[0]);
+        assert!(matches!(refused, Err(DatapathError::NoAddress(_))), "{refused:?}");
+        assert!(datapath.maps.addresses.entries().unwrap().is_empty());
+        let row = datapath.maps.workload(WORKLOAD_ID).unwrap().expect("a workload");
+        assert_eq!(row.address_set, 0);
+        ip("address add 192.0.2.1/24 dev near");
+        datapath.write_addresses(WORKLOAD_ID, &config.workloads[0]).unwrap();
+        let row = datapath.maps.workload(WORKLOAD_ID).unwrap().expect("a workload");
+        assert_ne!(row.address_set, 0);
+    });
+}
