@@ -72,10 +72,12 @@ fn try_emit(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
 const PURE: u8 = tcp_flags::ACK | 0x40 | 0x80;
 const PSH: u8 = 8;
 
+/// Makes the segment the ACK of the handshake, whatever the workload has sent behind it: a number further
+/// on is none that the server's stack expects, and SYN cookies know no other.
 #[inline(always)]
 fn put(skb: *mut __sk_buff, s: &mut Scratch, a: &AttemptValue) -> Result<(), DropReason> {
     s.option = HandshakeOption::proof(a.proof);
-    check(segment::stamp_proof(skb, s))
+    check(segment::stamp_option(skb, s, a.local_isn.wrapping_add(1)))
 }
 
 /// Cuts the segment down to a pure ACK with the proof. SACK blocks and the like go, timestamps

@@ -26,6 +26,7 @@ use crate::{
     skb::{change_tail, load, store, store_slice, subtract_range},
 };
 
+const TCP_SEQUENCE: u32 = offset_of!(TcpHdr, seq) as u32;
 const TCP_OFFSET_AND_FLAGS: u32 = offset_of!(TcpHdr, window) as u32 - 2;
 /// Offset of the checksum in the TCP header.
 pub const TCP_CHECK: u32 = offset_of!(TcpHdr, check) as u32;
@@ -42,16 +43,17 @@ pub fn stamp(
     credential: &CredentialValue,
     answer: u32,
 ) -> u32 {
-    match try_stamp(skb, s, Some(credential), answer != 0) {
+    let sequence = s.packet.sequence;
+    match try_stamp(skb, s, sequence, Some(credential), answer != 0) {
         Ok(()) => 0,
         Err(reason) => reason as u32,
     }
 }
 
-/// Appends `s.option` to the header of a segment without payload.
+/// Appends `s.option` to the header of a segment without payload, and gives it this sequence number.
 #[inline(never)]
-pub fn stamp_proof(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    match try_stamp(skb, s, None, false) {
+pub fn stamp_option(skb: *mut __sk_buff, s: &mut Scratch, sequence: u32) -> u32 {
+    match try_stamp(skb, s, sequence, None, false) {
         Ok(()) => 0,
         Err(reason) => reason as u32,
     }
@@ -61,6 +63,7 @@ pub fn stamp_proof(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
 fn try_stamp(
     skb: *mut __sk_buff,
     s: &mut Scratch,
+    sequence: u32,
     credential: Option<&CredentialValue>,
     answer: bool,
 ) -> Result<(), DropReason> {
@@ -84,6 +87,13 @@ fn try_stamp(
         let length = u32::from(c.length);
         store_slice::<MAX_CREDENTIAL_BYTES>(skb, credential_at, &c.bytes, length)?;
         s.sum += u64::from(c.sum);
+    }
+    if sequence != s.packet.sequence {
+        let (old, new) = (s.packet.sequence.to_be(), sequence.to_be());
+        let at = u32::from(s.packet.transport) + TCP_SEQUENCE;
+        store(skb, at, &new.to_ne_bytes(), 0)?;
+        s.sum += u64::from(new) + u64::from(!old);
+        s.packet.sequence = sequence;
     }
     let header = s.packet.tcp_header + OPTION_BYTES as u8;
     let flags = s.packet.flags;

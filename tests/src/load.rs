@@ -44,7 +44,7 @@ pub struct Load {
     pub until: Until,
     /// How each connection ends.
     pub close: Close,
-    /// The longest wait for one connect.
+    /// The longest wait for one connect, and for the answer.
     pub timeout: Duration,
     /// How long each client rests behind an exchange.
     pub rest: Duration,
@@ -69,6 +69,12 @@ impl Load {
     #[must_use]
     pub fn resting(self) -> Self {
         Self { rest: Duration::from_millis(1), ..self }
+    }
+
+    /// The same load with this much patience.
+    #[must_use]
+    pub fn patient(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// The same load with this many client threads.
@@ -252,9 +258,11 @@ fn exchange(load: &Load) -> Result<Duration> {
         Outcome::Connected(stream) => stream,
         other => anyhow::bail!("connect to {}: {other:?} after {latency:?}", load.to),
     };
+    stream.set_read_timeout(Some(load.timeout))?;
+    let local = stream.local_addr()?;
     let mut byte = [b'x'];
     stream.write_all(&byte).context("writing one byte")?;
-    stream.read_exact(&mut byte).context("reading one byte")?;
+    stream.read_exact(&mut byte).with_context(|| format!("reading one byte, from {local}"))?;
     if load.close == Close::Abort {
         abort(&stream)?;
     }

@@ -83,7 +83,16 @@ impl Rule {
 
     /// The first segment that `wanted` picks, and no other.
     pub fn first(fate: Fate, wanted: impl FnMut(&Segment) -> bool + Send + 'static) -> Self {
-        Self { times: 1, ..Self::every(fate, wanted) }
+        Self::first_of(1, fate, wanted)
+    }
+
+    /// The first `times` segments that `wanted` picks.
+    pub fn first_of(
+        times: u32,
+        fate: Fate,
+        wanted: impl FnMut(&Segment) -> bool + Send + 'static,
+    ) -> Self {
+        Self { times, ..Self::every(fate, wanted) }
     }
 }
 

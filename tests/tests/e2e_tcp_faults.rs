@@ -211,6 +211,35 @@ fn the_loss_of_every_first_segment_of_one_connection_is_survived() {
     trial.assert_applied(1);
 }
 
+/// S2 comes three times. The SYN-ACKs that the server's stack sends behind them ask for the proof as well: a client that
+/// waits for the server to speak sends nothing by itself.
+#[test]
+fn a_proof_that_is_lost_as_often_as_s2_comes_is_sent_once_more() {
+    let mut trial = Trial::new(&[Step::Proof]);
+    for (step, case) in &trial.cases {
+        let (step, port) = (*step, case.server.port());
+        trial.wire.rule(Rule::first_of(3, Fate::Lose, move |s| step.is(s, port)));
+    }
+    trial.run();
+    trial.assert_applied(3);
+}
+
+/// With what a client acknowledges a repeated SYN-ACK stands behind the data that it has sent, and proves it no less.
+#[test]
+fn the_acknowledgement_of_a_repeated_syn_ack_is_a_proof_behind_data_too() {
+    let mut trial = Trial::new(&[Step::Request]);
+    for (_, case) in &trial.cases {
+        let (port, mut syn_acks) = (case.server.port(), 0);
+        trial.wire.rule(Rule::every(Fate::Lose, move |s| {
+            syn_acks += u32::from(Step::SynAck.is(s, port));
+            syn_acks < 2 && (Step::Proof.is(s, port) || Step::Request.is(s, port))
+        }));
+    }
+    trial.run();
+    let refused = trial.pair.daemons.server().unwrap().counters().unwrap().drop("awaiting_proof");
+    assert_eq!(refused, 0, "the first proof that arrives is accepted");
+}
+
 #[test]
 fn every_segment_of_a_connection_twice_changes_nothing() {
     let mut trial = Trial::new(&[Step::Response]);

@@ -157,7 +157,7 @@ numbered! {
         ColdRateLimited = 27, "cold_rate_limited";
         /// The event ring is full: the daemon is away or overwhelmed.
         RingFull = 28, "ring_full";
-        /// SYN-ACKs beyond two retransmissions.
+        /// SYN-ACKs beyond seven retransmissions.
         SynAckLimit = 29, "syn_ack_limit";
         /// S2 would be more than twice as long as its S1.
         Amplification = 30, "amplification";
@@ -244,6 +244,8 @@ numbered! {
         /// Answer of a name server that passed unread, and so opened nothing: the daemon is away or overwhelmed, or the
         /// answer too long.
         AnswerUnread = 276, "answer_unread";
+        /// Short S2 stamped, without prefix and credential: the proof is still awaited behind three whole ones.
+        S2Short = 277, "s2_short";
     }
 }
 

@@ -95,7 +95,7 @@ fn insert_client(s: &mut Scratch, handle: &Handle, deadline_ns: u64) -> u32 {
 /// [`answer`](super::answer).
 #[inline(never)]
 pub fn answered(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    let step = again::arrives(s);
+    let step = again::arrives(skb, s);
     if step != CONTINUE {
         return step;
     }

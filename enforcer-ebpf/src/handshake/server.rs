@@ -27,8 +27,11 @@ use crate::{
 
 /// The first S1 of a tuple wins while its attempt is younger than this.
 const ATTEMPT_WINS_NS: u64 = 3_000_000_000;
-/// A SYN-ACK and two retransmissions, for each S1 that arrives.
-const SYN_ACKS_MAX: u8 = 3;
+/// S2 and two retransmissions, for each S1 that arrives; those behind them are short.
+const S2_MAX: u8 = 3;
+/// The short ones among them. Linux sends six by default (`tcp_synack_retries`), and forgets the connection when one of
+/// its retransmissions may not leave.
+const SYN_ACKS_MAX: u8 = 8;
 
 /// S1 arrives: a SYN towards the workload.
 #[inline(never)]
@@ -281,12 +284,20 @@ fn try_send_answer(
     a.syn_acks += 1;
     a.local_isn = s.packet.sequence;
     let handle = a.local_handle;
+    s.option = HandshakeOption::hello(handle, a.local_nonce);
+    // A short S2, without prefix and credential, costs little and tells nothing new: it asks a client that has
+    // accepted S2, and whose proof was lost, to acknowledge once more.
+    if a.syn_acks > S2_MAX {
+        let sequence = s.packet.sequence;
+        check(segment::stamp_option(skb, s, sequence))?;
+        counter::count(s, Event::S2Short);
+        return Ok(());
+    }
     let own = credential(&handle)?;
     let added = OPTION_BYTES + PREFIX_BYTES + own.length as usize;
     if added > 2 * a.s1_bytes as usize && !cfg!(feature = "mutate-amplification") {
         return Err(DropReason::Amplification);
     }
-    s.option = HandshakeOption::hello(handle, a.local_nonce);
     s.prefix = AnswerPrefix {
         mac: a.answer,
         address: s.key.local,

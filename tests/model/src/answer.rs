@@ -16,7 +16,8 @@ type Judged = Result<Outcome, DropReason>;
 
 const ATTEMPT_WINS_NS: u64 = 3_000_000_000;
 const CALL_LASTS_NS: u64 = 130_000_000_000;
-const SYN_ACKS_MAX: u8 = 3;
+const S2_MAX: u8 = 3;
+const SYN_ACKS_MAX: u8 = 8;
 
 impl Node {
     /// S1 arrives.
@@ -89,8 +90,11 @@ impl Node {
         a.local_isn = segment.sequence;
         self.attempts.insert(tuple, a);
         segment.option = Some(HandshakeOption::hello(a.local_handle, a.local_nonce).body);
-        segment.prefix = Some(Prefix { mac: a.answer, end: tuple.local });
-        segment.credential = Some(a.local_handle);
+        // Behind the last S2 short ones, which have neither.
+        if a.syn_acks <= S2_MAX {
+            segment.prefix = Some(Prefix { mac: a.answer, end: tuple.local });
+            segment.credential = Some(a.local_handle);
+        }
         Ok(Outcome::Passes(segment))
     }
 
@@ -129,7 +133,7 @@ impl Node {
         Some(judged.and(if is_cut {
             Err(DropReason::FlowCut)
         } else {
-            Ok(Outcome::Passes(segment))
+            Ok(Outcome::Passes(segment.stripped(None)))
         }))
     }
 

@@ -154,15 +154,16 @@ impl Node {
             return Outcome::Passes(segment);
         }
         let option = Some(HandshakeOption::proof(a.proof).body);
+        let sequence = a.local_isn.wrapping_add(1);
         if segment.data == 0 && segment.flags & !(PURE | PSH) == 0 {
             a.proof_ns = now_ns;
-            return Outcome::Passes(Segment { option, ..segment });
+            return Outcome::Passes(Segment { sequence, option, ..segment });
         }
         if segment.has(tcp_flags::RST) || now_ns < a.proof_ns + CLONE_INTERVAL_NS {
             return Outcome::Passes(segment);
         }
         a.proof_ns = now_ns;
-        let proof = Segment { option, data: 0, flags: tcp_flags::ACK, ..segment };
+        let proof = Segment { flags: tcp_flags::ACK, sequence, option, data: 0, ..segment };
         Outcome::Led(proof, segment)
     }
 

@@ -10,6 +10,7 @@ use enforcer_tests::program::table::{becomes, check, drops, passes};
 use enforcer_tests::program::world::{DATA, EPOCH, Family, PEER_NONCE, SERVICE, Side, World};
 
 use crate::expect;
+use crate::options::OURS_SHORT;
 
 /// The client's ACK is lost behind both hooks: it acknowledges once more, with the proof.
 #[test]
@@ -238,6 +239,42 @@ fn syn_acks_that_arrive_again() {
                 },
                 &["peer_without_identity", "reset_local", "reset_remote"],
             ),
+            becomes(
+                "short, while the proof may be lost",
+                |w| {
+                    w.after_s2_in();
+                    short_s2(w)
+                },
+                |w| w.syn_ack_in().frame(),
+                &[],
+            ),
+            becomes(
+                "short, and the flow is confirmed",
+                |w| {
+                    w.established();
+                    short_s2(w)
+                },
+                |w| w.syn_ack_in().frame(),
+                &[],
+            ),
+            drops(
+                "short, and none came before",
+                |w| {
+                    w.after_s1_out();
+                    short_s2(w)
+                },
+                &["credential_length"],
+            ),
+            drops(
+                "short, with an option of no known version",
+                |w| {
+                    w.after_s2_in();
+                    let again = w.syn_ack_in();
+                    let options = [&again.options[..], &OURS_SHORT].concat();
+                    again.options(&options).frame()
+                },
+                &["wrong_version"],
+            ),
             drops(
                 "an identity",
                 |w| {
@@ -277,6 +314,11 @@ fn syn_acks_that_arrive_again() {
             ),
         ],
     );
+}
+
+/// S2 without prefix and credential.
+fn short_s2(w: &World) -> Vec<u8> {
+    w.syn_ack_in().hello(w.theirs.handle, PEER_NONCE).frame()
 }
 
 fn another_policy(w: &mut World, asked: u8, action: u8) {

@@ -15,6 +15,7 @@ use enforcer_common::abi::{
     NonceState, direction, flow_flags, flow_state, interface_flags, network_flags, role,
 };
 use enforcer_tests::program::kernel::{Action, Hook};
+use enforcer_tests::program::segment::Segment;
 use enforcer_tests::program::table::compare;
 use enforcer_tests::program::world::{
     DATA, EPOCH, Family, KEY_AS_INITIATOR, KEY_AS_RESPONDER, LOCAL_ISN, PEER, SERVICE, Side,
@@ -150,6 +151,31 @@ fn a_proof_goes_ahead_of_data() {
         let s3 = w.ack_out().proof(w.proof()).frame();
         w.kernel.set_cloning(1);
         expect(&mut w, Hook::From, &data, &s3, &[]);
+    }
+}
+
+/// What a client acknowledges a repeated SYN-ACK with, and the copy of a segment further on, say of a FIN that the stack
+/// probes with.
+#[test]
+fn a_proof_has_the_number_of_the_handshake_whatever_was_sent_behind_it() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s2_in();
+        let s3 = w.ack_out().proof(w.proof()).frame();
+        let data = w.data_out();
+        w.pass(Hook::From, &data.frame());
+        for ahead in [1, u32::try_from(DATA.len()).unwrap(), 1 << 20] {
+            let later = |segment: Segment| {
+                Segment { sequence: segment.sequence.wrapping_add(ahead), ..segment }.frame()
+            };
+            let (ack, data) = (later(w.ack_out()), later(w.data_out()));
+            expect(&mut w, Hook::From, &ack, &s3, &["proof_sent"]);
+            prove_again(&mut w, true);
+            expect(&mut w, Hook::From, &data, &data, &["proof_cloned"]);
+            w.kernel.set_cloning(1);
+            expect(&mut w, Hook::From, &data, &s3, &[]);
+            w.kernel.set_cloning(0);
+        }
     }
 }
 

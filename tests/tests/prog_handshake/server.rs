@@ -11,6 +11,7 @@ use enforcer_tests::program::world::{
     Credential, DATA, Family, KEY_AS_RESPONDER, LOCAL_ISN, PEER_NONCE, REMOTE_ISN, Side, World,
 };
 
+use crate::expect;
 use crate::options::{JOIN, OTHER_EXID, OURS_FIRST, OURS_SHORT};
 
 #[test]
@@ -130,6 +131,26 @@ fn a_credential_that_only_looks_known_breaks_the_checksum() {
     }
 }
 
+/// Until an S1 that comes again pays for credentials.
+#[test]
+fn behind_three_s2_short_ones_leave() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Server);
+        w.after_s2_out();
+        let (syn_ack, s2) = (w.syn_ack_out().frame(), w.s2_out());
+        for _ in 1..3 {
+            expect(&mut w, Hook::From, &syn_ack, &s2.frame(), &["s2_sent"]);
+        }
+        let short = s2.clone().payload(&[]).frame();
+        for _ in 3..8 {
+            expect(&mut w, Hook::From, &syn_ack, &short, &["s2_short"]);
+        }
+        let s1 = w.s1_in().frame();
+        w.pass(Hook::To, &s1);
+        expect(&mut w, Hook::From, &syn_ack, &s2.frame(), &["s2_sent"]);
+    }
+}
+
 #[test]
 fn s2_that_must_not_leave() {
     check(
@@ -174,12 +195,13 @@ fn s2_that_must_not_leave() {
                 &["no_option_room"],
             ),
             drops(
-                "the fourth SYN-ACK",
+                "the ninth SYN-ACK",
                 |w| {
                     w.after_s2_out();
                     let frame = w.syn_ack_out().frame();
-                    w.pass(Hook::From, &frame);
-                    w.pass(Hook::From, &frame);
+                    for _ in 0..7 {
+                        w.pass(Hook::From, &frame);
+                    }
                     frame
                 },
                 &["syn_ack_limit"],
