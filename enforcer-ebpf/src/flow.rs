@@ -365,7 +365,8 @@ pub fn segment<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
         return proof::strip_duplicate(skb, s);
     }
     if FROM && flow.state == flow_state::UNCONFIRMED {
-        return proof::emit(skb, s);
+        // No segment of the server moves this bound before it confirms the flow.
+        return proof::emit(skb, s, flow.remote_ack);
     }
     if !FROM && flow::is_finished_by(flow, &s.packet) {
         return finish(skb, s);

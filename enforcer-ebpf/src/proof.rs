@@ -31,17 +31,17 @@ use crate::{
 const CLONE_INTERVAL_NS: u64 = 10_000_000;
 
 /// Puts the proof on a segment of an unconfirmed flow of the workload: on a pure ACK itself, ahead
-/// of anything else as a segment of its own.
+/// of anything else as a segment of its own. `first` is the sequence number of the handshake's ACK.
 #[inline(never)]
-pub fn emit(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
-    match try_emit(skb, s) {
+pub fn emit(skb: *mut __sk_buff, s: &mut Scratch, first: u32) -> u32 {
+    match try_emit(skb, s, first) {
         Ok(()) => 0,
         Err(reason) => reason as u32,
     }
 }
 
 #[inline(always)]
-fn try_emit(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
+fn try_emit(skb: *mut __sk_buff, s: &mut Scratch, first: u32) -> Result<(), DropReason> {
     // An evicted attempt took the proof with it. The server is verified and has the first proof,
     // unless that was lost too; it judges the segment either way.
     let Some(a) = attempt::find(s) else { return Ok(()) };
@@ -49,13 +49,15 @@ fn try_emit(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
         return Ok(());
     }
     if is_clone() {
-        return become_proof(skb, s, a);
+        return become_proof(skb, s, a, first);
     }
     let is_pure = s.packet.payload() == 0 && s.packet.flags & !(PURE | PSH) == 0;
-    if is_pure && s.packet.options() + OPTION_BYTES <= OPTIONS_MAX {
+    // A keepalive or window probe must stay one: what it stands at is why it is answered.
+    let is_probe = s.packet.sequence == first.wrapping_sub(1);
+    if is_pure && !is_probe && s.packet.options() + OPTION_BYTES <= OPTIONS_MAX {
         a.proof_ns = s.now_ns;
         counter::count(s, Event::ProofSent);
-        return put(skb, s, a);
+        return put(skb, s, a, first);
     }
     if s.packet.has(tcp_flags::RST) || s.now_ns < a.proof_ns + CLONE_INTERVAL_NS {
         return Ok(());
@@ -63,7 +65,7 @@ fn try_emit(skb: *mut __sk_buff, s: &mut Scratch) -> Result<(), DropReason> {
     a.proof_ns = s.now_ns;
     counter::count(s, Event::ProofCloned);
     if s.interface.flags & interface_flags::HOST_SIDE != 0 {
-        return send_behind(skb, s, a);
+        return send_behind(skb, s, a, first);
     }
     send_ahead(skb, s);
     Ok(())
@@ -75,19 +77,29 @@ const PSH: u8 = 8;
 /// Makes the segment the ACK of the handshake, whatever the workload has sent behind it: a number further
 /// on is none that the server's stack expects, and SYN cookies know no other.
 #[inline(always)]
-fn put(skb: *mut __sk_buff, s: &mut Scratch, a: &AttemptValue) -> Result<(), DropReason> {
+fn put(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    a: &AttemptValue,
+    first: u32,
+) -> Result<(), DropReason> {
     s.option = HandshakeOption::proof(a.proof);
-    check(segment::stamp_option(skb, s, a.local_isn.wrapping_add(1)))
+    check(segment::stamp_option(skb, s, first))
 }
 
 /// Cuts the segment down to a pure ACK with the proof. SACK blocks and the like go, timestamps
 /// (12 bytes, which Linux puts first) stay.
 #[inline(always)]
-fn become_proof(skb: *mut __sk_buff, s: &mut Scratch, a: &AttemptValue) -> Result<(), DropReason> {
+fn become_proof(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    a: &AttemptValue,
+    first: u32,
+) -> Result<(), DropReason> {
     let header = u32::from(s.packet.tcp_header);
     let kept = if header > 40 { 20 } else { header };
     check(segment::shrink(skb, s, kept, u32::from(tcp_flags::ACK)))?;
-    put(skb, s, a)
+    put(skb, s, a, first)
 }
 
 /// At an egress hook a clone to the same interface comes back here before this call returns: it
@@ -106,13 +118,18 @@ fn send_ahead(skb: *mut __sk_buff, s: &Scratch) {
 /// data, and this segment becomes the proof that precedes it. The clone finds the interval running
 /// and passes as it is.
 #[inline(always)]
-fn send_behind(skb: *mut __sk_buff, s: &mut Scratch, a: &AttemptValue) -> Result<(), DropReason> {
+fn send_behind(
+    skb: *mut __sk_buff,
+    s: &mut Scratch,
+    a: &AttemptValue,
+    first: u32,
+) -> Result<(), DropReason> {
     // SAFETY: as above.
     let failed = unsafe { bpf_clone_redirect(skb, s.ifindex, u64::from(BPF_F_INGRESS)) };
     if failed != 0 {
         return Ok(());
     }
-    become_proof(skb, s, a)
+    become_proof(skb, s, a, first)
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Connections on which the client is silent from the start: what the server's stack sends by itself is all there is.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -27,10 +27,7 @@ fn a_server_keeps_connections_alive_that_nobody_has_used() {
     for (family, port) in Family::BOTH.into_iter().zip(6400..) {
         let to = pair.net.server.at(family, PORT);
         let both = connect(&pair.net.client, port, to, &listener).unwrap();
-        setsockopt(&both[1], sockopt::KeepAlive, &true).unwrap();
-        setsockopt(&both[1], sockopt::TcpKeepIdle, &1).unwrap();
-        setsockopt(&both[1], sockopt::TcpKeepInterval, &1).unwrap();
-        setsockopt(&both[1], sockopt::TcpKeepCount, &2).unwrap();
+        keep_alive(&both[1]);
         unused.push(both);
     }
     // Long enough for the server to give up, were none answered.
@@ -40,6 +37,36 @@ fn a_server_keeps_connections_alive_that_nobody_has_used() {
     }
     let counters = pair.daemons.client().unwrap().counters().unwrap();
     assert_eq!((counters.event("confirmed"), counters.drop("awaiting_proof")), (2, 0));
+}
+
+/// The client's own, of which the first finds the flow unconfirmed. The server's stack answers what stands one below
+/// the first octet and nothing else.
+#[test]
+fn a_client_keeps_connections_alive_that_nobody_has_used() {
+    let mut pair = Setup::psk().unwrap().start_pair(Enforcement::Enforced).unwrap();
+    let listener = listen(&pair.net.server, PORT).unwrap();
+    let mut unused = Vec::new();
+    for (family, port) in Family::BOTH.into_iter().zip(6450..) {
+        let to = pair.net.server.at(family, PORT);
+        let both = connect(&pair.net.client, port, to, &listener).unwrap();
+        keep_alive(&both[0]);
+        unused.push(both);
+    }
+    // Long enough for the client to give up, were none answered.
+    std::thread::sleep(Duration::from_secs(5));
+    for [near, far] in &mut unused {
+        exchange(near, far).unwrap();
+    }
+    let counters = pair.daemons.client().unwrap().counters().unwrap();
+    assert_eq!((counters.event("confirmed"), counters.drop("awaiting_proof")), (2, 0));
+}
+
+/// A probe a second behind a second's silence; the second one without an answer is the last.
+fn keep_alive(stream: &TcpStream) {
+    setsockopt(stream, sockopt::KeepAlive, &true).unwrap();
+    setsockopt(stream, sockopt::TcpKeepIdle, &1).unwrap();
+    setsockopt(stream, sockopt::TcpKeepInterval, &1).unwrap();
+    setsockopt(stream, sockopt::TcpKeepCount, &2).unwrap();
 }
 
 /// A server that speaks first, behind a queue that was full when the proofs came: its stack dropped them, and repeats

@@ -161,6 +161,17 @@ pub fn is_answered_again(flow: &FlowValue, packet: &Packet, from_workload: bool)
         && packet.acknowledgement == acknowledged
 }
 
+/// Whether S2 is the one that opened this flow, once more, before anything has confirmed it. The flow's bounds stay: the
+/// workload may have sent data meanwhile, and the server's next segment may acknowledge it.
+#[must_use]
+#[inline(always)]
+pub fn is_opened_again(flow: &FlowValue, peer: u64, packet: &Packet) -> bool {
+    flow.state == flow_state::UNCONFIRMED
+        && flow.peer == peer
+        && flow.remote_next == packet.sequence.wrapping_add(1)
+        && flow.remote_ack == packet.acknowledgement
+}
+
 /// Whether a segment towards the client shows that its server accepted the proof: it acknowledges
 /// the SYN at least, nothing that was not sent (`client_next` is one past that), and stands in the
 /// window that begins with the SYN-ACK's own number, where a keepalive ahead of all data stands
@@ -375,6 +386,18 @@ mod tests {
             }
             assert_eq!(idle_limit_ns(&f), 5 * SECOND_NS, "{order:?}");
         }
+    }
+
+    #[test]
+    fn only_the_very_s2_finds_its_flow_open() {
+        let open = FlowValue { state: flow_state::UNCONFIRMED, peer: 7, ..flow() };
+        let s2 = Packet { end: 400, ..segment(tcp_flags::SYN | tcp_flags::ACK, 499, 100) };
+        assert!(is_opened_again(&open, 7, &s2));
+        assert!(is_opened_again(&FlowValue { local_next: 300, ..open }, 7, &s2));
+        assert!(!is_opened_again(&open, 8, &s2));
+        assert!(!is_opened_again(&open, 7, &Packet { sequence: 500, ..s2 }));
+        assert!(!is_opened_again(&open, 7, &Packet { acknowledgement: 101, ..s2 }));
+        assert!(!is_opened_again(&FlowValue { state: flow_state::ESTABLISHED, ..open }, 7, &s2));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use enforcer_common::{
-    abi::{DropReason, flow_state},
+    abi::{DropReason, FlowValue, flow_flags, flow_state},
     datapath::flow::is_answered_again,
 };
 
@@ -16,8 +16,8 @@ use crate::{attempt, flow, proof, scratch::Scratch};
 /// A SYN-ACK of the workload's stack that answers no attempt.
 #[inline(never)]
 pub(super) fn leaves(s: &mut Scratch) -> u32 {
-    let step = judge::<true>(s);
-    if step == CONTINUE { DropReason::NoAttempt as u32 } else { step }
+    let Some(flow) = find::<true>(s) else { return DropReason::NoAttempt as u32 };
+    judge(s, flow)
 }
 
 /// A SYN-ACK towards the workload; [`CONTINUE`] if it is another.
@@ -27,8 +27,9 @@ pub(super) fn arrives(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     if s.packet.payload() > 0 || attempt::find(s).is_some_and(|a| a.answered == 0) {
         return CONTINUE;
     }
-    let step = judge::<false>(s);
-    if step != 0 {
+    let Some(flow) = find::<false>(s) else { return CONTINUE };
+    let step = judge(s, flow);
+    if step != 0 || flow.flags & flow_flags::PLAIN != 0 {
         return step;
     }
     match carries_hello(skb, s) {
@@ -38,13 +39,15 @@ pub(super) fn arrives(skb: *mut __sk_buff, s: &mut Scratch) -> u32 {
     }
 }
 
+/// The flow whose SYN-ACK comes again.
+#[inline(always)]
+fn find<const FROM: bool>(s: &Scratch) -> Option<&'static mut FlowValue> {
+    flow::find(&s.key, s.packet.family).filter(|flow| is_answered_again(flow, &s.packet, FROM))
+}
+
 /// The flow is asked again like for any other segment.
 #[inline(always)]
-fn judge<const FROM: bool>(s: &mut Scratch) -> u32 {
-    let found = flow::find(&s.key, s.packet.family);
-    let Some(flow) = found.filter(|flow| is_answered_again(flow, &s.packet, FROM)) else {
-        return CONTINUE;
-    };
+fn judge(s: &mut Scratch, flow: &mut FlowValue) -> u32 {
     if let Err(reason) = flow::refresh(s, flow) {
         return reason as u32;
     }

@@ -7,6 +7,7 @@ use enforcer_common::{
         flow_state, role,
     },
     crypto::{Transcript, mac_bytes, mac_input, mac_words, same_mac},
+    datapath::flow::is_opened_again,
     wire::{
         option::{HandshakeOption, OPTION_BYTES},
         prefix::PREFIX_BYTES,
@@ -204,9 +205,13 @@ fn open_answered(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> 
     a.peer = s.peer;
     a.role = role::CLIENT;
     a.answered = 1;
-    let opened = open_flow(skb, s);
-    if opened != 0 {
-        return opened;
+    let is_open = flow::find(&s.key, s.packet.family)
+        .is_some_and(|flow| is_opened_again(flow, s.peer, &s.packet));
+    if is_first || !is_open {
+        let opened = open_flow(skb, s);
+        if opened != 0 {
+            return opened;
+        }
     }
     if is_first {
         counter::connected(s);

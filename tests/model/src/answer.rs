@@ -85,13 +85,17 @@ impl Node {
         }
         if a.answered == 0 {
             self.freeze(tuple, &mut a)?;
+        } else if a.deadline_ns <= self.now_ns {
+            return Err(DropReason::Expired);
+        } else if let Verdict::Deny = self.ask(a.peer, a.port, direction::INGRESS) {
+            return Err(DropReason::PolicyDenied);
         }
         a.syn_acks += 1;
         a.local_isn = segment.sequence;
         self.attempts.insert(tuple, a);
         segment.option = Some(HandshakeOption::hello(a.local_handle, a.local_nonce).body);
         // Behind the last S2 short ones, which have neither.
-        if a.syn_acks <= S2_MAX {
+        if a.syn_acks <= S2_MAX || a.role == role::BOTH {
             segment.prefix = Some(Prefix { mac: a.answer, end: tuple.local });
             segment.credential = Some(a.local_handle);
         }

@@ -91,7 +91,7 @@ impl Node {
             return Ok(Outcome::Passes(segment.stripped(segment.credential)));
         }
         if from && flow.state == flow_state::UNCONFIRMED {
-            return Ok(self.emit(tuple, segment));
+            return Ok(self.emit(tuple, segment, flow.remote_ack));
         }
         Ok(Outcome::Passes(segment))
     }
@@ -147,15 +147,15 @@ impl Node {
     }
 
     /// S3 leaves.
-    fn emit(&mut self, tuple: Tuple, segment: Segment) -> Outcome {
+    fn emit(&mut self, tuple: Tuple, segment: Segment, sequence: u32) -> Outcome {
         let now_ns = self.now_ns;
         let Some(a) = self.attempts.get_mut(&tuple) else { return Outcome::Passes(segment) };
         if a.role != role::CLIENT || a.answered == 0 {
             return Outcome::Passes(segment);
         }
         let option = Some(HandshakeOption::proof(a.proof).body);
-        let sequence = a.local_isn.wrapping_add(1);
-        if segment.data == 0 && segment.flags & !(PURE | PSH) == 0 {
+        let is_probe = segment.sequence == sequence.wrapping_sub(1);
+        if segment.data == 0 && !is_probe && segment.flags & !(PURE | PSH) == 0 {
             a.proof_ns = now_ns;
             return Outcome::Passes(Segment { sequence, option, ..segment });
         }

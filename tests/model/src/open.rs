@@ -4,6 +4,7 @@ use enforcer_common::abi::{
     AttemptValue, DropReason, FlowValue, direction, flow_flags, flow_state, role,
 };
 use enforcer_common::crypto::{Transcript, mac_words, same_mac};
+use enforcer_common::datapath::flow::is_opened_again;
 use enforcer_common::wire::option::HandshakeOption;
 
 use super::node::Verdict;
@@ -122,6 +123,7 @@ impl Node {
             Verdict::Unknown => return Err(DropReason::Held),
         };
         let a = self.attempts.get_mut(&tuple).ok_or(DropReason::NoAttempt)?;
+        let is_first = a.answered == 0;
         a.proof = right.proof;
         a.remote_handle = transcript.handle_b;
         a.remote_nonce = transcript.nonce_b;
@@ -145,7 +147,12 @@ impl Node {
             handle: transcript.handle_b,
             ..FlowValue::default()
         };
-        self.flows.insert(tuple, flow);
+        let opened = self.flows.get(&tuple);
+        let is_open =
+            opened.is_some_and(|flow| is_opened_again(flow, peer.identity, &segment.packet()));
+        if is_first || !is_open {
+            self.flows.insert(tuple, flow);
+        }
         Ok(Outcome::Passes(segment.stripped(Some(transcript.handle_b))))
     }
 

@@ -179,6 +179,42 @@ fn a_proof_has_the_number_of_the_handshake_whatever_was_sent_behind_it() {
     }
 }
 
+/// A keepalive, or a probe of a closed window, is answered for standing one below; the proof goes ahead of it.
+#[test]
+fn a_probe_of_a_client_that_has_heard_nothing_stays_one() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s2_in();
+        let s3 = w.ack_out().proof(w.proof()).frame();
+        let probe = Segment { sequence: LOCAL_ISN, ..w.ack_out() }.frame();
+        expect(&mut w, Hook::From, &probe, &probe, &["proof_cloned"]);
+        w.kernel.set_cloning(1);
+        expect(&mut w, Hook::From, &probe, &s3, &[]);
+        w.kernel.set_cloning(0);
+        let answer = w.ack_in().frame();
+        expect(&mut w, Hook::To, &answer, &answer, &["confirmed"]);
+    }
+}
+
+/// The workload has sent data when S2 comes again; what the server says to it may come right behind.
+#[test]
+fn an_s2_that_comes_again_leaves_the_flow_as_it_is() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s2_in();
+        let data = w.data_out().frame();
+        w.pass(Hook::From, &data);
+        let before = w.flow();
+        let (s2, syn_ack) = (w.s2_in().frame(), w.syn_ack_in().frame());
+        expect(&mut w, Hook::To, &s2, &syn_ack, &["s2_accepted"]);
+        assert_eq!(w.flow(), before);
+        let ack = w.ack_in();
+        let acknowledgement = ack.acknowledgement.wrapping_add(u32::try_from(DATA.len()).unwrap());
+        let answer = Segment { acknowledgement, ..ack }.frame();
+        expect(&mut w, Hook::To, &answer, &answer, &["confirmed"]);
+    }
+}
+
 #[test]
 fn behind_a_veth_the_segment_becomes_the_proof_and_its_clone_follows() {
     for family in Family::BOTH {

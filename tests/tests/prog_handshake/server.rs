@@ -3,12 +3,13 @@
 // A table is long, not complicated.
 #![allow(clippy::too_many_lines)]
 
-use enforcer_common::abi::{CredentialValue, Handle};
+use enforcer_common::abi::{CredentialValue, Handle, direction, role, verdict_action};
 use enforcer_tests::program::kernel::{Action, Hook};
 use enforcer_tests::program::segment::{ACK, FIN, RST, is_intact};
 use enforcer_tests::program::table::{becomes, check, drops, passes};
 use enforcer_tests::program::world::{
-    Credential, DATA, Family, KEY_AS_RESPONDER, LOCAL_ISN, PEER_NONCE, REMOTE_ISN, Side, World,
+    Credential, DATA, EPOCH, Family, KEY_AS_RESPONDER, LOCAL_ISN, PEER_NONCE, REMOTE_ISN, Side,
+    World,
 };
 
 use crate::expect;
@@ -148,6 +149,9 @@ fn behind_three_s2_short_ones_leave() {
         let s1 = w.s1_in().frame();
         w.pass(Hook::To, &s1);
         expect(&mut w, Hook::From, &syn_ack, &s2.frame(), &["s2_sent"]);
+        // Where both call, the far end repeats no S1.
+        w.change_attempt(|attempt| (attempt.role, attempt.syn_acks) = (role::BOTH, 3));
+        expect(&mut w, Hook::From, &syn_ack, &s2.frame(), &["s2_sent"]);
     }
 }
 
@@ -205,6 +209,26 @@ fn s2_that_must_not_leave() {
                     frame
                 },
                 &["syn_ack_limit"],
+            ),
+            drops(
+                "again, denied meanwhile",
+                |w| {
+                    w.after_s2_out();
+                    let later = w.later();
+                    w.set_verdict(direction::INGRESS, EPOCH + 2, verdict_action::DENY, later);
+                    w.set_config(|config| config.epoch = EPOCH + 2);
+                    w.syn_ack_out().frame()
+                },
+                &["policy_denied"],
+            ),
+            drops(
+                "again, behind the end of the caller's credential",
+                |w| {
+                    w.after_s2_out();
+                    w.change_attempt(|attempt| attempt.deadline_ns = 1);
+                    w.syn_ack_out().frame()
+                },
+                &["expired"],
             ),
             drops(
                 "more than twice as long as its S1",
