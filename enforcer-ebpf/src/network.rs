@@ -196,7 +196,7 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
         flags: flow_flags::PLAIN | if FROM { flow_flags::INITIATOR } else { 0 },
         ..FlowValue::default()
     };
-    s.flow.found_in(address_set);
+    s.flow.note_address_set(address_set);
     let refused = flow::insert::<FROM>(skb, s);
     if refused == 0 {
         counter::plain_opened(s);
@@ -212,7 +212,7 @@ fn try_datagram<const FROM: bool>(skb: *mut __sk_buff, s: &mut Scratch) -> Resul
 #[inline(always)]
 fn note_found(s: &Scratch, address_set: u32) {
     if let Some(flow) = flow::find(&s.key, s.packet.family) {
-        flow.found_in(address_set);
+        flow.note_address_set(address_set);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use enforcer_tests::host::{Family, Host};
 use enforcer_tests::pods::{Pods, Wanted};
-use enforcer_tests::tcp::{Got, Server, Service, dial};
+use enforcer_tests::tcp::{Got, PATIENCE, Server, Service, dial};
 use enforcer_tests::udp::{self, Responder};
 
 #[path = "../kubernetes/corpus.rs"]
@@ -19,8 +19,8 @@ const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// The last bytes of the pods' addresses, as the corpus has them.
 const ADDRESSES: [u8; 9] = [17, 18, 19, 33, 34, 35, 49, 50, 51];
-/// Who is answered, is answered sooner: two retransmissions are waited for.
-const ANSWER: Duration = Duration::from_millis(3500);
+/// Who must not be answered would be sooner: two retransmissions are waited for.
+const SILENCE: Duration = Duration::from_millis(3500);
 
 #[test]
 fn cases_of_network_policies_are_enforced() {
@@ -120,12 +120,13 @@ fn differences(pods: &Pods, expected: &Expected) -> Vec<String> {
                 let (from, to) = (&pods.pods[from], &pods.pods[to]);
                 scope.spawn(move || {
                     let at = to.host.at(Family::V4, number);
-                    let reaches = if is_tcp {
-                        dial(&from.host, at, ANSWER).unwrap().got() == Got::Connection
-                    } else {
-                        udp::ask(&from.host, at, ANSWER).unwrap().is_some()
-                    };
                     let allows = expected.allows(&from.name, &to.name);
+                    let patience = if allows { PATIENCE } else { SILENCE };
+                    let reaches = if is_tcp {
+                        dial(&from.host, at, patience).unwrap().got() == Got::Connection
+                    } else {
+                        udp::ask(&from.host, at, patience).unwrap().is_some()
+                    };
                     (reaches != allows).then(|| {
                         let word = if reaches { "reaches" } else { "does not reach" };
                         format!("{} {word} {} at {}", from.name, to.name, expected.port)

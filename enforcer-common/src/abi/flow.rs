@@ -142,7 +142,7 @@ impl FlowValue {
 
     /// Notes in which set of the workload's addresses the local one was found.
     #[inline(always)]
-    pub const fn found_in(&mut self, address_set: u32) {
+    pub const fn note_address_set(&mut self, address_set: u32) {
         self.remote_end = address_set;
     }
 }

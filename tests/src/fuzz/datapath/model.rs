@@ -228,7 +228,7 @@ impl Model<'_> {
             }
             flow.state = flow_state::DATAGRAM;
             if from {
-                flow.found_in(ADDRESS_SET);
+                flow.note_address_set(ADDRESS_SET);
             }
             self.record();
             return Ok(self.pass(None));
