@@ -25,6 +25,14 @@ pub fn find(s: &Scratch) -> Option<&'static mut AttemptValue> {
     found.map(|value| unsafe { &mut *value })
 }
 
+/// Whether the entry that [`find`] gave is in its table still.
+#[inline(always)]
+pub fn is_there(s: &Scratch, entry: &AttemptValue) -> bool {
+    // Without the black box the comparison becomes the null check, which the verifier of Linux 6.1 does not
+    // recognise.
+    find(s).is_some_and(|found| core::ptr::eq(core::hint::black_box(found), entry))
+}
+
 /// Forgets the attempt of the packet's tuple.
 #[inline(always)]
 pub fn remove(s: &Scratch) {

@@ -29,6 +29,9 @@ use crate::{
 
 /// A proof of its own goes ahead of data at most this often.
 const CLONE_INTERVAL_NS: u64 = 10_000_000;
+/// The same on a veth's host side: longer than a clone waits in the backlog, as it would be cloned once more, and shorter
+/// than the least retransmission time-out of Linux (200 ms), which brings the next proof.
+const CLONE_BEHIND_INTERVAL_NS: u64 = 100_000_000;
 
 /// Puts the proof on a segment of an unconfirmed flow of the workload: on a pure ACK itself, ahead
 /// of anything else as a segment of its own. `first` is the sequence number of the handshake's ACK.
@@ -59,12 +62,14 @@ fn try_emit(skb: *mut __sk_buff, s: &mut Scratch, first: u32) -> Result<(), Drop
         counter::count(s, Event::ProofSent);
         return put(skb, s, a, first);
     }
-    if s.packet.has(tcp_flags::RST) || s.now_ns < a.proof_ns + CLONE_INTERVAL_NS {
+    let is_behind = s.interface.flags & interface_flags::HOST_SIDE != 0;
+    let interval_ns = if is_behind { CLONE_BEHIND_INTERVAL_NS } else { CLONE_INTERVAL_NS };
+    if s.packet.has(tcp_flags::RST) || s.now_ns < a.proof_ns + interval_ns {
         return Ok(());
     }
     a.proof_ns = s.now_ns;
     counter::count(s, Event::ProofCloned);
-    if s.interface.flags & interface_flags::HOST_SIDE != 0 {
+    if is_behind {
         return send_behind(skb, s, a, first);
     }
     send_ahead(skb, s);
@@ -167,13 +172,9 @@ fn try_accept(skb: *mut __sk_buff, s: &mut Scratch) -> Result<u32, DropReason> {
     if accepted != 0 {
         return Ok(accepted);
     }
-    let is_same = attempt::find(s).is_some_and(|a| {
-        // Without the black box the comparison becomes the null check, which the verifier of Linux 6.1
-        // does not recognise.
-        core::ptr::eq(core::hint::black_box(a), found)
-            && a.created_ns == s.attempt.created_ns
-            && a.proof == s.attempt.proof
-    });
+    let is_same = attempt::is_there(s, found)
+        && found.created_ns == s.attempt.created_ns
+        && found.proof == s.attempt.proof;
     if !is_same {
         return Err(DropReason::NoFlow);
     }

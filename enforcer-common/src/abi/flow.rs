@@ -119,7 +119,7 @@ pub struct FlowValue {
     pub state: u8,
     /// Bits of [`flow_flags`].
     pub flags: u8,
-    /// Handle of the peer's credential, for revocation and renewal.
+    /// Handle of the peer's credential, for who inspects the table.
     pub handle: [u8; 8],
     /// Link address of the workload's side.
     pub local_mac: [u8; 6],

@@ -161,8 +161,8 @@ pub fn is_answered_again(flow: &FlowValue, packet: &Packet, from_workload: bool)
         && packet.acknowledgement == acknowledged
 }
 
-/// Whether S2 is the one that opened this flow, once more, before anything has confirmed it. The flow's bounds stay: the
-/// workload may have sent data meanwhile, and the server's next segment may acknowledge it.
+/// Whether S2, of this peer, has the numbers of the one that opened this flow, which nothing has confirmed yet. The flow's
+/// bounds stay: the workload may have sent data meanwhile, and the server's next segment may acknowledge it.
 #[must_use]
 #[inline(always)]
 pub fn is_opened_again(flow: &FlowValue, peer: u64, packet: &Packet) -> bool {
@@ -170,6 +170,17 @@ pub fn is_opened_again(flow: &FlowValue, peer: u64, packet: &Packet) -> bool {
         && flow.peer == peer
         && flow.remote_next == packet.sequence.wrapping_add(1)
         && flow.remote_ack == packet.acknowledgement
+}
+
+/// Whether a SYN-ACK is of a call whose workload has acknowledged another one, which nothing has confirmed yet. The
+/// workload's stack keeps to the first, and so must the bounds: mac_B does not cover sequence numbers.
+#[must_use]
+#[inline(always)]
+pub fn contradicts(flow: &FlowValue, packet: &Packet) -> bool {
+    flow.state == flow_state::UNCONFIRMED
+        && flow.packets_out > 0
+        && flow.remote_ack == packet.acknowledgement
+        && flow.remote_next != packet.sequence.wrapping_add(1)
 }
 
 /// Whether a segment towards the client shows that its server accepted the proof: it acknowledges
@@ -398,6 +409,19 @@ mod tests {
         assert!(!is_opened_again(&open, 7, &Packet { sequence: 500, ..s2 }));
         assert!(!is_opened_again(&open, 7, &Packet { acknowledgement: 101, ..s2 }));
         assert!(!is_opened_again(&FlowValue { state: flow_state::ESTABLISHED, ..open }, 7, &s2));
+    }
+
+    #[test]
+    fn a_syn_ack_contradicts_the_one_that_was_acknowledged() {
+        let state = flow_state::UNCONFIRMED;
+        let open = FlowValue { state, packets_out: 1, ..flow() };
+        let other = segment(tcp_flags::SYN | tcp_flags::ACK, 700, 100);
+        assert!(contradicts(&open, &other));
+        assert!(!contradicts(&open, &Packet { sequence: 499, ..other }));
+        assert!(!contradicts(&open, &Packet { acknowledgement: 101, ..other }));
+        assert!(!contradicts(&FlowValue { packets_out: 0, ..open }, &other));
+        let state = flow_state::ESTABLISHED;
+        assert!(!contradicts(&FlowValue { state, ..open }, &other));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use enforcer_common::{
         flow_state, role,
     },
     crypto::{Transcript, mac_bytes, mac_input, mac_words, same_mac},
-    datapath::flow::is_opened_again,
+    datapath::flow::{contradicts, is_opened_again},
     wire::{
         option::{HandshakeOption, OPTION_BYTES},
         prefix::PREFIX_BYTES,
@@ -131,6 +131,10 @@ fn try_find_answered(
     if s.packet.acknowledgement != a.local_isn.wrapping_add(1) {
         return Err(DropReason::NoAttempt);
     }
+    let other = |flow: &mut FlowValue| contradicts(flow, &s.packet);
+    if a.answered != 0 && flow::find(&s.key, s.packet.family).is_some_and(other) {
+        return Err(DropReason::NoAttempt);
+    }
     match a.role {
         // Not of an attempt that the far side opened: its answer leaves here.
         role::PLAIN if a.flags & flow_flags::INITIATOR != 0 => {
@@ -195,6 +199,10 @@ fn open_answered(skb: *mut __sk_buff, s: &mut Scratch, a: &mut AttemptValue) -> 
         return DropReason::NoAttempt as u32;
     }
     let is_first = a.answered == 0;
+    // Where S2 comes again, the server's next segment may have confirmed the flow meanwhile, which ends the attempt.
+    if !is_first && !attempt::is_there(s, a) {
+        return DropReason::NoAttempt as u32;
+    }
     if is_first {
         quota::call_answered(s);
     }

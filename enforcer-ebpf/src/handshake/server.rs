@@ -209,14 +209,14 @@ fn judge_answer(s: &mut Scratch, a: &mut AttemptValue) -> u32 {
 /// Whether S2 may come again, which the stack repeats for a minute. What has no verdict yet is asked for
 /// with the proof.
 #[inline(never)]
-fn judge_again(s: &mut Scratch, a: &AttemptValue) -> u32 {
+fn judge_again(s: &Scratch, a: &AttemptValue) -> u32 {
     if a.deadline_ns <= s.now_ns {
         return DropReason::Expired as u32;
     }
-    match verdict::ask(s, a.peer, a.port, direction::INGRESS) {
-        Verdict::Deny => DropReason::PolicyDenied as u32,
-        _ => CONTINUE,
+    if verdict::is_denied(s, a.peer, a.port, direction::INGRESS) {
+        return DropReason::PolicyDenied as u32;
     }
+    CONTINUE
 }
 
 /// Whether the attempt is one of the far side, whose SYN the SYN-ACK at hand acknowledges.
@@ -291,27 +291,22 @@ fn try_send_answer(
     a: &mut AttemptValue,
 ) -> Result<(), DropReason> {
     room::ensure(skb, s)?;
-    if !is_answered(a, s) {
-        return Err(DropReason::NoAttempt);
-    }
-    let handle = a.local_handle;
-    let own = credential(&handle)?;
-    let added = OPTION_BYTES + PREFIX_BYTES + own.length as usize;
-    if added > 2 * a.s1_bytes as usize && !cfg!(feature = "mutate-amplification") {
-        return Err(DropReason::Amplification);
-    }
-    a.syn_acks += 1;
-    a.local_isn = s.packet.sequence;
-    s.option = HandshakeOption::hello(handle, a.local_nonce);
-    // A short S2, without prefix and credential, costs little and tells nothing new: it asks a client that has
-    // accepted S2, and whose proof was lost, to acknowledge once more. One that has accepted none repeats S1,
-    // but where both call: there its stack repeats its own SYN-ACK, and waits for a whole S2.
-    if a.syn_acks > S2_MAX && a.role == role::SERVER {
+    // A short S2 costs little and tells nothing new: it asks a client that has accepted S2, and whose proof was lost, to
+    // acknowledge once more. One that has accepted none repeats S1, but where both call: there its stack repeats its own
+    // SYN-ACK, and waits for a whole S2.
+    if a.syn_acks >= S2_MAX && a.role == role::SERVER {
+        begin_sending(s, a)?;
         let sequence = s.packet.sequence;
         check(segment::stamp_option(skb, s, sequence))?;
         counter::count(s, Event::S2Short);
         return Ok(());
     }
+    let own = credential(&a.local_handle)?;
+    let added = OPTION_BYTES + PREFIX_BYTES + own.length as usize;
+    if added > 2 * a.s1_bytes as usize && !cfg!(feature = "mutate-amplification") {
+        return Err(DropReason::Amplification);
+    }
+    begin_sending(s, a)?;
     s.prefix = AnswerPrefix {
         mac: a.answer,
         address: s.key.local,
@@ -320,5 +315,17 @@ fn try_send_answer(
     };
     check(segment::stamp(skb, s, own, 1))?;
     counter::count(s, Event::S2Sent);
+    Ok(())
+}
+
+/// Notes that a SYN-ACK leaves, unless the entry is another's by now, and makes its option.
+#[inline(always)]
+fn begin_sending(s: &mut Scratch, a: &mut AttemptValue) -> Result<(), DropReason> {
+    if !is_answered(a, s) {
+        return Err(DropReason::NoAttempt);
+    }
+    a.syn_acks += 1;
+    a.local_isn = s.packet.sequence;
+    s.option = HandshakeOption::hello(a.local_handle, a.local_nonce);
     Ok(())
 }

@@ -4,7 +4,7 @@ use enforcer_common::abi::{
     AttemptValue, DropReason, FlowValue, direction, flow_flags, flow_state, role,
 };
 use enforcer_common::crypto::{Transcript, mac_words, same_mac};
-use enforcer_common::datapath::flow::is_opened_again;
+use enforcer_common::datapath::flow::{contradicts, is_opened_again};
 use enforcer_common::wire::option::HandshakeOption;
 
 use super::node::Verdict;
@@ -67,6 +67,11 @@ impl Node {
         }
         let a = found.ok_or(DropReason::NoAttempt)?;
         if segment.acknowledgement != a.local_isn.wrapping_add(1) {
+            return Err(DropReason::NoAttempt);
+        }
+        if a.answered != 0
+            && self.flows.get(&tuple).is_some_and(|flow| contradicts(flow, &segment.packet()))
+        {
             return Err(DropReason::NoAttempt);
         }
         match a.role {

@@ -257,6 +257,24 @@ fn syn_acks_that_arrive_again() {
                 |w| w.syn_ack_in().frame(),
                 &[],
             ),
+            passes(
+                "without identity, whatever its options are",
+                |w| {
+                    let far = w.remote;
+                    w.allow_network(&far, direction::EGRESS, 6, (SERVICE, SERVICE));
+                    let again = w.syn_ack_in();
+                    let options = [&again.options[..], &OURS_SHORT].concat();
+                    for (hook, segment) in [
+                        (Hook::From, w.syn_out()),
+                        (Hook::To, w.syn_ack_in()),
+                        (Hook::From, w.ack_out()),
+                    ] {
+                        w.pass(hook, &segment.frame());
+                    }
+                    again.options(&options).frame()
+                },
+                &[],
+            ),
             drops(
                 "short, and none came before",
                 |w| {

@@ -13,9 +13,10 @@ mod vectors;
 
 use enforcer_common::abi::{
     NonceState, direction, flow_flags, flow_state, interface_flags, network_flags, role,
+    verdict_action,
 };
 use enforcer_tests::program::kernel::{Action, Hook};
-use enforcer_tests::program::segment::Segment;
+use enforcer_tests::program::segment::{ACK, RST, Segment};
 use enforcer_tests::program::table::compare;
 use enforcer_tests::program::world::{
     DATA, EPOCH, Family, KEY_AS_INITIATOR, KEY_AS_RESPONDER, LOCAL_ISN, PEER, SERVICE, Side,
@@ -191,6 +192,8 @@ fn a_probe_of_a_client_that_has_heard_nothing_stays_one() {
         w.kernel.set_cloning(1);
         expect(&mut w, Hook::From, &probe, &s3, &[]);
         w.kernel.set_cloning(0);
+        prove_again(&mut w, false);
+        expect(&mut w, Hook::From, &probe, &probe, &[]);
         let answer = w.ack_in().frame();
         expect(&mut w, Hook::To, &answer, &answer, &["confirmed"]);
     }
@@ -215,16 +218,87 @@ fn an_s2_that_comes_again_leaves_the_flow_as_it_is() {
     }
 }
 
+/// Once the workload has acknowledged a SYN-ACK, its stack takes no other: not one of another number with everything
+/// else as in the genuine one, which mac_B does not tell apart, and not one without identity.
+#[test]
+fn a_syn_ack_with_another_number_than_was_acknowledged_moves_nothing() {
+    for family in Family::BOTH {
+        for ahead in [1, 1 << 31] {
+            let mut w = World::new(family, Side::Client);
+            w.after_s2_in();
+            let (ack, s3) = (w.ack_out().frame(), w.ack_out().proof(w.proof()).frame());
+            expect(&mut w, Hook::From, &ack, &s3, &["proof_sent"]);
+            let before = (w.flow(), w.attempt());
+            for segment in [w.s2_in(), w.syn_ack_in()] {
+                let sequence = segment.sequence.wrapping_add(ahead);
+                let other = Segment { sequence, ..segment }.frame();
+                compare(&w.run(Hook::To, &other), Action::Drop, None, &["no_attempt"]).unwrap();
+            }
+            assert_eq!((w.flow(), w.attempt()), before);
+            let data = w.data_in().frame();
+            expect(&mut w, Hook::To, &data, &data, &["confirmed"]);
+        }
+    }
+}
+
+/// The one before was forged, say, and its checksum wrong: the workload has acknowledged none.
+#[test]
+fn an_s2_with_another_number_is_taken_while_none_is_acknowledged() {
+    for family in Family::BOTH {
+        let mut w = World::new(family, Side::Client);
+        w.after_s1_out();
+        let (s2, syn_ack) = (w.s2_in(), w.syn_ack_in().frame());
+        let forged = Segment { sequence: s2.sequence.wrapping_add(9), ..s2.clone() }.frame();
+        w.pass(Hook::To, &forged);
+        expect(&mut w, Hook::To, &s2.frame(), &syn_ack, &["s2_accepted"]);
+        let (ack, s3) = (w.ack_out().frame(), w.ack_out().proof(w.proof()).frame());
+        expect(&mut w, Hook::From, &ack, &s3, &["proof_sent"]);
+        let data = w.data_in().frame();
+        expect(&mut w, Hook::To, &data, &data, &["confirmed"]);
+    }
+}
+
+/// Its verdict is asked for again, and the flow that it finds with its next segment.
+#[test]
+fn an_s2_that_comes_again_under_another_policy_is_judged_by_it() {
+    for family in Family::BOTH {
+        for action in [verdict_action::ALLOW, verdict_action::DENY] {
+            let mut w = World::new(family, Side::Client);
+            w.after_s2_in();
+            let later = w.later();
+            w.set_verdict(direction::EGRESS, EPOCH + 2, action, later);
+            w.set_config(|config| config.epoch = EPOCH + 2);
+            let (s2, syn_ack) = (w.s2_in().frame(), w.syn_ack_in().frame());
+            let (data, s3) = (w.data_in().frame(), w.ack_out().proof(w.proof()).frame());
+            if action == verdict_action::ALLOW {
+                expect(&mut w, Hook::To, &s2, &syn_ack, &["s2_accepted"]);
+                let ack = w.ack_out().frame();
+                expect(&mut w, Hook::From, &ack, &s3, &["rejudged", "proof_sent"]);
+                expect(&mut w, Hook::To, &data, &data, &["confirmed"]);
+            } else {
+                let reset = w.syn_ack_in().options(&[]).flags(RST | ACK).frame();
+                expect(&mut w, Hook::To, &s2, &reset, &["policy_denied", "reset_local"]);
+                compare(&w.run(Hook::To, &data), Action::Drop, None, &["flow_cut"]).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn behind_a_veth_the_segment_becomes_the_proof_and_its_clone_follows() {
     for family in Family::BOTH {
         let mut w = World::new(family, Side::Client);
         w.set_interface(WORKLOAD, interface_flags::HOST_SIDE);
         w.after_s2_in();
-        let (data, s3) = (w.data_out().frame(), w.ack_out().proof(w.proof()).frame());
-        expect(&mut w, Hook::From, &data, &s3, &["proof_cloned"]);
-        prove_again(&mut w, false);
-        expect(&mut w, Hook::From, &data, &data, &[]);
+        let s3 = w.ack_out().proof(w.proof()).frame();
+        let probe = Segment { sequence: LOCAL_ISN, ..w.ack_out() };
+        for segment in [probe, w.data_out()] {
+            prove_again(&mut w, true);
+            let segment = segment.frame();
+            expect(&mut w, Hook::From, &segment, &s3, &["proof_cloned"]);
+            prove_again(&mut w, false);
+            expect(&mut w, Hook::From, &segment, &segment, &[]);
+        }
     }
 }
 

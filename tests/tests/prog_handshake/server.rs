@@ -6,7 +6,7 @@
 use enforcer_common::abi::{CredentialValue, Handle, direction, role, verdict_action};
 use enforcer_tests::program::kernel::{Action, Hook};
 use enforcer_tests::program::segment::{ACK, FIN, RST, is_intact};
-use enforcer_tests::program::table::{becomes, check, drops, passes};
+use enforcer_tests::program::table::{becomes, check, compare, drops, passes};
 use enforcer_tests::program::world::{
     Credential, DATA, EPOCH, Family, KEY_AS_RESPONDER, LOCAL_ISN, PEER_NONCE, REMOTE_ISN, Side,
     World,
@@ -210,6 +210,39 @@ fn s2_that_must_not_leave() {
                 },
                 &["syn_ack_limit"],
             ),
+            becomes(
+                "again, and nobody has judged it under the new policy",
+                |w| {
+                    w.after_s2_out();
+                    w.set_config(|config| config.epoch = EPOCH + 2);
+                    w.syn_ack_out().frame()
+                },
+                |w| w.s2_out().frame(),
+                &["s2_sent"],
+            ),
+            becomes(
+                "again, to whom a policy that is only observed would deny: counted with S1 and proof",
+                |w| {
+                    w.after_s2_out();
+                    let later = w.later();
+                    w.set_verdict(direction::INGRESS, EPOCH, verdict_action::WOULD_DENY, later);
+                    w.syn_ack_out().frame()
+                },
+                |w| w.s2_out().frame(),
+                &["s2_sent"],
+            ),
+            becomes(
+                "short, and the credential is gone, which it does not carry",
+                |w| {
+                    w.after_s2_out();
+                    w.change_attempt(|attempt| attempt.syn_acks = 3);
+                    let handle = w.own.handle;
+                    w.kernel.remove::<Handle, CredentialValue>("CREDENTIALS", &handle);
+                    w.syn_ack_out().frame()
+                },
+                |w| w.s2_out().payload(&[]).frame(),
+                &["s2_short"],
+            ),
             drops(
                 "again, denied meanwhile",
                 |w| {
@@ -277,6 +310,21 @@ fn s2_that_must_not_leave() {
             ),
         ],
     );
+}
+
+/// What may not leave whole does not become short by being repeated.
+#[test]
+fn a_refused_s2_is_none_of_the_three() {
+    let mut w = World::new(Family::V4, Side::Server);
+    w.theirs = Credential::new("short", 100);
+    w.set_peer(|_| {});
+    w.after_s1_in();
+    let syn_ack = w.syn_ack_out().frame();
+    for _ in 0..5 {
+        let seen = w.run(Hook::From, &syn_ack);
+        compare(&seen, Action::Drop, None, &["amplification"]).unwrap();
+    }
+    assert_eq!(w.attempt().unwrap().syn_acks, 0);
 }
 
 #[test]
